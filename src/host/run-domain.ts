@@ -1,0 +1,308 @@
+/**
+ * A domain from its config to its end, in this process: builds it, runs a worker for each vCPU, serves its console and its
+ * xenstore ring, and does what on_poweroff, on_reboot and on_crash say.
+ */
+
+import { readFile } from 'node:fs/promises';
+import { Worker } from 'node:worker_threads';
+import { ConsoleBackend } from '../backends/console.ts';
+import { createKvmKicker } from '../engine/kvm/kicker.ts';
+import { closeKvmDomain, createKvmDomain } from '../engine/kvm/kvm-domain.ts';
+import { probeKvm } from '../engine/kvm/self-test.ts';
+import {
+  SHUTDOWN_crash,
+  SHUTDOWN_poweroff,
+  SHUTDOWN_reboot,
+  SHUTDOWN_soft_reset,
+  SHUTDOWN_suspend,
+  SHUTDOWN_watchdog,
+} from '../abi/xen.ts';
+import { createDomain, type Domain, DOMAIN, FRAME_PINNED } from '../hypervisor/domain.ts';
+import { ECS_INTERDOMAIN, notifyVcpu, setPending, setPort, signalDom0, takeDom0Pending } from '../hypervisor/event-channels.ts';
+import { STAT_NAMES } from '../hypervisor/run-vcpu.ts';
+import { createMachineMemory, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
+import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
+import { buildDomain } from '../toolstack/builder/build-domain.ts';
+import { BuildError } from '../toolstack/builder/build-error.ts';
+import { parseXenElf } from '../toolstack/builder/elf.ts';
+import { cacheRoot } from '../toolstack/cache.ts';
+import { type DomainConfig, formatUuid, type ShutdownAction } from '../toolstack/config/domain-config.ts';
+import { loadKernel } from '../toolstack/kernel-image.ts';
+import { introduceControlDomain, introduceDomain } from '../toolstack/xenstore-nodes.ts';
+import { createRingServer } from '../xenstore/ring-server.ts';
+import { createStore } from '../xenstore/store.ts';
+import type { ConsoleEnds } from './console-ends.ts';
+import { ConsoleTail } from './console-tail.ts';
+import type { VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
+
+export type EndReason = 'poweroff' | 'reboot' | 'suspend' | 'crash' | 'watchdog' | 'detached';
+
+/** The host cannot run the domain. One line. */
+export class HostError extends Error {
+  override readonly name = 'HostError';
+}
+
+export interface RunOptions {
+  readonly console: ConsoleEnds | null;
+  readonly log: (line: string) => void;
+  readonly quiet: boolean;
+  /** Ends the domain at once. */
+  readonly signal?: AbortSignal;
+}
+
+export interface DomainEnd {
+  readonly reason: EndReason;
+  readonly exitCode: number;
+}
+
+/** Guest-local ports that the toolstack allocates. Source: reference guest layout of libxl, store first. */
+const STORE_PORT = 1;
+const CONSOLE_PORT = 2;
+/** Exit code of a domain that crashed and is not restarted. */
+const EXIT_CRASH = 4;
+
+const REASONS: Readonly<Record<number, EndReason>> = {
+  [SHUTDOWN_poweroff]: 'poweroff',
+  [SHUTDOWN_reboot]: 'reboot',
+  [SHUTDOWN_suspend]: 'suspend',
+  [SHUTDOWN_crash]: 'crash',
+  [SHUTDOWN_watchdog]: 'watchdog',
+  [SHUTDOWN_soft_reset]: 'reboot',
+};
+
+function actionFor(config: DomainConfig, reason: EndReason): ShutdownAction {
+  switch (reason) {
+    case 'reboot':
+      return config.onReboot;
+    case 'crash':
+      return config.onCrash;
+    case 'watchdog':
+      return config.onWatchdog;
+    default:
+      return config.onPoweroff;
+  }
+}
+
+/** Runs the domain, restarts included, to its end. Throws HostError, KernelImageError or BuildError, each with one line. */
+export async function runDomain(config: DomainConfig, options: RunOptions): Promise<DomainEnd> {
+  const engine = chooseEngine(config);
+  const kernel = await loadKernel(config.kernel, { cacheDir: cacheRoot() });
+  const elf = parseXenElf(kernel.elf, config.kernel);
+  const ramdisk = config.ramdisk === null ? null : await readRamdisk(config.ramdisk);
+  const store = createStore();
+  introduceControlDomain(store);
+  for (let domid = 1; ; domid++) {
+    const reason = await runOnce({ config, options, kernel: kernel.elf, elf, ramdisk, store, domid, engine });
+    if (reason === 'detached') return { reason, exitCode: 0 };
+    const action = actionFor(config, reason);
+    const failed = reason === 'crash' || reason === 'watchdog';
+    if (action === 'restart' || action === 'rename-restart' || action === 'coredump-restart' || action === 'soft-reset') {
+      if (!options.quiet) options.log(`xl: domain \`${config.name}' (${domid}): ${reason}, action ${action}`);
+      continue;
+    }
+    if (failed) options.log(`xl: domain \`${config.name}' (${domid}): ${reason}, action ${action}`);
+    return { reason, exitCode: failed ? EXIT_CRASH : 0 };
+  }
+}
+
+/** The engine that runs the domain, or a HostError that says why none can. */
+function chooseEngine(config: DomainConfig): string {
+  const asked = process.env.DOMUS_ENGINE || config.engine;
+  if (asked !== 'auto' && asked !== 'kvm' && asked !== 'wasm')
+    throw new HostError(`DOMUS_ENGINE: expected auto, kvm or wasm, found \`${asked}'`);
+  if (asked === 'wasm') throw new HostError('engine = "wasm" is not built yet; this version runs guests on /dev/kvm only');
+  const probe = probeKvm();
+  if (!probe.usable) throw new HostError(`no engine can run the domain: ${probe.reason}`);
+  return 'kvm';
+}
+
+async function readRamdisk(path: string): Promise<Uint8Array> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    const why = code === 'ENOENT' ? 'No such file or directory' : code === 'EISDIR' ? 'Is a directory' : code === 'EACCES' ? 'Permission denied' : String(code);
+    throw new HostError(`failed to open file '${path}': ${why}`);
+  }
+}
+
+interface OneRun {
+  readonly config: DomainConfig;
+  readonly options: RunOptions;
+  readonly kernel: Uint8Array;
+  readonly elf: ReturnType<typeof parseXenElf>;
+  readonly ramdisk: Uint8Array | null;
+  readonly store: ReturnType<typeof createStore>;
+  readonly domid: number;
+  readonly engine: string;
+}
+
+async function runOnce(run: OneRun): Promise<EndReason> {
+  const { config, options, store, domid } = run;
+  const ramPages = config.memoryMiB * 256;
+  const maxPages = Math.max(ramPages, config.maxmemMiB * 256);
+  if (maxPages > RAM_PAGES_MAX)
+    throw new BuildError(`memory = ${Math.max(config.memoryMiB, config.maxmemMiB)} MiB is more than the ${RAM_PAGES_MAX / 256} MiB that a domain can have`);
+  const machine = createMachineMemory(ramPages, maxPages);
+  const domain = createDomain(machine, domid, config.maxvcpus, config.uuid);
+  const vcpu0 = domain.vcpus[0];
+  const built = buildDomain(
+    machine,
+    vcpu0,
+    { elf: run.elf, bytes: run.kernel, name: config.kernel },
+    { ramdisk: run.ramdisk, ramdiskName: config.ramdisk ?? undefined, cmdline: config.cmdline, storePort: STORE_PORT, consolePort: CONSOLE_PORT },
+  );
+  for (const { frame, level } of built.pageTableFrames) domain.frameTypes[frame] = level;
+  domain.frameTypes[built.pageTableFrames[0].frame] |= FRAME_PINNED;
+  domain.vcpus.forEach((vcpu, id) => {
+    vcpu.u32[VCPU.vcpuInfo >> 2] = machine.layout.sharedInfoOffset + id * 64;
+  });
+  vcpu0.u32[VCPU.initialised >> 2] = 1;
+  setPort(domain, STORE_PORT, ECS_INTERDOMAIN, 0, 0, STORE_PORT);
+  setPort(domain, CONSOLE_PORT, ECS_INTERDOMAIN, 0, 0, CONSOLE_PORT);
+
+  const handle = createKvmDomain(machine, config.maxvcpus);
+  const kicker = createKvmKicker(handle);
+  introduceDomain(store, {
+    domid,
+    uuid: formatUuid(config.uuid),
+    name: config.name,
+    memoryKiB: config.memoryMiB * 1024,
+    maxMemKiB: config.maxmemMiB * 1024,
+    vcpus: config.vcpus,
+    vcpusMax: config.maxvcpus,
+    storePort: STORE_PORT,
+    storeMfn: built.storeMfn,
+    consolePort: CONSOLE_PORT,
+    consoleMfn: built.consoleMfn,
+    startTimeSeconds: Date.now() / 1000,
+  });
+  const page = (pfn: number): Uint8Array => machine.u8.subarray(pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);
+  const ring = createRingServer({
+    page: page(built.storePfn),
+    connection: store.connect(domid),
+    notify: () => setPending(domain, STORE_PORT, kicker),
+  });
+  const tail = new ConsoleTail();
+  const console = new ConsoleBackend({
+    page: page(built.consolePfn),
+    notify: () => setPending(domain, CONSOLE_PORT, kicker),
+    output: (bytes) => {
+      tail.add(bytes);
+      options.console?.write(bytes);
+    },
+  });
+  options.console?.onInput((bytes) => console.input(bytes));
+
+  const service = (): void => {
+    if (takeDom0Pending(domain, CONSOLE_PORT)) console.service();
+    if (takeDom0Pending(domain, STORE_PORT) && ring.service()) signalDom0(domain, STORE_PORT);
+    const text = takeConsoleIo(domain);
+    if (text.length > 0) {
+      tail.add(text);
+      if (config.cmdline.includes('earlyprintk=xen')) options.console?.write(text);
+    }
+  };
+  let stopped = false;
+  const stop = (): void => {
+    stopped = true;
+    for (const vcpu of domain.vcpus) {
+      Atomics.or(vcpu.i32, VCPU.flags >> 2, FLAG_STOP);
+      notifyVcpu(domain, vcpu.vcpuId, kicker);
+    }
+    domain.ringDoorbell();
+  };
+  if (options.signal?.aborted) stopped = true;
+  options.signal?.addEventListener('abort', stop);
+  const { ended, ready } = startWorkers(domain, handle, options.log);
+  try {
+    await ready;
+    Atomics.store(vcpu0.i32, VCPU.state >> 2, VCPU_STATE_UP);
+    Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
+    notifyVcpu(domain, 0, kicker);
+    if (stopped) stop();
+    for (;;) {
+      const ticket = Atomics.load(domain.i32, DOMAIN.doorbell >> 2);
+      service();
+      if (stopped || domain.shutdownReason !== -1) break;
+      const wait = Atomics.waitAsync(domain.i32, DOMAIN.doorbell >> 2, ticket);
+      if (wait.async) await wait.value;
+    }
+    const reason = domain.shutdownReason;
+    stop();
+    await ended;
+    service();
+    if (reason === -1) return 'detached';
+    const end = REASONS[reason] ?? 'crash';
+    if (end === 'crash') for (const line of tail.lines()) options.log(`console: ${line}`);
+    if (process.env.DOMUS_STATS) for (const line of statistics(domain)) options.log(line);
+    return end;
+  } finally {
+    stop();
+    await ended;
+    options.signal?.removeEventListener('abort', stop);
+    closeKvmDomain(handle);
+    store.releaseDomain(domid);
+  }
+}
+
+function startWorkers(
+  domain: Domain,
+  engine: VcpuWorkerData['engine'],
+  log: (line: string) => void,
+): { readonly ready: Promise<void>; readonly ended: Promise<void> } {
+  const url = new URL(import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js', import.meta.url);
+  const ready: Promise<void>[] = [];
+  const ended: Promise<void>[] = [];
+  for (const vcpu of domain.vcpus) {
+    const data: VcpuWorkerData = { domain: domain.handle(), vcpuId: vcpu.vcpuId, engine };
+    const worker = new Worker(url, { workerData: data });
+    ready.push(
+      new Promise((resolve, reject) => {
+        const fail = (message: string): void => {
+          reject(new HostError(`vCPU ${vcpu.vcpuId} cannot start: ${message}`));
+          log(`d${domain.domid}v${vcpu.vcpuId}: ${message}`);
+          domain.shutdown(SHUTDOWN_crash);
+        };
+        worker.on('message', (message: VcpuWorkerMessage) => {
+          if (message.kind === 'ready') resolve();
+          else if (message.kind === 'log') log(`(XEN) ${message.line}`);
+          else fail(message.message);
+        });
+        worker.on('error', (error) => fail(error.stack ?? error.message));
+      }),
+    );
+    ended.push(new Promise((resolve) => worker.on('exit', () => resolve())));
+  }
+  const allReady = Promise.all(ready).then(() => undefined);
+  allReady.catch(() => undefined);
+  return { ready: allReady, ended: Promise.all(ended).then(() => undefined) };
+}
+
+/** What the guest wrote by console_io since the last call. */
+function takeConsoleIo(domain: Domain): Uint8Array {
+  const prod = Atomics.load(domain.i32, DOMAIN.consoleIoProducer >> 2);
+  let cons = domain.i32[DOMAIN.consoleIoConsumer >> 2];
+  if (((prod - cons) >>> 0) > DOMAIN.consoleIoSize) cons = (prod - DOMAIN.consoleIoSize) | 0;
+  const length = (prod - cons) >>> 0;
+  const bytes = new Uint8Array(length);
+  for (let i = 0; i < length; i++) bytes[i] = domain.u8[DOMAIN.consoleIoRing + ((cons + i) & (DOMAIN.consoleIoSize - 1))];
+  domain.i32[DOMAIN.consoleIoConsumer >> 2] = prod;
+  return bytes;
+}
+
+/** Exits by kind and hypercalls by number, for DOMUS_STATS. */
+function statistics(domain: Domain): string[] {
+  const lines: string[] = [];
+  for (const vcpu of domain.vcpus) {
+    const exits = STAT_NAMES.map((name, i) => `${name} ${vcpu.u32[(VCPU.stats >> 2) + i]}`);
+    lines.push(`d${domain.domid}v${vcpu.vcpuId}: exits ${vcpu.u32[VCPU.exitCount >> 2]}: ${exits.join(', ')}`);
+    const calls: string[] = [];
+    for (let nr = 0; nr < 64; nr++) {
+      const count = vcpu.u32[(VCPU.hypercallStats >> 2) + nr];
+      if (count > 0) calls.push(`${nr}: ${count}`);
+    }
+    lines.push(`d${domain.domid}v${vcpu.vcpuId}: hypercalls ${calls.join(', ')}`);
+  }
+  return lines;
+}

@@ -1,0 +1,44 @@
+/** The thread of one vCPU: opens its engine, says it is ready, and runs the vCPU until the domain ends. */
+
+import { parentPort, workerData } from 'node:worker_threads';
+import { createKvmKicker } from '../engine/kvm/kicker.ts';
+import { openKvmVcpu } from '../engine/kvm/kvm-vcpu.ts';
+import { Domain } from '../hypervisor/domain.ts';
+import { runVcpu } from '../hypervisor/run-vcpu.ts';
+import { startClock, writeTimeInfo } from '../hypervisor/time.ts';
+import { crashDomain } from '../hypervisor/traps.ts';
+import { Vcpu } from '../hypervisor/vcpu.ts';
+import { VCPU } from '../machine/vcpu-block.ts';
+import { monotonicNs } from './clock.ts';
+import type { VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
+
+const say = (message: VcpuWorkerMessage): void => parentPort?.postMessage(message);
+
+function main(data: VcpuWorkerData): void {
+  const domain = new Domain(data.domain);
+  const block = domain.vcpus[data.vcpuId];
+  const engine = openKvmVcpu(data.engine, domain.machine, block);
+  try {
+    const host = { monotonicNs, log: (line: string) => say({ kind: 'log', line }) };
+    const v = new Vcpu(domain, data.vcpuId, engine, createKvmKicker(data.engine), host);
+    if (data.vcpuId === 0) {
+      engine.prepareRoot(block.u32[VCPU.kernelRoot >> 2] * 4096);
+      startClock(domain, engine, Date.now() * 1e6);
+      writeTimeInfo(v);
+    }
+    say({ kind: 'ready' });
+    try {
+      runVcpu(v);
+    } catch (error) {
+      crashDomain(v, `bug in Domus: ${error instanceof Error ? error.stack : String(error)}`);
+    }
+  } finally {
+    engine.close();
+  }
+}
+
+try {
+  main(workerData as VcpuWorkerData);
+} catch (error) {
+  say({ kind: 'failed', message: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+}

@@ -1,0 +1,152 @@
+/**
+ * A domain: the state that its vCPUs share, as typed arrays in shared memory (memory 2), so that every worker and the main
+ * thread see the same Xen.
+ *
+ * Lock order: the domain lock is the only one. It guards event-channel allocation and binding, vCPU up/down and grant table growth.
+ * Pending and mask bits of event channels live in guest memory and are changed with Atomics, without the lock. A vCPU that waits
+ * for the lock is outside the guest, so nobody who asks it to flush waits for it.
+ */
+
+import { MachineMemory, type MachineMemoryHandle } from '../machine/memory.ts';
+import { VCPU, VcpuBlock } from '../machine/vcpu-block.ts';
+
+export const VCPUS_MAX = 32;
+export const EVENT_CHANNELS = 4096;
+
+/** Byte offsets of the shared words. */
+export const DOMAIN = {
+  /** i32: 0 free, 1 held, 2 held and waited for. */
+  lock: 0x00,
+  /** i32: -1 while the domain runs, else SHUTDOWN_*. Set once, by compare-exchange. */
+  shutdown: 0x04,
+  /** i32: incremented when something in dom0Pending is set; the main thread waits on it. */
+  doorbell: 0x08,
+  /** i32: grant table frames in use. */
+  grantFrames: 0x0c,
+  /** i32: vCPUs that are up and not blocked for ever; 0 = nothing can run. */
+  vcpusUp: 0x10,
+  /** i32: id of the vCPU that crashed the domain, -1 = none. */
+  crashVcpu: 0x14,
+  /** i32: pages the domain owns now. */
+  totalPages: 0x18,
+  /** i32: a vCPU was brought up: VCPUOP_up tells the main thread by the doorbell. */
+  vcpuUpRequests: 0x1c,
+  /** u64: guest TSC when system time was `timeBaseNs`. */
+  tscBase: 0x20,
+  /** f64: host monotonic ns when system time was 0. */
+  bootNs: 0x28,
+  /** u32, i32: vcpu_time_info.tsc_to_system_mul and tsc_shift. */
+  tscMul: 0x30,
+  tscShift: 0x34,
+  tscKhz: 0x38,
+  /** u32: 1 = TSCs of all vCPUs agree (XEN_PVCLOCK_TSC_STABLE_BIT). */
+  tscStable: 0x3c,
+  /** u8[16] */
+  uuid: 0x40,
+  /** f64: guest system time minus (host monotonic - bootNs), as last measured: drift of the two clocks, ns. */
+  driftNs: 0x50,
+  /** f64: host wall clock at system time 0, ns since 1970. */
+  wallclockNs: 0x58,
+  domid: 0x60,
+  vcpuCount: 0x64,
+  /** i32: console_io bytes lock etc. unused space up to 0x100. */
+  /** i32[128]: bit per local port whose Dom0 end has been signalled. */
+  dom0Pending: 0x100,
+  /** Port records, EVENT_CHANNELS * EVTCHN_RECORD bytes. */
+  eventChannels: 0x1000,
+  /** Text ring of console_io(write): u32 producer, then bytes. */
+  consoleIoProducer: 0x11000,
+  consoleIoConsumer: 0x11004,
+  consoleIoRing: 0x12000,
+  consoleIoSize: 0x4000,
+  /** u8 per nameable frame: FRAME_*. */
+  frameTypes: 0x16000,
+} as const;
+
+/** A port record: u32 state, u32 vcpu to notify, u32 a, u32 b (see event-channels.ts). */
+export const EVTCHN_RECORD = 16;
+
+/** Frame types: 0 plain; 1..4 = in use as a page table of that level; pinned; being validated. */
+export const FRAME_LEVEL_MASK = 7;
+export const FRAME_VALIDATING = 0x40;
+export const FRAME_PINNED = 0x80;
+
+/** Plain data that can be posted to a worker. */
+export interface DomainHandle {
+  readonly machine: MachineMemoryHandle;
+  readonly state: SharedArrayBuffer;
+  readonly vcpus: readonly SharedArrayBuffer[];
+}
+
+export class Domain {
+  readonly machine: MachineMemory;
+  readonly state: SharedArrayBuffer;
+  readonly i32: Int32Array<SharedArrayBuffer>;
+  readonly u32: Uint32Array<SharedArrayBuffer>;
+  readonly f64: Float64Array<SharedArrayBuffer>;
+  readonly u64: BigUint64Array<SharedArrayBuffer>;
+  readonly u8: Uint8Array<SharedArrayBuffer>;
+  readonly frameTypes: Uint8Array<SharedArrayBuffer>;
+  readonly vcpus: readonly VcpuBlock[];
+
+  constructor(handle: DomainHandle) {
+    this.machine = new MachineMemory(handle.machine);
+    this.state = handle.state;
+    this.i32 = new Int32Array(handle.state);
+    this.u32 = new Uint32Array(handle.state);
+    this.f64 = new Float64Array(handle.state);
+    this.u64 = new BigUint64Array(handle.state);
+    this.u8 = new Uint8Array(handle.state);
+    this.frameTypes = new Uint8Array(handle.state, DOMAIN.frameTypes);
+    this.vcpus = handle.vcpus.map((buffer, id) => new VcpuBlock(id, buffer));
+  }
+
+  handle(): DomainHandle {
+    return { machine: this.machine.handle(), state: this.state, vcpus: this.vcpus.map((vcpu) => vcpu.buffer) };
+  }
+
+  get domid(): number {
+    return this.i32[DOMAIN.domid >> 2];
+  }
+
+  get shutdownReason(): number {
+    return Atomics.load(this.i32, DOMAIN.shutdown >> 2);
+  }
+
+  /** Takes the domain lock. Never called in guest mode, so waiting holds up nobody's TLB flush. */
+  lock(): void {
+    const word = DOMAIN.lock >> 2;
+    if (Atomics.compareExchange(this.i32, word, 0, 1) === 0) return;
+    while (Atomics.exchange(this.i32, word, 2) !== 0) Atomics.wait(this.i32, word, 2, 100);
+  }
+
+  unlock(): void {
+    const word = DOMAIN.lock >> 2;
+    if (Atomics.exchange(this.i32, word, 0) === 2) Atomics.notify(this.i32, word, 1);
+  }
+
+  /** Ends the domain with a SHUTDOWN_* reason. The first reason stands. Wakes the main thread. */
+  shutdown(reason: number): void {
+    if (Atomics.compareExchange(this.i32, DOMAIN.shutdown >> 2, -1, reason) === -1) this.ringDoorbell();
+  }
+
+  ringDoorbell(): void {
+    Atomics.add(this.i32, DOMAIN.doorbell >> 2, 1);
+    Atomics.notify(this.i32, DOMAIN.doorbell >> 2);
+  }
+}
+
+/** Allocates the shared state of a domain around its machine memory. */
+export function createDomain(machine: MachineMemory, domid: number, vcpuCount: number, uuid: Uint8Array): Domain {
+  const state = new SharedArrayBuffer(DOMAIN.frameTypes + machine.layout.nameableFrames);
+  const vcpus = Array.from({ length: vcpuCount }, () => new SharedArrayBuffer(VCPU.SIZE));
+  const domain = new Domain({ machine: machine.handle(), state, vcpus });
+  domain.i32[DOMAIN.shutdown >> 2] = -1;
+  domain.i32[DOMAIN.crashVcpu >> 2] = -1;
+  domain.i32[DOMAIN.domid >> 2] = domid;
+  domain.i32[DOMAIN.vcpuCount >> 2] = vcpuCount;
+  domain.i32[DOMAIN.totalPages >> 2] = machine.layout.ramPages;
+  domain.i32[DOMAIN.grantFrames >> 2] = 1;
+  domain.u8.set(uuid, DOMAIN.uuid);
+  return domain;
+}

@@ -1,0 +1,299 @@
+/**
+ * The run loop of a vCPU: requests of others, timers, sleep, pending events, guest code, its exit; and again until the domain ends.
+ *
+ * Nothing polls: a vCPU with nothing to do sleeps in Atomics.wait on its wake word until an event, a request or its next timer.
+ */
+
+import { VIRQ_TIMER } from '../abi/xen.ts';
+import { EXIT_EXCEPTION, EXIT_INTERNAL_ERROR, EXIT_SYSCALL } from '../engine/engine.ts';
+import { FLAG_FLUSH_TLB, FLAG_STOP, R8, R9, R10, RAX, RDI, RDX, RSI, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
+import { setPending } from './event-channels.ts';
+import { emulateForcedCpuid } from './forced-cpuid.ts';
+import { PTE_P, PTE_US } from './guest-access.ts';
+import { endPoll, pollDone } from './hypercalls/sched.ts';
+import { HYPERCALL_HANDLERS } from './hypercalls/table.ts';
+import { storePte } from './mmu.ts';
+import { emulatePageTableWrite } from './page-table-write.ts';
+import { emulatePrivileged } from './privileged-op.ts';
+import { measureDrift, RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_running, setRunstate } from './time.ts';
+import { crashDomain, deliverPending, deliverSyscall, deliverTrap, gprWord, upcallDue } from './traps.ts';
+import { RESULT_IN_RAX, type Vcpu } from './vcpu.ts';
+
+const ARGUMENTS = [RDI, RSI, RDX, R10, R8, R9].map(gprWord);
+const RAX_WORD = gprWord(RAX);
+/** Statistics slots in VCPU.stats: exits by kind. */
+export const STAT_SYSCALL = 0;
+export const STAT_HYPERCALL = 1;
+export const STAT_INTERRUPTED = 2;
+export const STAT_PAGE_FAULT = 3;
+export const STAT_GENERAL_PROTECTION = 4;
+export const STAT_INVALID_OPCODE = 5;
+export const STAT_OTHER_TRAP = 6;
+export const STAT_BLOCK = 7;
+export const STAT_SPURIOUS = 8;
+export const STAT_PT_WRITE = 9;
+export const STAT_NAMES = [
+  'user system calls',
+  'hypercalls',
+  'interruptions',
+  'page faults',
+  'general protection',
+  'invalid opcodes',
+  'other traps',
+  'blocks',
+  'spurious faults',
+  'page-table writes emulated',
+] as const;
+
+/** A fault that the page tables allow may come back this often (a table changed under the walk) before the guest gets it. */
+const SPURIOUS_MAX = 50;
+const DRIFT_INTERVAL_NS = 5e9;
+
+/** Runs until the domain shuts down or FLAG_STOP is set. */
+export function runVcpu(v: Vcpu): void {
+  const { block, engine, domain } = v;
+  const i32 = block.i32;
+  const stats = VCPU.stats >> 2;
+  let nextDriftNs = 0;
+  for (;;) {
+    const flags = Atomics.exchange(i32, VCPU.flags >> 2, 0);
+    if ((flags & FLAG_STOP) !== 0 || domain.shutdownReason !== -1) return;
+    if ((flags & FLAG_FLUSH_TLB) !== 0) engine.flushTlb();
+    if (Atomics.load(i32, VCPU.state >> 2) !== VCPU_STATE_UP) {
+      offline(v);
+      continue;
+    }
+    const deadlineNs = fireTimers(v);
+    if (v.blocked) {
+      block.u32[stats + STAT_BLOCK]++;
+      sleep(v);
+      continue;
+    }
+    deliverPending(v);
+    if (domain.shutdownReason !== -1) return;
+    const hostNs = deadlineNs === 0 ? 0 : v.host.monotonicNs() + (deadlineNs - v.systemTimeNs());
+    engine.setRunDeadline(hostNs);
+    const exit = engine.run();
+    if (exit === EXIT_SYSCALL) {
+      if (block.u32[VCPU.userMode >> 2] !== 0) {
+        block.u32[stats + STAT_SYSCALL]++;
+        deliverSyscall(v);
+      } else {
+        block.u32[stats + STAT_HYPERCALL]++;
+        hypercall(v);
+      }
+    } else if (exit === EXIT_EXCEPTION) exception(v);
+    else if (exit === EXIT_INTERNAL_ERROR) crashDomain(v, `the ${engine.facts.name} engine cannot run this guest any further (detail 0x${block.u32[VCPU.exitDetail >> 2].toString(16)})`);
+    else {
+      block.u32[stats + STAT_INTERRUPTED]++;
+      const now = v.host.monotonicNs();
+      if (now > nextDriftNs) {
+        if (nextDriftNs !== 0) measureDrift(v);
+        nextDriftNs = now + DRIFT_INTERVAL_NS;
+      }
+    }
+  }
+}
+
+function hypercall(v: Vcpu): void {
+  const u = v.block.u32;
+  const nr = u[RAX_WORD];
+  const args = v.args;
+  for (let i = 0; i < 6; i++) {
+    const at = ARGUMENTS[i];
+    args[i * 2] = u[at];
+    args[i * 2 + 1] = u[at + 1];
+  }
+  let result = -38;
+  if (nr < HYPERCALL_HANDLERS.length) {
+    u[(VCPU.hypercallStats >> 2) + nr]++;
+    result = HYPERCALL_HANDLERS[nr](v);
+  }
+  if (result === RESULT_IN_RAX) return;
+  u[RAX_WORD] = result >>> 0;
+  u[RAX_WORD + 1] = result < 0 ? 0xffffffff : Math.floor(result / 4294967296);
+}
+
+function exception(v: Vcpu): void {
+  const u = v.block.u32;
+  const stats = VCPU.stats >> 2;
+  const vector = u[VCPU.exitVector >> 2];
+  let error = u[VCPU.exitErrorCode >> 2];
+  const kernel = u[VCPU.userMode >> 2] === 0;
+  switch (vector) {
+    case 14:
+      u[stats + STAT_PAGE_FAULT]++;
+      if (pageFaultHandled(v, error, kernel)) return;
+      if (kernel) error &= ~4;
+      else error |= 4;
+      break;
+    case 13:
+      u[stats + STAT_GENERAL_PROTECTION]++;
+      if ((error & 0xffff) === 0) {
+        if (emulatePrivileged(v)) return;
+      } else if ((error & 7) === 2) {
+        softwareInterrupt(v, (error >>> 3) & 0xff, error, kernel);
+        return;
+      }
+      break;
+    case 6:
+      u[stats + STAT_INVALID_OPCODE]++;
+      if (emulateForcedCpuid(v)) return;
+      break;
+    case 1:
+      u[(VCPU.dr >> 2) + 12] |= u[VCPU.exitDetail >> 2] & 0xe00f;
+      u[stats + STAT_OTHER_TRAP]++;
+      break;
+    default:
+      u[stats + STAT_OTHER_TRAP]++;
+      if (vector >= 32 && !kernel && (u[(VCPU.traps >> 2) + vector * 4 + 2] & 3) !== 3) {
+        back(v, 2);
+        deliverTrap(v, 13, vector * 8 + 2);
+        return;
+      }
+  }
+  deliverTrap(v, vector, error);
+}
+
+/** INT n that the engine's gates refused: the guest's trap table decides. rip is still at the instruction. */
+function softwareInterrupt(v: Vcpu, vector: number, error: number, kernel: boolean): void {
+  const trap = (VCPU.traps >> 2) + vector * 4;
+  const u = v.block.u32;
+  if (!kernel && (u[trap + 2] & 3) !== 3) {
+    deliverTrap(v, 13, error);
+    return;
+  }
+  back(v, -2);
+  deliverTrap(v, vector, 0);
+}
+
+function back(v: Vcpu, bytes: number): void {
+  const u = v.block.u32;
+  const rip = u[VCPU.rip >> 2] - bytes;
+  u[VCPU.rip >> 2] = rip >>> 0;
+  if (rip < 0) u[(VCPU.rip >> 2) + 1]--;
+  else if (rip > 0xffffffff) u[(VCPU.rip >> 2) + 1]++;
+}
+
+/** True when nothing is left for the guest to see: the tables allow the access now, or Xen does the write itself. */
+function pageFaultHandled(v: Vcpu, error: number, kernel: boolean): boolean {
+  const u = v.block.u32;
+  const lo = u[VCPU.cr2 >> 2];
+  const hi = u[(VCPU.cr2 >> 2) + 1];
+  const access = v.access;
+  const page = access.translate(access.currentRoot(), lo, hi, false);
+  if (page >= 0) {
+    const allowed = ((error & 2) === 0 || access.writable) && ((error & 16) === 0 || access.executable);
+    if (allowed) {
+      const s = v.spurious;
+      const ripLo = u[VCPU.rip >> 2];
+      const ripHi = u[(VCPU.rip >> 2) + 1];
+      if (s.cr2Lo === lo && s.cr2Hi === hi && s.ripLo === ripLo && s.ripHi === ripHi) s.count++;
+      else s.count = 0;
+      s.cr2Lo = lo;
+      s.cr2Hi = hi;
+      s.ripLo = ripLo;
+      s.ripHi = ripHi;
+      if (s.count < SPURIOUS_MAX) {
+        u[(VCPU.stats >> 2) + STAT_SPURIOUS]++;
+        repairWalk(v, lo, hi);
+        v.engine.invalidatePage(lo, hi);
+        return true;
+      }
+    } else if (kernel && (error & 3) === 3 && !access.writable && emulatePageTableWrite(v)) {
+      u[(VCPU.stats >> 2) + STAT_PT_WRITE]++;
+      return true;
+    }
+  }
+  return false;
+}
+
+/** Gives every entry of a walk the U bit that a table in use must have, and tells the engine to look at it again. */
+function repairWalk(v: Vcpu, lo: number, hi: number): void {
+  const access = v.access;
+  const root = access.currentRoot();
+  const i32 = v.machine.i32;
+  for (let level = 4; level >= 1; level--) {
+    const offset = access.entryOffset(root, lo, hi, level);
+    if (offset < 0) return;
+    const entry = i32[offset >>> 2];
+    if ((entry & PTE_P) !== 0 && (entry & PTE_US) === 0) Atomics.or(i32, offset >>> 2, PTE_US);
+    v.engine.pageTableStored(offset);
+  }
+}
+
+/** Raises VIRQ_TIMER for timers that are due; returns the next deadline in system time ns, 0 = none. */
+function fireTimers(v: Vcpu): number {
+  const f64 = v.block.f64;
+  let next = f64[VCPU.singleshotNs >> 3];
+  const period = f64[VCPU.periodicNs >> 3];
+  if (next === 0 && period === 0 && v.pollDeadlineNs === 0) return 0;
+  const now = v.systemTimeNs();
+  let due = false;
+  if (next !== 0 && now >= next) {
+    f64[VCPU.singleshotNs >> 3] = 0;
+    next = 0;
+    due = true;
+  }
+  if (period !== 0) {
+    if (now >= f64[VCPU.periodicNextNs >> 3]) {
+      f64[VCPU.periodicNextNs >> 3] = now + period;
+      due = true;
+    }
+    const periodic = f64[VCPU.periodicNextNs >> 3];
+    if (next === 0 || periodic < next) next = periodic;
+  }
+  if (due) {
+    const port = Atomics.load(v.block.u32, (VCPU.virqPorts >> 2) + VIRQ_TIMER);
+    if (port !== 0) setPending(v.domain, port, v.kicker);
+  }
+  if (v.pollDeadlineNs !== 0 && (next === 0 || v.pollDeadlineNs < next)) next = v.pollDeadlineNs;
+  return next;
+}
+
+/** True when a vCPU in SCHEDOP_block or SCHEDOP_poll goes on. */
+function mayRun(v: Vcpu): boolean {
+  return Atomics.load(v.block.i32, VCPU.polling >> 2) !== 0 ? pollDone(v) : upcallDue(v);
+}
+
+function sleep(v: Vcpu): void {
+  const { block, domain } = v;
+  const i32 = block.i32;
+  if (mayRun(v)) {
+    wakeUp(v);
+    return;
+  }
+  setRunstate(v, RUNSTATE_blocked);
+  for (;;) {
+    const ticket = Atomics.load(i32, VCPU.wake >> 2);
+    const deadlineNs = fireTimers(v);
+    if (mayRun(v) || domain.shutdownReason !== -1 || (Atomics.load(i32, VCPU.flags >> 2) & FLAG_STOP) !== 0) break;
+    if (Atomics.load(i32, VCPU.state >> 2) !== VCPU_STATE_UP || Atomics.load(block.u32, VCPU.nmiPending >> 2) !== 0) break;
+    const ms = deadlineNs === 0 ? Number.POSITIVE_INFINITY : Math.max(0, (deadlineNs - v.systemTimeNs()) / 1e6);
+    Atomics.wait(i32, VCPU.wake >> 2, ticket, ms);
+  }
+  setRunstate(v, RUNSTATE_running);
+  wakeUp(v);
+}
+
+function wakeUp(v: Vcpu): void {
+  v.blocked = false;
+  if (Atomics.load(v.block.i32, VCPU.polling >> 2) !== 0) endPoll(v);
+}
+
+/** A vCPU that is down waits here until VCPUOP_up. */
+function offline(v: Vcpu): void {
+  const i32 = v.block.i32;
+  const wasInitialised = v.block.u32[VCPU.initialised >> 2] !== 0;
+  if (wasInitialised) setRunstate(v, RUNSTATE_offline);
+  for (;;) {
+    const ticket = Atomics.load(i32, VCPU.wake >> 2);
+    if (Atomics.load(i32, VCPU.state >> 2) === VCPU_STATE_UP) break;
+    if (v.domain.shutdownReason !== -1 || (Atomics.load(i32, VCPU.flags >> 2) & FLAG_STOP) !== 0) return;
+    Atomics.wait(i32, VCPU.wake >> 2, ticket);
+  }
+  v.engine.descriptorTablesChanged();
+  v.engine.flushTlb();
+  setRunstate(v, RUNSTATE_running);
+}
+

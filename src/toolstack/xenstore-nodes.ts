@@ -1,0 +1,147 @@
+/**
+ * The xenstore nodes of a PV guest without devices, as libxl makes them when it builds the domain.
+ *
+ * Paths, values and permissions are those recorded from Xen 4.17 (xenstore-ls-fp.out). Left out, because someone else
+ * writes them: console/tty (the console), control/feature-* values (the guest), device/* (each device's own code).
+ *
+ * Source: tools/libs/light/libxl_create.c, libxl_dom.c, libxl_console.c (behaviour); docs/misc/xenstore-paths.pandoc.
+ */
+import type { Store } from '../xenstore/store.ts';
+
+export interface DomainNodes {
+  readonly domid: number;
+  /** Lower-case, with hyphens. */
+  readonly uuid: string;
+  readonly name: string;
+  /** What the guest shall use now; its balloon follows it. */
+  readonly memoryKiB: number;
+  readonly maxMemKiB: number;
+  /** vCPUs that are online at boot. */
+  readonly vcpus: number;
+  /** vCPUs that may be brought online later, the first `vcpus` included; `vcpus` if left out. */
+  readonly vcpusMax?: number;
+  /** Guest's event channel port and MFN of the xenstore ring page. */
+  readonly storePort: number;
+  readonly storeMfn: number;
+  /** Guest's event channel port and MFN of the console ring page. */
+  readonly consolePort: number;
+  readonly consoleMfn: number;
+  /** What was booted, as the user named it. */
+  readonly image?: { readonly kernel: string; readonly ramdisk?: string; readonly cmdline?: string };
+  /** Seconds since 1970. */
+  readonly startTimeSeconds?: number;
+}
+
+const DOM0_PATH = '/local/domain/0';
+
+/** Domain 0's own nodes. Once, before the first guest. */
+export function introduceControlDomain(store: Store): void {
+  store.write(`${DOM0_PATH}/name`, 'Domain-0');
+  store.write(`${DOM0_PATH}/domid`, '0');
+}
+
+/**
+ * Makes the nodes and introduces the domain, which fires @introduceDomain. Throws if the domain is introduced with other
+ * rings already, or a value does not fit a node (2048 bytes).
+ */
+export function introduceDomain(store: Store, domain: DomainNodes): void {
+  const { domid, uuid, name } = domain;
+  const domainPath = `/local/domain/${domid}`;
+  const vmPath = `/vm/${uuid}`;
+  const guestReads = ['n0', `r${domid}`];
+  const guestOwns = [`n${domid}`];
+
+  const node = (path: string, permissions: readonly string[], value = ''): void => {
+    store.write(path, value);
+    store.setPermissions(path, permissions);
+  };
+
+  node(domainPath, guestReads);
+  node(vmPath, guestReads);
+  node(`${vmPath}/uuid`, guestReads, uuid);
+  node(`${vmPath}/name`, guestReads, name);
+  if (domain.startTimeSeconds !== undefined) {
+    node(`${vmPath}/start_time`, guestReads, domain.startTimeSeconds.toFixed(2));
+  }
+  if (domain.image !== undefined) {
+    const { kernel, ramdisk, cmdline } = domain.image;
+    node(`${vmPath}/image`, guestReads);
+    node(`${vmPath}/image/ostype`, guestReads, 'linux');
+    node(`${vmPath}/image/kernel`, guestReads, kernel);
+    if (ramdisk !== undefined) node(`${vmPath}/image/ramdisk`, guestReads, ramdisk);
+    if (cmdline !== undefined) node(`${vmPath}/image/cmdline`, guestReads, cmdline);
+  }
+
+  node(`${domainPath}/vm`, guestReads, vmPath);
+  node(`${domainPath}/name`, guestReads, name);
+  node(`${domainPath}/domid`, guestReads, String(domid));
+
+  for (const directory of ['cpu', 'memory', 'device', 'control', 'store', 'console']) {
+    node(`${domainPath}/${directory}`, guestReads);
+  }
+  for (const path of ['data', 'drivers', 'feature', 'attr', 'error']) node(`${domainPath}/${path}`, guestOwns);
+
+  const vcpusMax = domain.vcpusMax ?? domain.vcpus;
+  for (let vcpu = 0; vcpu < vcpusMax; vcpu++) {
+    node(`${domainPath}/cpu/${vcpu}`, guestReads);
+    node(`${domainPath}/cpu/${vcpu}/availability`, guestReads, vcpu < domain.vcpus ? 'online' : 'offline');
+  }
+
+  node(`${domainPath}/memory/static-max`, guestReads, String(domain.maxMemKiB));
+  node(`${domainPath}/memory/target`, guestReads, String(domain.memoryKiB));
+  node(`${domainPath}/memory/videoram`, guestReads, '0');
+
+  node(`${domainPath}/device/suspend`, guestReads);
+  node(`${domainPath}/device/suspend/event-channel`, guestOwns);
+
+  for (const key of ['shutdown', 'sysrq', 'feature-poweroff', 'feature-reboot', 'feature-suspend']) {
+    node(`${domainPath}/control/${key}`, guestOwns);
+  }
+  node(`${domainPath}/control/platform-feature-multiprocessor-suspend`, guestReads, '1');
+  node(`${domainPath}/control/platform-feature-xs_reset_watches`, guestReads, '1');
+
+  node(`${domainPath}/store/port`, guestReads, String(domain.storePort));
+  node(`${domainPath}/store/ring-ref`, guestReads, String(domain.storeMfn));
+
+  addConsole(store, domain, node);
+
+  const error = store.introduceDomain(domid, { gfn: domain.storeMfn, port: domain.storePort });
+  if (error !== null) throw new Error(`xenstore introduce domain ${domid}: ${error}`);
+}
+
+/** The first console: it is described below the domain itself, and served by xenconsoled's part of domain 0. */
+function addConsole(
+  store: Store,
+  domain: DomainNodes,
+  node: (path: string, permissions: readonly string[], value?: string) => void,
+): void {
+  const { domid } = domain;
+  const frontend = `/local/domain/${domid}/console`;
+  const backend = `${DOM0_PATH}/backend/console/${domid}/0`;
+  const libxl = `/libxl/${domid}`;
+  const guestReads = ['n0', `r${domid}`];
+
+  node(`${frontend}/backend`, guestReads, backend);
+  node(`${frontend}/backend-id`, [`n${domid}`, 'r0'], '0');
+  node(`${frontend}/limit`, guestReads, '1048576');
+  node(`${frontend}/type`, guestReads, 'xenconsoled');
+  node(`${frontend}/output`, guestReads, 'pty');
+  node(`${frontend}/port`, guestReads, String(domain.consolePort));
+  node(`${frontend}/ring-ref`, guestReads, String(domain.consoleMfn));
+
+  const backendValues = [
+    ['frontend', frontend],
+    ['frontend-id', String(domid)],
+    ['online', '1'],
+    ['state', '1'],
+    ['protocol', 'vt100'],
+  ];
+  node(backend, guestReads);
+  for (const [key, value] of backendValues) node(`${backend}/${key}`, guestReads, value);
+
+  store.write(`${libxl}/type`, 'pv');
+  store.write(`${libxl}/dm-version`, 'qemu_xen');
+  const libxlConsole = `${libxl}/device/console/0`;
+  store.write(`${libxlConsole}/backend`, backend);
+  for (const [key, value] of backendValues) store.write(`${libxlConsole}/${key}`, value);
+}
