@@ -77,8 +77,24 @@ describe('the package', () => {
 
 describe('package-lock.json', () => {
   it('names no registry', async () => {
-    const lock: unknown = JSON.parse(await readFile(join(root, 'package-lock.json'), 'utf8'));
-    const { packages } = lock as { packages: Record<string, { resolved?: string }> };
-    expect(Object.entries(packages).filter(([, entry]) => entry.resolved !== undefined)).toEqual([]);
+    expect((await lockEntries()).filter(([, entry]) => entry.resolved !== undefined)).toEqual([]);
+  });
+
+  // npm leaves out an optional package whose `engines` do not suit the Node that npm itself runs on. These run on the Node 24
+  // that comes along, so an npm on Node 20 must install them too: their `engines` are taken out of the lock by hand.
+  it('has no `engines` for the native parts of @napi-rs/lzma', async () => {
+    const natives = (await lockEntries()).filter(([path]) => path.startsWith('node_modules/@napi-rs/lzma-'));
+    expect(natives.length).toBeGreaterThan(0);
+    expect(natives.filter(([, entry]) => entry.engines !== undefined)).toEqual([]);
   });
 });
+
+interface LockEntry {
+  readonly resolved?: string;
+  readonly engines?: unknown;
+}
+
+async function lockEntries(): Promise<[string, LockEntry][]> {
+  const lock: unknown = JSON.parse(await readFile(join(root, 'package-lock.json'), 'utf8'));
+  return Object.entries((lock as { packages: Record<string, LockEntry> }).packages);
+}

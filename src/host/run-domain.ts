@@ -107,7 +107,7 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
 
 /** The engine that runs the domain, or a HostError that says why none can. */
 function chooseEngine(config: DomainConfig): string {
-  const asked = process.env.DOMUS_ENGINE || config.engine;
+  const asked = process.env['DOMUS_ENGINE'] || config.engine;
   if (asked !== 'auto' && asked !== 'kvm' && asked !== 'wasm')
     throw new HostError(`DOMUS_ENGINE: expected auto, kvm or wasm, found \`${asked}'`);
   if (asked === 'wasm') throw new HostError('engine = "wasm" is not built yet; this version runs guests on /dev/kvm only');
@@ -150,7 +150,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     machine,
     vcpu0,
     { elf: run.elf, bytes: run.kernel, name: config.kernel },
-    { ramdisk: run.ramdisk, ramdiskName: config.ramdisk ?? undefined, cmdline: config.cmdline, storePort: STORE_PORT, consolePort: CONSOLE_PORT },
+    { ramdisk: run.ramdisk, ramdiskName: config.ramdisk ?? 'ramdisk', cmdline: config.cmdline, storePort: STORE_PORT, consolePort: CONSOLE_PORT },
   );
   for (const { frame, level } of built.pageTableFrames) domain.frameTypes[frame] = level;
   domain.frameTypes[built.pageTableFrames[0].frame] |= FRAME_PINNED;
@@ -235,7 +235,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     if (reason === -1) return 'detached';
     const end = REASONS[reason] ?? 'crash';
     if (end === 'crash') for (const line of tail.lines()) options.log(`console: ${line}`);
-    if (process.env.DOMUS_STATS) for (const line of statistics(domain)) options.log(line);
+    if (process.env['DOMUS_STATS']) for (const line of statistics(domain)) options.log(line);
     return end;
   } finally {
     stop();

@@ -138,7 +138,7 @@ export class Domain {
 
 /** Allocates the shared state of a domain around its machine memory. */
 export function createDomain(machine: MachineMemory, domid: number, vcpuCount: number, uuid: Uint8Array): Domain {
-  const state = new SharedArrayBuffer(DOMAIN.frameTypes + machine.layout.nameableFrames);
+  const state = new SharedArrayBuffer(Math.ceil((DOMAIN.frameTypes + machine.layout.nameableFrames) / 8) * 8);
   const vcpus = Array.from({ length: vcpuCount }, () => new SharedArrayBuffer(VCPU.SIZE));
   const domain = new Domain({ machine: machine.handle(), state, vcpus });
   domain.i32[DOMAIN.shutdown >> 2] = -1;

@@ -12,7 +12,6 @@ import { emulateForcedCpuid } from './forced-cpuid.ts';
 import { PTE_P, PTE_US } from './guest-access.ts';
 import { endPoll, pollDone } from './hypercalls/sched.ts';
 import { HYPERCALL_HANDLERS } from './hypercalls/table.ts';
-import { storePte } from './mmu.ts';
 import { emulatePageTableWrite } from './page-table-write.ts';
 import { emulatePrivileged } from './privileged-op.ts';
 import { measureDrift, RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_running, setRunstate } from './time.ts';

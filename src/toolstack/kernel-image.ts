@@ -3,8 +3,8 @@
  *
  * Owns: the unpacked-kernel cache. An entry is named by the SHA-256 of the file it came from and holds the ELF bytes,
  * then a footer with their length and SHA-256. The footer is checked on each read, so a damaged entry is made again
- * rather than booted; readelf and gdb do not mind the footer. Measured with Debian 6.1 (65.9 MB, xz): unpacking 1.1 s,
- * from the cache 0.08 s.
+ * rather than booted; readelf and gdb do not mind the footer. Measured with Debian 6.1 (65.9 MB, xz), reading included:
+ * unpacking 0.74 s with @napi-rs/lzma and 1.1 s with the host's xz, from the cache 0.12 s.
  */
 
 import { createHash } from 'node:crypto';

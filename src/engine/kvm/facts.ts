@@ -3,10 +3,11 @@
 import { createMachineMemory } from '../../machine/memory.ts';
 import { createVcpuBlock } from '../../machine/vcpu-block.ts';
 import type { EngineFacts } from '../engine.ts';
-import { KVM_GET_TSC_KHZ } from './abi.ts';
+import { CPUID_ENTRY_WORDS, KVM_GET_TSC_KHZ } from './abi.ts';
 import { requireHost } from './host.ts';
 import { PROBE_XGETBV } from './hypervisor-area.ts';
 import { KvmVcpu, M2P_VA } from './kvm-vcpu.ts';
+import type { HostTraits, KvmDomainHandle } from './vm.ts';
 import { createVm, destroyVm } from './vm.ts';
 
 const MEASURE_NS = 20_000_000;
@@ -17,9 +18,17 @@ const XCR0_WANTED = 7;
 /** With the three parts of AVX-512. */
 const XCR0_KNOWN = 0xe7;
 
-let measured: EngineFacts | undefined;
+/** A CPUID leaf that the test VM answers in its own way. */
+const MARKED_LEAF = 0x40000000;
+const MARKER = 0x444f4d55;
 
-export function measureFacts(): EngineFacts {
+/** Source: Intel SDM vol. 3, 18.17.1. */
+const INVARIANT_TSC_LEAF = 0x80000007;
+const INVARIANT_TSC = 1 << 8;
+
+let measured: HostTraits | undefined;
+
+export function measureFacts(): HostTraits {
   if (measured !== undefined) return measured;
   const machine = createMachineMemory(16, 16);
   const unknown: EngineFacts = {
@@ -30,19 +39,36 @@ export function measureFacts(): EngineFacts {
     m2pVaLo: M2P_VA.lo,
     m2pVaHi: M2P_VA.hi,
   };
-  const handle = createVm(machine, 1, unknown);
+  const vm = createVm(machine, 1, { facts: unknown, interceptsCpuid: true });
+  const handle: KvmDomainHandle = { ...vm, cpuid: markCpuid(vm.cpuid) };
   try {
     const vcpu = new KvmVcpu(handle, machine, createVcpuBlock(0));
     const xcr0Mask = probeXcr0(vcpu);
     const reportedKhz = requireHost().ioctl(vcpu.fd, KVM_GET_TSC_KHZ, 0);
     const measuredKhz = measureTscKhz(vcpu);
     const agree = reportedKhz > 0 && Math.abs(measuredKhz - reportedKhz) / reportedKhz <= RATE_TOLERANCE;
-    measured = { ...unknown, xcr0Mask, tscKhz: agree ? reportedKhz : Math.round(measuredKhz) };
+    measured = {
+      facts: {
+        ...unknown,
+        xcr0Mask,
+        tscStable: (vcpu.cpuid(INVARIANT_TSC_LEAF, 0).edx & INVARIANT_TSC) !== 0,
+        tscKhz: agree ? reportedKhz : Math.round(measuredKhz),
+      },
+      interceptsCpuid: vcpu.cpuid(MARKED_LEAF, 0).ebx === MARKER,
+    };
     vcpu.close();
     return measured;
   } finally {
     destroyVm(handle);
   }
+}
+
+function markCpuid(list: Uint32Array): Uint32Array {
+  const others: number[] = [];
+  for (let i = 0; i < list.length; i += CPUID_ENTRY_WORDS) {
+    if (list[i] !== MARKED_LEAF) others.push(...list.subarray(i, i + CPUID_ENTRY_WORDS));
+  }
+  return Uint32Array.from([...others, MARKED_LEAF, 0, 0, MARKED_LEAF, MARKER, 0, 0, 0, 0, 0]);
 }
 
 /**

@@ -51,7 +51,11 @@ function bind(koffi: Koffi): Host {
   const libc = koffi.load(null);
   const open = libc.func('int open(const char*, int)');
   const close = libc.func('int close(int)');
-  const ioctl = libc.func('int ioctl(int, unsigned long, uint64_t)') as (fd: number, request: number, argument: number) => number;
+  const ioctl = libc.func('int ioctl(int, unsigned long, uint64_t)') as (
+    fd: number,
+    request: number,
+    argument: number,
+  ) => number;
   const mmap = libc.func('uint64_t mmap(uint64_t, uint64_t, int, int, int, int64_t)');
   const munmap = libc.func('int munmap(uint64_t, uint64_t)');
   const gettid = libc.func('int gettid()');

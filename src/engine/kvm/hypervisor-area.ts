@@ -86,7 +86,7 @@ const NO_EXECUTE = 0x80000000;
 export const IST_VECTORS: readonly number[] = [1, 2, 8, 18];
 const IST_STACK_BYTES = 1024;
 /** Gates that INT n may use from CPL 3: #BP, #OF and Xen's 0x80. */
-const USER_GATES: readonly number[] = [3, 4, 0x80];
+export const USER_GATES: readonly number[] = [3, 4, 0x80];
 
 /** Code in the probe page: RDTSC, XGETBV or CPUID, then INT3. */
 export const PROBE_RDTSC = 0;
@@ -128,7 +128,8 @@ export const windowResumeVaLo = (w: VcpuWindow): number => w.vaLo + WINDOW_RESUM
 export const istTop = (index: number): number => (index + 1) * IST_STACK_BYTES;
 
 export function buildHypervisorArea(machine: MachineLayout, vcpus: number): HypervisorArea {
-  if (!(vcpus >= 1 && vcpus <= VCPUS_MAX)) throw new RangeError(`a KVM domain has 1 to ${VCPUS_MAX} vCPUs, not ${vcpus}`);
+  if (!(vcpus >= 1 && vcpus <= VCPUS_MAX))
+    throw new RangeError(`a KVM domain has 1 to ${VCPUS_MAX} vCPUs, not ${vcpus}`);
   const m2pPages = Math.ceil((machine.m2pEntries * 8) / PAGE_SIZE);
   const windowTables = Math.ceil((vcpus * WINDOW_PAGES) / 512);
   const pagesMax = 32 + Math.ceil(m2pPages / 512) + windowTables + vcpus * (4 + RESUME_PAGES);
@@ -272,5 +273,11 @@ export function buildHypervisorArea(machine: MachineLayout, vcpus: number): Hype
     u32[tss / 4 + 25] = 0x68 << 16;
   }
 
-  return { memory, idleRootOffset: idleRoot, holeEntryLo: u32[idleRoot / 4 + HOLE_SLOT * 2], zeroPageOffset: zeroPage, windows };
+  return {
+    memory,
+    idleRootOffset: idleRoot,
+    holeEntryLo: u32[idleRoot / 4 + HOLE_SLOT * 2],
+    zeroPageOffset: zeroPage,
+    windows,
+  };
 }

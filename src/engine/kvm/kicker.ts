@@ -6,8 +6,8 @@
 import type { Kicker } from '../engine.ts';
 import { KICK_SIGNAL, RUN_IMMEDIATE_EXIT } from './abi.ts';
 import { requireHost } from './host.ts';
-import type { KvmDomainHandle } from './vm.ts';
 import { lockRecord, RECORD_WORDS, REGISTRY, unlockRecord } from './registry.ts';
+import type { KvmDomainHandle } from './vm.ts';
 
 /** Usable from any thread of the process that created the domain; make one a thread. Kicking a vCPU that is not open does nothing. */
 export function createKvmKicker(handle: KvmDomainHandle): Kicker {

@@ -15,19 +15,23 @@
  * Exit. Stubs at ring 0 hand exceptions and system calls over with `out`. The block stays untouched from entry until an exit is
  * understood, so that a run interrupted inside the resume code is simply forgotten and made again.
  *
- * One KVM (without hardware virtualisation) delivers SYSCALL as a page fault whose frame stands at LSTAR with the error code of a
- * fetch from an absent page; the page is present, so that no other fault looks like it.
+ * Peculiarities of a KVM without hardware virtualisation (PVM), which ordinary ones do not have:
+ *   - SYSCALL arrives as a page fault at LSTAR. Its frame has IF clear, which CPL 3 cannot do otherwise: a jump to LSTAR has it set.
+ *   - INT n other than INT 3 and INT 4, and all of them in 32-bit code, is #UD. `#softwareInterrupt` makes of it what the CPU would have done.
+ *   - SYSCALL of 32-bit code is #UD: `#softwareInterrupt` again.
+ *   - 64-bit code loads its own 0x2b into a data segment register without KVM learning of it; 32-bit code then has a null segment.
+ *   - CR0.TS, XCR0 and CPUID are the host's at CPL 3: no #NM, the host's vector state.
  */
 
 import type { MachineMemory } from '../../machine/memory.ts';
 import { MFN_BASE, PAGE_SHIFT } from '../../machine/memory.ts';
 import type { VcpuBlock } from '../../machine/vcpu-block.ts';
-import { NO_ROOT, VCPU } from '../../machine/vcpu-block.ts';
+import { NO_ROOT, R11, RCX, VCPU } from '../../machine/vcpu-block.ts';
 import type { CpuidResult, Engine, EngineFacts, ExitKind } from '../engine.ts';
 import { EXIT_EXCEPTION, EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../engine.ts';
 import {
-  CPUID2_HEADER_WORDS,
   CPUID_ENTRY_WORDS,
+  CPUID2_HEADER_WORDS,
   CR0_BASE,
   CR0_TS,
   CR4_BASE,
@@ -131,6 +135,7 @@ import {
   RING0_SS,
   STUBS_VA_LO,
   TSS_SELECTOR,
+  USER_GATES,
   windowIstVaLo,
   windowResumeVaLo,
   windowStackTopVaLo,
@@ -138,7 +143,7 @@ import {
 } from './hypervisor-area.ts';
 import { lockRecord, RECORD_WORDS, REGISTRY, unlockRecord } from './registry.ts';
 import type { KvmDomainHandle } from './vm.ts';
-import { releaseVcpu } from './vm.ts';
+import { isVmClosed, releaseVcpu } from './vm.ts';
 
 // Word indexes of the vCPU block.
 const GPR = VCPU.gpr / 4;
@@ -196,8 +201,12 @@ const ERROR_CODE_VECTORS = 0x60227d00;
 const VECTOR_DB = 1;
 const VECTOR_GP = 13;
 const VECTOR_PF = 14;
-/** User-mode fetch, page not present: what SYSCALL looks like on a KVM that makes it a page fault. */
-const SYSCALL_FAULT_ERROR = 0x14;
+const VECTOR_BP = 3;
+const VECTOR_OF = 4;
+const VECTOR_UD = 6;
+const RFLAGS_IF = 0x200;
+const RFLAGS_OF = 0x800;
+const RFLAGS_RF = 0x10000;
 
 /** `lock or qword [r15 + disp32], imm32 0` is these 4 bytes, disp32, imm32. */
 const TOUCH_OPCODE = 0x8f8149f0;
@@ -215,6 +224,10 @@ const RERUNS_MAX = 100_000;
 /** Frame of the resume code: r15, rax, rip, cs, rflags, rsp, ss. */
 const RESUME_FRAME_BYTES = 7 * 8;
 const TSC_PROBES = 5;
+/** ebx, ecx, edx of leaf 0. */
+const GENUINE_INTEL: readonly number[] = [0x756e6547, 0x6c65746e, 0x49656e69];
+/** Linux's user data selector, which such a host has in its own GDT. */
+const HOST_DATA_SELECTOR = 0x2b;
 
 /** Word offsets in kvm_run of the general registers, in the block's order. */
 const RUN_GPR_W = Int32Array.from(KVM_REGS_SLOT, (slot) => RUN_REGS_W + slot * 2);
@@ -235,6 +248,7 @@ export class KvmVcpu implements Engine {
   readonly #host: Host;
   readonly #handle: KvmDomainHandle;
   readonly #vcpuId: number;
+  readonly #registry: Int32Array;
   readonly fd: number;
   readonly #window: VcpuWindow;
   /** The vCPU block. */
@@ -300,6 +314,7 @@ export class KvmVcpu implements Engine {
     this.#debugRegistersAddress = host.addressOf(new Uint8Array(this.#debugRegisters.buffer));
 
     const registry = new Int32Array(handle.registry);
+    this.#registry = registry;
     const record = vcpuId * RECORD_WORDS;
     this.fd = host.ioctl(handle.vmFd, KVM_CREATE_VCPU, vcpuId);
     if (this.fd < 0) throw new Error(`KVM_CREATE_VCPU of vCPU ${vcpuId} failed with errno ${host.errno()}`);
@@ -386,6 +401,13 @@ export class KvmVcpu implements Engine {
     const buffer = new Uint32Array(CPUID2_HEADER_WORDS + entries.length);
     buffer[0] = entries.length / CPUID_ENTRY_WORDS;
     buffer.set(entries, CPUID2_HEADER_WORDS);
+    if (!this.#handle.interceptsCpuid) {
+      // The guest never sees this list, but KVM's emulator asks it: for any vendor but Intel it would run the SYSCALL of 32-bit code
+      // and land, at ring 0, at the low half of CSTAR, which is the guest's own code.
+      for (let i = CPUID2_HEADER_WORDS; i < buffer.length; i += CPUID_ENTRY_WORDS) {
+        if (buffer[i] === 0) buffer.set(GENUINE_INTEL, i + 4);
+      }
+    }
     return this.#host.ioctl(this.fd, KVM_SET_CPUID2, this.#host.addressOf(new Uint8Array(buffer.buffer))) === 0;
   }
 
@@ -444,17 +466,17 @@ export class KvmVcpu implements Engine {
     if (index >= b[LDT_ENTRIES]) return -1;
     const lo = b[LDT_BASE] + index * 8;
     const vaLo = lo >>> 0;
-    const vaHi = ((b[LDT_BASE + 1] as number) + (lo > 0xffffffff ? 1 : 0)) >>> 0;
-    const frame = this.#walk(vaLo, vaHi);
+    const vaHi = (b[LDT_BASE + 1] + (lo > 0xffffffff ? 1 : 0)) >>> 0;
+    const frame = this.#walk(b[KERNEL_ROOT], vaLo, vaHi);
     return frame < 0 ? -1 : frame * 1024 + ((vaLo & 0xfff) >> 2);
   }
 
-  /** Frame index in memory 0 that the kernel root maps a VA to, or -1. */
-  #walk(vaLo: number, vaHi: number): number {
+  /** Frame index in memory 0 that a root maps a VA to by 4 KiB pages, or -1. */
+  #walk(root: number, vaLo: number, vaHi: number): number {
     const mem = this.#mem;
-    let frame = this.#b[KERNEL_ROOT];
+    let frame = root;
     for (let level = 3; level >= 0; level--) {
-      if (frame >= this.#rootFrames) return -1;
+      if (frame < 0 || frame >= this.#rootFrames) return -1;
       const index =
         level === 3
           ? (vaHi >>> 7) & 511
@@ -464,7 +486,7 @@ export class KvmVcpu implements Engine {
       const word = frame * 1024 + index * 2;
       const lo = mem[word];
       if ((lo & 1) === 0) return -1;
-      frame = ((lo >>> 12) | (((mem[word + 1] as number) & 0xfffff) << 20)) - MFN_BASE;
+      frame = ((lo >>> 12) | ((mem[word + 1] & 0xfffff) << 20)) - MFN_BASE;
       if (level !== 0 && (lo & 0x80) !== 0) return -1;
     }
     return frame >= 0 && frame < this.#rootFrames ? frame : -1;
@@ -582,7 +604,7 @@ export class KvmVcpu implements Engine {
     const b = this.#b;
     const bi = this.#bi;
     const r = this.#r;
-    if (!this.#open) return this.#fail(DETAIL_CLOSED, 'the vCPU is closed');
+    if (!this.#usable()) return this.#fail(DETAIL_CLOSED, 'the vCPU or its domain is closed');
 
     // The root.
     let frame = b[KERNEL_ROOT];
@@ -595,28 +617,32 @@ export class KvmVcpu implements Engine {
     // What the CPU would refuse in an IRET.
     const ripHi = b[RIP + 1];
     if (ripHi >>> 15 !== 0 && ripHi >>> 15 !== 0x1ffff) return this.#refuse(0);
-    const cs = b[CS] & 0xffff | 3;
-    const ss = b[SS] & 0xffff | 3;
+    const cs = (b[CS] & 0xffff) | 3;
+    const ss = (b[SS] & 0xffff) | 3;
     if (!this.#loadCodeSegment(cs)) return this.#refuse(cs & 0xfffc);
     if (!this.#loadStackSegment(ss)) return this.#refuse(ss & 0xfffc);
 
+    if (!this.#handle.interceptsCpuid && r[SREGS_CS_W + 4] >>> 24 === 0) {
+      if ((b[DS] & 0xfffc) === 0) b[DS] = HOST_DATA_SELECTOR;
+      if ((b[ES] & 0xfffc) === 0) b[ES] = HOST_DATA_SELECTOR;
+    }
     for (let i = 0; i < 16; i++) {
       const w = RUN_GPR_W[i];
       r[w] = b[GPR + i * 2];
       r[w + 1] = b[GPR + i * 2 + 1];
     }
-    const rflags = ((b[RFLAGS] as number) & ~RFLAGS_FORCED_OFF) | RFLAGS_FORCED_ON;
-    if ((b[DS] as number) !== this.#ds) this.#loadDataSegment(SREGS_DS_W, b[DS] & 0xffff);
-    if ((b[ES] as number) !== this.#es) this.#loadDataSegment(SREGS_ES_W, b[ES] & 0xffff);
-    if ((b[FS] as number) !== this.#fs) this.#loadDataSegment(SREGS_FS_W, b[FS] & 0xffff);
-    if ((b[GS] as number) !== this.#gs) this.#loadDataSegment(SREGS_GS_W, b[GS] & 0xffff);
+    const rflags = (b[RFLAGS] & ~RFLAGS_FORCED_OFF) | RFLAGS_FORCED_ON;
+    if (b[DS] !== this.#ds) this.#loadDataSegment(SREGS_DS_W, b[DS] & 0xffff);
+    if (b[ES] !== this.#es) this.#loadDataSegment(SREGS_ES_W, b[ES] & 0xffff);
+    if (b[FS] !== this.#fs) this.#loadDataSegment(SREGS_FS_W, b[FS] & 0xffff);
+    if (b[GS] !== this.#gs) this.#loadDataSegment(SREGS_GS_W, b[GS] & 0xffff);
     this.#ds = this.#es = this.#fs = this.#gs = -1;
     r[SREGS_FS_W] = b[FS_BASE];
     r[SREGS_FS_W + 1] = b[FS_BASE + 1];
     r[SREGS_GS_W] = b[GS_BASE];
     r[SREGS_GS_W + 1] = b[GS_BASE + 1];
-    r[SREGS_CR0_W] = CR0_BASE | ((b[CR0_TS_WORD] as number) & CR0_TS);
-    r[SREGS_CR4_W] = this.#cr4Base | ((b[CR4_WORD] as number) & (CR4_TSD | CR4_DE));
+    r[SREGS_CR0_W] = CR0_BASE | (b[CR0_TS_WORD] & CR0_TS);
+    r[SREGS_CR4_W] = this.#cr4Base | (b[CR4_WORD] & (CR4_TSD | CR4_DE));
     r[SREGS_CR3_W] = rootLo;
     r[SREGS_CR3_W + 1] = rootHi;
 
@@ -668,8 +694,8 @@ export class KvmVcpu implements Engine {
         this.#left();
         return this.#fail(DETAIL_ERRNO | this.#host.errno(), `KVM_RUN failed with errno ${this.#host.errno()}`);
       }
-      const ring0 = ((r[SREGS_CS_W + 3] as number) & 3) === 0;
-      const queued = ((r[RUN_EVENTS_W] as number) & RUN_EVENTS_EXCEPTION_MASK) !== 0;
+      const ring0 = (r[SREGS_CS_W + 3] & 3) === 0;
+      const queued = (r[RUN_EVENTS_W] & RUN_EVENTS_EXCEPTION_MASK) !== 0;
       if (!queued) {
         if (!ring0) break;
         const at = r[REGS_RIP_W] - this.#resumeLo;
@@ -723,6 +749,11 @@ export class KvmVcpu implements Engine {
       return EXIT_SYSCALL;
     }
     return this.#fail(DETAIL_BAD_PORT | port, `ring 0 wrote to port ${port}`);
+  }
+
+  /** kvm_run is still mapped. */
+  #usable(): boolean {
+    return this.#open && !isVmClosed(this.#registry, this.#handle.vcpus);
   }
 
   /** The guest is left: tell whoever waits for it. */
@@ -792,7 +823,10 @@ export class KvmVcpu implements Engine {
     }
     const rspLo = r[REGS_RSP_W];
     if (r[REGS_RSP_W + 1] !== AREA_VA_HI || rspLo > topLo - frameBytes || rspLo < topLo - 1024) {
-      return this.#fail(DETAIL_RING0_FAULT | vector, `exception ${vector} outside the ring-0 stack`);
+      return this.#fail(
+        DETAIL_RING0_FAULT | vector,
+        `exception ${vector} on a stack at ${hex(r[REGS_RSP_W + 1], rspLo)}`,
+      );
     }
     let f = topWord - (topLo - rspLo) / 4;
     let errorCode = 0;
@@ -809,7 +843,7 @@ export class KvmVcpu implements Engine {
         return this.#fail(
           DETAIL_RING0_FAULT | vector,
           `exception ${vector} in ring 0 at ${hex(a[f + 1], frameRip)}, error code ${errorCode.toString(16)}, ` +
-            `cr2 ${hex(r[SREGS_CR2_W + 1], r[SREGS_CR2_W] as number)}`,
+            `cr2 ${hex(r[SREGS_CR2_W + 1], r[SREGS_CR2_W])}`,
         );
       }
     }
@@ -824,7 +858,7 @@ export class KvmVcpu implements Engine {
     b[CS] = frameCs;
     b[SS] = a[f + 8] & 0xffff;
     if (vector === VECTOR_PF) {
-      if (inArea && errorCode === SYSCALL_FAULT_ERROR && (frameRip === LSTAR_VA_LO || frameRip === CSTAR_VA_LO)) {
+      if (inArea && (a[f + 4] & RFLAGS_IF) === 0 && (frameRip === LSTAR_VA_LO || frameRip === CSTAR_VA_LO)) {
         this.#saveSyscallReturn();
         return EXIT_SYSCALL;
       }
@@ -839,7 +873,70 @@ export class KvmVcpu implements Engine {
     b[RFLAGS + 1] = 0;
     b[EXIT_VECTOR] = vector;
     b[EXIT_ERROR_CODE] = errorCode;
+    return vector === VECTOR_UD && !this.#handle.interceptsCpuid ? this.#softwareInterrupt() : EXIT_EXCEPTION;
+  }
+
+  /**
+   * An #UD at INT n becomes the interrupt where its gate allows CPL 3, and #GP(n * 8 + 2) elsewhere; at SYSCALL of 32-bit code it
+   * becomes the call, as on an AMD CPU.
+   */
+  #softwareInterrupt(): ExitKind {
+    const b = this.#b;
+    const opcode = this.#codeByte(0);
+    if (opcode === 0xcc || (opcode === 0xce && !this.#codeSegmentIsLong(b[CS]) && (b[RFLAGS] & RFLAGS_OF) !== 0)) {
+      this.#skip(1);
+      b[EXIT_VECTOR] = opcode === 0xcc ? VECTOR_BP : VECTOR_OF;
+      return EXIT_EXCEPTION;
+    }
+    if (opcode !== 0xcd && opcode !== 0x0f) return EXIT_EXCEPTION;
+    const operand = this.#codeByte(1);
+    if (opcode === 0x0f) {
+      if (operand !== 0x05 || this.#codeSegmentIsLong(b[CS])) return EXIT_EXCEPTION;
+      this.#skip(2);
+      b[GPR + RCX * 2] = b[RIP];
+      b[GPR + RCX * 2 + 1] = 0;
+      b[GPR + R11 * 2] = b[RFLAGS];
+      b[GPR + R11 * 2 + 1] = 0;
+      return EXIT_SYSCALL;
+    }
+    if (operand < 0) return EXIT_EXCEPTION;
+    if (USER_GATES.includes(operand)) {
+      this.#skip(2);
+      b[EXIT_VECTOR] = operand;
+      b[EXIT_ERROR_CODE] = 0;
+    } else {
+      b[EXIT_VECTOR] = VECTOR_GP;
+      b[EXIT_ERROR_CODE] = operand * 8 + 2;
+    }
     return EXIT_EXCEPTION;
+  }
+
+  /** Past an instruction that is not run again. */
+  #skip(bytes: number): void {
+    const b = this.#b;
+    const rip = b[RIP] + bytes;
+    b[RIP] = rip;
+    if (rip > 0xffffffff) b[RIP + 1] = b[RIP + 1] + 1;
+    b[RFLAGS] = b[RFLAGS] & ~RFLAGS_RF;
+  }
+
+  #codeSegmentIsLong(selector: number): boolean {
+    if (selector === FLAT_CS64) return true;
+    if (selector === FLAT_CS32) return false;
+    const at = this.#findDescriptor(selector);
+    return at < 0 || (this.#mem[at + 1] & 0x200000) !== 0;
+  }
+
+  /** The byte at rip + index (index below 4096), or -1. */
+  #codeByte(index: number): number {
+    const b = this.#b;
+    const sum = b[RIP] + index;
+    const root = b[USER_MODE] !== 0 && b[USER_ROOT] !== NO_ROOT ? b[USER_ROOT] : b[KERNEL_ROOT];
+    const vaLo = sum >>> 0;
+    const frame = this.#walk(root, vaLo, sum > 0xffffffff ? (b[RIP + 1] + 1) >>> 0 : b[RIP + 1]);
+    if (frame < 0) return -1;
+    const offset = frame * 4096 + (vaLo & 0xfff);
+    return (this.#mem[offset >>> 2] >>> ((offset & 3) * 8)) & 0xff;
   }
 
   /** #GP on the way into the guest, as if IRET had failed: the block stays as it was. */
@@ -866,17 +963,20 @@ export class KvmVcpu implements Engine {
   #failByExitReason(): ExitKind {
     const r = this.#r;
     const reason = r[RUN_EXIT_REASON_W];
-    const at = `rip ${hex(r[REGS_RIP_W + 1], r[REGS_RIP_W] as number)}`;
+    const at = `rip ${hex(r[REGS_RIP_W + 1], r[REGS_RIP_W])}`;
     switch (reason) {
       case KVM_EXIT_MMIO:
         return this.#fail(
           DETAIL_MMIO,
-          `access to guest-physical ${hex(r[RUN_EXIT_W + 1], r[RUN_EXIT_W] as number)}, which is no memory, ${at}`,
+          `access to guest-physical ${hex(r[RUN_EXIT_W + 1], r[RUN_EXIT_W])}, which is no memory, ${at}`,
         );
       case KVM_EXIT_SHUTDOWN:
         return this.#fail(DETAIL_KVM_EXIT | reason, `triple fault, ${at}`);
       case KVM_EXIT_FAIL_ENTRY:
-        return this.#fail(DETAIL_KVM_EXIT | reason, `the CPU refuses the guest state (${(r[RUN_EXIT_W] as number).toString(16)}), ${at}`);
+        return this.#fail(
+          DETAIL_KVM_EXIT | reason,
+          `the CPU refuses the guest state (${r[RUN_EXIT_W].toString(16)}), ${at}`,
+        );
       case KVM_EXIT_INTERNAL_ERROR:
         return this.#fail(DETAIL_KVM_EXIT | reason, `KVM internal error ${r[RUN_EXIT_W]}, ${at}`);
       default:
@@ -922,9 +1022,15 @@ export class KvmVcpu implements Engine {
 
   /** Runs the touches now, on the engine's own root; the guest's state stands in the block. */
   #showStores(): void {
+    if (!this.#usable()) {
+      this.#touches = 0;
+      this.#areaTouchCount = 0;
+      return;
+    }
     this.#writeTail(false);
     this.#enterRing0(this.#stackTopLo - RESUME_FRAME_BYTES);
-    if (!this.#runAlone()) return;
+    // When it fails the vCPU is broken, and the next run says so; the list must not overflow.
+    this.#runAlone();
     this.#touches = 0;
     this.#lastTouch = -1;
     this.#areaTouchCount = 0;
@@ -952,6 +1058,7 @@ export class KvmVcpu implements Engine {
   // --- other state
 
   descriptorTablesChanged(): void {
+    if (!this.#usable()) return;
     const b = this.#b;
     const r = this.#r;
     const a = this.#a;
@@ -979,7 +1086,7 @@ export class KvmVcpu implements Engine {
   }
 
   xcr0Changed(): void {
-    if (this.facts.xcr0Mask !== 0) this.setXcr0(((this.#b[XCR0] as number) & this.facts.xcr0Mask) | 1);
+    if (this.facts.xcr0Mask !== 0) this.setXcr0((this.#b[XCR0] & this.facts.xcr0Mask) | 1);
   }
 
   debugRegistersChanged(): void {
@@ -998,7 +1105,7 @@ export class KvmVcpu implements Engine {
 
   /** Runs code of the probe page at CPL 3 until its INT3. The results are in rax and rdx of kvm_run. */
   runProbe(offset: number, eax = 0, ecx = 0): boolean {
-    if (!this.#open) return false;
+    if (!this.#usable()) return false;
     const r = this.#r;
     r[REGS_RAX_W] = eax;
     r[REGS_RAX_W + 1] = 0;
@@ -1027,7 +1134,7 @@ export class KvmVcpu implements Engine {
   readTsc(): { tscLo: number; tscHi: number; atNs: number } {
     let narrowest = Number.POSITIVE_INFINITY;
     const result = { tscLo: 0, tscHi: 0, atNs: monotonicNs() };
-    if (!this.#open) return result;
+    if (!this.#usable()) return result;
     // The root changes: whatever was pending for the old one is settled by loading it again.
     for (let i = 0; i < TSC_PROBES; i++) {
       const before = monotonicNs();

@@ -29,6 +29,8 @@ export interface KvmDomainHandle {
   readonly runBytes: number;
   readonly vcpus: number;
   readonly facts: EngineFacts;
+  /** CPUID at CPL 3 answers from this VM's list. False on a KVM without hardware virtualisation: see kvm-vcpu.ts. */
+  readonly interceptsCpuid: boolean;
   readonly area: HypervisorArea;
   /** See registry.ts. */
   readonly registry: SharedArrayBuffer;
@@ -70,7 +72,13 @@ function setMemorySlot(vmFd: number, slot: number, guestPhysical: number, memory
   }
 }
 
-export function createVm(machine: MachineMemory, vcpus: number, facts: EngineFacts): KvmDomainHandle {
+/** What `measureFacts` finds out. */
+export interface HostTraits {
+  readonly facts: EngineFacts;
+  readonly interceptsCpuid: boolean;
+}
+
+export function createVm(machine: MachineMemory, vcpus: number, traits: HostTraits): KvmDomainHandle {
   const host = requireHost();
   const kvmFd = host.open('/dev/kvm', O_RDWR | O_CLOEXEC);
   if (kvmFd < 0) throw new Error(`/dev/kvm cannot be opened (errno ${host.errno()})`);
@@ -96,7 +104,8 @@ export function createVm(machine: MachineMemory, vcpus: number, facts: EngineFac
       vmFd,
       runBytes: host.ioctl(kvmFd, KVM_GET_VCPU_MMAP_SIZE, 0),
       vcpus,
-      facts,
+      facts: traits.facts,
+      interceptsCpuid: traits.interceptsCpuid,
       area,
       registry: createRegistry(vcpus),
       cpuid: supportedCpuid(kvmFd),
@@ -123,6 +132,10 @@ export function releaseVcpu(handle: KvmDomainHandle, vcpuId: number): void {
   const fd = Atomics.exchange(registry, record + REGISTRY.fdPlusOne, 0);
   if (fd !== 0) host.close(fd - 1);
   if (locked) unlockRecord(registry, vcpuId);
+}
+
+export function isVmClosed(registry: Int32Array, vcpus: number): boolean {
+  return Atomics.load(registry, vcpus * RECORD_WORDS) !== 0;
 }
 
 export function destroyVm(handle: KvmDomainHandle): void {

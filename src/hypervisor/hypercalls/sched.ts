@@ -5,7 +5,7 @@ import * as xen from '../../abi/xen.ts';
 import { VCPU } from '../../machine/vcpu-block.ts';
 import { EVENT_CHANNELS } from '../domain.ts';
 import { isPending } from '../event-channels.ts';
-import { setUpcallMask, upcallDue, upcallPending } from '../traps.ts';
+import { crashDomain, setUpcallMask, upcallDue, upcallPending } from '../traps.ts';
 import type { Vcpu } from '../vcpu.ts';
 
 /** (cmd, argument *) */
@@ -24,7 +24,8 @@ export function schedOp(v: Vcpu): number {
       if (!access.readU32(argLo, argHi)) return -EFAULT;
       const reason = access.lo;
       if (reason > xen.SHUTDOWN_soft_reset) return -EINVAL;
-      v.domain.shutdown(reason);
+      if (reason === xen.SHUTDOWN_crash) crashDomain(v, 'the guest says that it crashed');
+      else v.domain.shutdown(reason);
       return 0;
     }
     case xen.SCHEDOP_poll:

@@ -11,7 +11,7 @@
  */
 
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, rm, stat } from 'node:fs/promises';
+import { readFile, rm, stat } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { gunzipSync, gzipSync, zstdDecompressSync } from 'node:zlib';
 import { findPayload } from '../builder/bzimage.ts';
@@ -109,7 +109,6 @@ export async function buildGuest(options: BuildGuestOptions = {}): Promise<Built
   const stampPath = join(outDir, 'stamp.json');
   if (!force && (await stampMatches(stampPath, key, guest))) return guest;
 
-  await mkdir(outDir, { recursive: true });
   await rm(stampPath, { force: true });
   if (own) {
     // A wrong file is better found now than when the guest starts.

@@ -1,0 +1,54 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { main } from './main.ts';
+
+let out = '';
+let err = '';
+beforeEach(() => {
+  out = '';
+  err = '';
+  vi.spyOn(process.stdout, 'write').mockImplementation((text) => {
+    out += String(text);
+    return true;
+  });
+  vi.spyOn(process.stderr, 'write').mockImplementation((text) => {
+    err += String(text);
+    return true;
+  });
+});
+afterEach(() => {
+  vi.restoreAllMocks();
+});
+
+describe('domus', () => {
+  test.each([
+    [['--help']],
+    [['-h']],
+    [['help']],
+    [['guest', '--help']],
+    [['demo', '--help']],
+    [['guest', 'build', '-h']],
+  ])('%j prints the help', async (argv) => {
+    expect(await main(argv)).toBe(0);
+    expect(out).toMatch(/^usage: domus COMMAND/);
+    expect(err).toBe('');
+  });
+
+  test.each<[string[], RegExp]>([
+    [[], /^usage: domus/],
+    [['frobnicate'], /^domus: unknown command "frobnicate"\nTry 'domus --help'\.\n$/],
+    [['frobnicate', '--help'], /^domus: unknown command "frobnicate"/],
+    [['guest'], /expected "guest build"/],
+    [['demo', 'x'], /unknown command "demo x"/],
+    [['demo', '--nonsense'], /^domus: Unknown option '--nonsense'/],
+    [['guest', 'build', '--suite'], /^domus: Option '--suite <value>' argument missing/],
+    [['guest', 'build', '--kernel', '/nonexistent'], /^domus: --kernel and --initrd go together/],
+    [
+      ['guest', 'build', '--kernel', '/nonexistent', '--initrd', '/nonexistent'],
+      /^domus: \/nonexistent: cannot read it/,
+    ],
+  ])('%j fails with 1', async (argv, message) => {
+    expect(await main(argv)).toBe(1);
+    expect(err).toMatch(message);
+    expect(out).toBe('');
+  });
+});

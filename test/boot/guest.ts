@@ -1,0 +1,57 @@
+/** Boots a guest with `xl create -c`, runs a script in it and gives back what its console showed. */
+
+import { spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
+
+const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
+
+export interface GuestRun {
+  /** Exit code of xl. */
+  readonly code: number | null;
+  /** The guest's console, carriage returns removed. */
+  readonly console: string;
+  /** What xl itself said. */
+  readonly log: string;
+}
+
+export interface GuestOptions {
+  readonly kernelPackage?: string;
+  readonly suite?: string;
+  /** Shell script that the guest's init runs on its console before it powers off. */
+  readonly script: string;
+  readonly overrides?: readonly string[];
+  readonly cmdline?: string;
+  readonly timeoutMs?: number;
+}
+
+export async function runGuest(options: GuestOptions): Promise<GuestRun> {
+  const guest = await buildGuest({
+    ...(options.kernelPackage === undefined ? {} : { kernelPackage: options.kernelPackage }),
+    ...(options.suite === undefined ? {} : { suite: options.suite }),
+  });
+  const run = Buffer.from(options.script).toString('base64');
+  const cmdline = `console=hvc0 ${options.cmdline ?? ''} domus.run=${run}`;
+  return await xl(['create', '-c', guest.config, `cmdline="${cmdline}"`, ...(options.overrides ?? [])], options.timeoutMs);
+}
+
+/** Runs xl to its end; kills it after the time limit, and then the code is null. */
+export function xl(words: readonly string[], timeoutMs = 120_000, env: NodeJS.ProcessEnv = process.env): Promise<GuestRun> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [XL, ...words], { stdio: ['ignore', 'pipe', 'pipe'], env });
+    let out = '';
+    let err = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      out += text;
+    });
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      err += text;
+    });
+    const timer = setTimeout(() => child.kill('SIGKILL'), timeoutMs);
+    child.on('error', reject);
+    child.on('close', (code) => {
+      clearTimeout(timer);
+      resolve({ code, console: out.replaceAll('\r', ''), log: err });
+    });
+  });
+}
