@@ -13,6 +13,7 @@ import * as evtchn from '../../abi/event-channel.ts';
 import * as gnttab from '../../abi/grant-table.ts';
 import * as memory from '../../abi/memory.ts';
 import * as physdev from '../../abi/physdev.ts';
+import * as pmu from '../../abi/pmu.ts';
 import * as vcpu from '../../abi/vcpu.ts';
 import * as xenver from '../../abi/version.ts';
 import * as assist from '../../abi/vm-assist.ts';
@@ -318,7 +319,16 @@ export const HYPERCALLS: readonly Hypercall[] = [
   hypercall(refused(H.kexec_op, 'kexec_op', DOM0_ONLY), notPermitted),
   hypercall(refused(H.tmem_op, 'tmem_op', '-ENOSYS: gone from Xen since 4.13'), notImplemented),
   hypercall(refused(H.argo_op, 'argo_op', '-ENOSYS: off by default in Xen'), notImplemented),
-  hypercall(refused(H.xenpmu_op, 'xenpmu_op', '-EOPNOTSUPP: no performance counters'), xenpmuOp),
+  hypercall(refused(H.xenpmu_op, 'xenpmu_op', '-EOPNOTSUPP: no performance counters'), xenpmuOp, [
+    refused(pmu.XENPMU_mode_get, 'XENPMU_mode_get', '-EOPNOTSUPP'),
+    refused(pmu.XENPMU_mode_set, 'XENPMU_mode_set', '-EOPNOTSUPP'),
+    refused(pmu.XENPMU_feature_get, 'XENPMU_feature_get', '-EOPNOTSUPP'),
+    refused(pmu.XENPMU_feature_set, 'XENPMU_feature_set', '-EOPNOTSUPP'),
+    refused(pmu.XENPMU_init, 'XENPMU_init', '-EOPNOTSUPP'),
+    refused(pmu.XENPMU_finish, 'XENPMU_finish', '-EOPNOTSUPP'),
+    refused(pmu.XENPMU_lvtpc_set, 'XENPMU_lvtpc_set', '-EOPNOTSUPP'),
+    refused(pmu.XENPMU_flush, 'XENPMU_flush', '-EOPNOTSUPP'),
+  ]),
   hypercall(refused(H.dm_op, 'dm_op', '-ENOSYS: for device models of HVM guests'), notImplemented),
   hypercall(refused(H.hypfs_op, 'hypfs_op', DOM0_ONLY), notPermitted),
   hypercall(refused(H.mca, 'mca', DOM0_ONLY), notPermitted),
