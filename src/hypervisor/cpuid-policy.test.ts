@@ -110,9 +110,9 @@ test.each(['intel', 'amd'] as const)('no random CPU (%s) gets a hidden bit throu
   }
 });
 
-test('what is not native is not shown, but for HYPERVISOR', () => {
+test('what is not native is not shown, but for HYPERVISOR and APIC', () => {
   const guest = newGuest({ answer: () => ZERO });
-  expect(ask(guest, 1)).toEqual({ eax: 0, ebx: 0x00010000, ecx: 0x80000000, edx: 0 });
+  expect(ask(guest, 1)).toEqual({ eax: 0, ebx: 0x00010000, ecx: 0x80000000, edx: 0x200 });
   expect(ask(guest, 7)).toEqual(ZERO);
   expect(ask(guest, 0x80000001)).toEqual(ZERO);
 });
@@ -152,6 +152,11 @@ test('leaves past the last one are empty', () => {
   expect(ask(newGuest({ vendor: 'amd' }), 0x80000000).eax).toBe(0x80000021);
   for (const leaf of [0xe, 0x16, 0x1f, 0x3fffffff, 0x80000009, 0x8fffffff, 0xffffffff])
     expect(ask(intel, leaf)).toEqual(ZERO);
+});
+
+test('SYSENTER is hidden on AMD CPUs only', () => {
+  const sep = (vendor: 'intel' | 'amd'): number => (ask(newGuest({ vendor }), 1).edx >>> 11) & 1;
+  expect([sep('intel'), sep('amd')]).toEqual([1, 0]);
 });
 
 test('topology: one thread, one core, the APIC id is the vCPU id', () => {

@@ -34,10 +34,10 @@ export const XSTATE_AVX = 4;
 /** Opmask, upper halves of ZMM0-15, ZMM16-31: usable together only. */
 export const XSTATE_AVX512 = 0xe0;
 /**
- * State components that may be offered to a guest, out of those the engine can run. To offer AVX-512 where the engine reports it,
- * add XSTATE_AVX512 here: the features that go with it are in the lists below.
+ * State components that may be offered to a guest, out of those the engine can run. All that user code can use must be among them,
+ * or the guest's kernel would not save it across its context switches.
  */
-export const XCR0_OFFERED: number = XSTATE_X87 | XSTATE_SSE | XSTATE_AVX;
+export const XCR0_OFFERED: number = XSTATE_X87 | XSTATE_SSE | XSTATE_AVX | XSTATE_AVX512;
 /** Legacy region and header of an XSAVE area. Source: Intel SDM vol. 1, 13.4. */
 const XSAVE_LEGACY_SIZE = 576;
 
@@ -47,6 +47,9 @@ export const CR4_OSXSAVE = 1 << 18;
 const LEAF1_ECX_XSAVE = 1 << 26;
 const LEAF1_ECX_OSXSAVE = 1 << 27;
 const LEAF1_ECX_HYPERVISOR = 0x80000000;
+/** Also in leaf 0x80000001 of AMD CPUs. Natively it says whether the local APIC is on, which is the engine's affair. */
+const LEAF1_EDX_APIC = 1 << 9;
+const LEAF1_EDX_SEP = 1 << 11;
 const LEAF80000001_EDX_RDTSCP = 1 << 27;
 /** The TSC runs at one rate in all power states. */
 const LEAF80000007_EDX_ITSC = 1 << 8;
@@ -232,11 +235,15 @@ function basicLeaf(v: Vcpu, leaf: number, subleaf: number, kernelForced: boolean
     }
     case 1: {
       const native = v.engine.cpuid(1, 0);
+      const { eax } = native;
       let ecx = visible(native.ecx, LEAF1_ECX, xcr0) | LEAF1_ECX_HYPERVISOR;
       const osxsave = (v.block.u32[VCPU.cr4 >> 2] & CR4_OSXSAVE) !== 0 || kernelForced;
       if (xcr0 !== 0 && osxsave) ecx |= LEAF1_ECX_OSXSAVE;
       const ebx = (v.id << 24) | (1 << 16) | (native.ebx & 0xffff);
-      return setAnswer(native.eax, ebx, ecx, visible(native.edx, LEAF1_EDX, xcr0));
+      let edx = visible(native.edx, LEAF1_EDX, xcr0) | LEAF1_EDX_APIC;
+      // AMD CPUs have no SYSENTER in long mode, and Xen does not make up for it.
+      if (hasAmdLeaves(v)) edx &= ~LEAF1_EDX_SEP;
+      return setAnswer(eax, ebx, ecx, edx);
     }
     case 2: {
       const native = v.engine.cpuid(2, 0);
@@ -292,9 +299,13 @@ function xsaveLeaf(v: Vcpu, subleaf: number, xcr0: number): CpuidResult {
   return setAnswer(native.eax, native.ebx, native.ecx & 2, 0);
 }
 
-function extendedLeaf(v: Vcpu, leaf: number): CpuidResult {
+function hasAmdLeaves(v: Vcpu): boolean {
   const vendor = v.engine.cpuid(0, 0).ebx >>> 0;
-  const amd = vendor === VENDOR_AMD_EBX || vendor === VENDOR_HYGON_EBX;
+  return vendor === VENDOR_AMD_EBX || vendor === VENDOR_HYGON_EBX;
+}
+
+function extendedLeaf(v: Vcpu, leaf: number): CpuidResult {
+  const amd = hasAmdLeaves(v);
   const nativeMax = v.engine.cpuid(0x80000000, 0).eax >>> 0;
   const max = Math.min(nativeMax, amd ? MAX_EXTENDED_LEAF_AMD : MAX_EXTENDED_LEAF);
   if (leaf > max) return setAnswer(0, 0, 0, 0);
@@ -305,7 +316,8 @@ function extendedLeaf(v: Vcpu, leaf: number): CpuidResult {
     case 0x80000001: {
       const { eax, ebx, ecx, edx } = native;
       const xcr0 = offeredXcr0(v);
-      return setAnswer(eax, ebx, visible(ecx, LEAF80000001_ECX, xcr0), visible(edx, LEAF80000001_EDX, xcr0));
+      const edxVisible = visible(edx, LEAF80000001_EDX, xcr0) | (amd ? LEAF1_EDX_APIC : 0);
+      return setAnswer(eax, ebx, visible(ecx, LEAF80000001_ECX, xcr0), edxVisible);
     }
     case 0x80000002:
     case 0x80000003:

@@ -209,7 +209,7 @@ function setContext(v: Vcpu, target: VcpuBlock, bytes: Uint8Array, w: Uint32Arra
   u[(VCPU.dr >> 2) + 14] = 0x400;
   u[VCPU.cr4 >> 2] = 0x660;
   u[VCPU.xcr0 >> 2] = 1;
-  u[VCPU.iopl >> 2] = 0;
+  u[VCPU.iopl >> 2] = (w[(C.user_regs + R.rflags) >> 2] >>> 12) & 3;
   const traps = VCPU.traps >> 2;
   for (let i = 0; i < 256; i++) {
     const at = C.trap_ctxt + i * 16;
