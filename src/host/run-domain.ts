@@ -5,10 +5,6 @@
 
 import { readFile } from 'node:fs/promises';
 import { Worker } from 'node:worker_threads';
-import { ConsoleBackend } from '../backends/console.ts';
-import { createKvmKicker } from '../engine/kvm/kicker.ts';
-import { closeKvmDomain, createKvmDomain } from '../engine/kvm/kvm-domain.ts';
-import { probeKvm } from '../engine/kvm/self-test.ts';
 import {
   SHUTDOWN_crash,
   SHUTDOWN_poweroff,
@@ -17,8 +13,19 @@ import {
   SHUTDOWN_suspend,
   SHUTDOWN_watchdog,
 } from '../abi/xen.ts';
-import { createDomain, type Domain, DOMAIN, FRAME_PINNED } from '../hypervisor/domain.ts';
-import { ECS_INTERDOMAIN, notifyVcpu, setPending, setPort, signalDom0, takeDom0Pending } from '../hypervisor/event-channels.ts';
+import { ConsoleBackend } from '../backends/console.ts';
+import { createKvmKicker } from '../engine/kvm/kicker.ts';
+import { closeKvmDomain, createKvmDomain } from '../engine/kvm/kvm-domain.ts';
+import { probeKvm } from '../engine/kvm/self-test.ts';
+import { createDomain, DOMAIN, type Domain, FRAME_PINNED } from '../hypervisor/domain.ts';
+import {
+  ECS_INTERDOMAIN,
+  notifyVcpu,
+  setPending,
+  setPort,
+  signalDom0,
+  takeDom0Pending,
+} from '../hypervisor/event-channels.ts';
 import { STAT_NAMES } from '../hypervisor/run-vcpu.ts';
 import { createMachineMemory, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
@@ -96,7 +103,12 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
     if (reason === 'detached') return { reason, exitCode: 0 };
     const action = actionFor(config, reason);
     const failed = reason === 'crash' || reason === 'watchdog';
-    if (action === 'restart' || action === 'rename-restart' || action === 'coredump-restart' || action === 'soft-reset') {
+    if (
+      action === 'restart' ||
+      action === 'rename-restart' ||
+      action === 'coredump-restart' ||
+      action === 'soft-reset'
+    ) {
       if (!options.quiet) options.log(`xl: domain \`${config.name}' (${domid}): ${reason}, action ${action}`);
       continue;
     }
@@ -110,7 +122,8 @@ function chooseEngine(config: DomainConfig): string {
   const asked = process.env['DOMUS_ENGINE'] || config.engine;
   if (asked !== 'auto' && asked !== 'kvm' && asked !== 'wasm')
     throw new HostError(`DOMUS_ENGINE: expected auto, kvm or wasm, found \`${asked}'`);
-  if (asked === 'wasm') throw new HostError('engine = "wasm" is not built yet; this version runs guests on /dev/kvm only');
+  if (asked === 'wasm')
+    throw new HostError('engine = "wasm" is not built yet; this version runs guests on /dev/kvm only');
   const probe = probeKvm();
   if (!probe.usable) throw new HostError(`no engine can run the domain: ${probe.reason}`);
   return 'kvm';
@@ -121,7 +134,14 @@ async function readRamdisk(path: string): Promise<Uint8Array> {
     return await readFile(path);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
-    const why = code === 'ENOENT' ? 'No such file or directory' : code === 'EISDIR' ? 'Is a directory' : code === 'EACCES' ? 'Permission denied' : String(code);
+    const why =
+      code === 'ENOENT'
+        ? 'No such file or directory'
+        : code === 'EISDIR'
+          ? 'Is a directory'
+          : code === 'EACCES'
+            ? 'Permission denied'
+            : String(code);
     throw new HostError(`failed to open file '${path}': ${why}`);
   }
 }
@@ -142,7 +162,9 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   const ramPages = config.memoryMiB * 256;
   const maxPages = Math.max(ramPages, config.maxmemMiB * 256);
   if (maxPages > RAM_PAGES_MAX)
-    throw new BuildError(`memory = ${Math.max(config.memoryMiB, config.maxmemMiB)} MiB is more than the ${RAM_PAGES_MAX / 256} MiB that a domain can have`);
+    throw new BuildError(
+      `memory = ${Math.max(config.memoryMiB, config.maxmemMiB)} MiB is more than the ${RAM_PAGES_MAX / 256} MiB that a domain can have`,
+    );
   const machine = createMachineMemory(ramPages, maxPages);
   const domain = createDomain(machine, domid, config.maxvcpus, config.uuid);
   const vcpu0 = domain.vcpus[0];
@@ -150,7 +172,13 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     machine,
     vcpu0,
     { elf: run.elf, bytes: run.kernel, name: config.kernel },
-    { ramdisk: run.ramdisk, ramdiskName: config.ramdisk ?? 'ramdisk', cmdline: config.cmdline, storePort: STORE_PORT, consolePort: CONSOLE_PORT },
+    {
+      ramdisk: run.ramdisk,
+      ramdiskName: config.ramdisk ?? 'ramdisk',
+      cmdline: config.cmdline,
+      storePort: STORE_PORT,
+      consolePort: CONSOLE_PORT,
+    },
   );
   for (const { frame, level } of built.pageTableFrames) domain.frameTypes[frame] = level;
   domain.frameTypes[built.pageTableFrames[0].frame] |= FRAME_PINNED;
@@ -283,10 +311,11 @@ function startWorkers(
 function takeConsoleIo(domain: Domain): Uint8Array {
   const prod = Atomics.load(domain.i32, DOMAIN.consoleIoProducer >> 2);
   let cons = domain.i32[DOMAIN.consoleIoConsumer >> 2];
-  if (((prod - cons) >>> 0) > DOMAIN.consoleIoSize) cons = (prod - DOMAIN.consoleIoSize) | 0;
+  if ((prod - cons) >>> 0 > DOMAIN.consoleIoSize) cons = (prod - DOMAIN.consoleIoSize) | 0;
   const length = (prod - cons) >>> 0;
   const bytes = new Uint8Array(length);
-  for (let i = 0; i < length; i++) bytes[i] = domain.u8[DOMAIN.consoleIoRing + ((cons + i) & (DOMAIN.consoleIoSize - 1))];
+  for (let i = 0; i < length; i++)
+    bytes[i] = domain.u8[DOMAIN.consoleIoRing + ((cons + i) & (DOMAIN.consoleIoSize - 1))];
   domain.i32[DOMAIN.consoleIoConsumer >> 2] = prod;
   return bytes;
 }

@@ -72,7 +72,14 @@ export class GuestAccess {
     this.writable = true;
     this.executable = true;
     for (let l = 4; ; l--) {
-      const index = l === 4 ? (vaHi >>> 7) & 511 : l === 3 ? ((vaHi & 0x7f) << 2) | (vaLo >>> 30) : l === 2 ? (vaLo >>> 21) & 511 : (vaLo >>> 12) & 511;
+      const index =
+        l === 4
+          ? (vaHi >>> 7) & 511
+          : l === 3
+            ? ((vaHi & 0x7f) << 2) | (vaLo >>> 30)
+            : l === 2
+              ? (vaLo >>> 21) & 511
+              : (vaLo >>> 12) & 511;
       if (l === 4 && index >= HOLE_FIRST_SLOT && index < HOLE_END_SLOT) return -1;
       const offset = table + index * 8;
       if (l === level) return offset;
@@ -124,7 +131,14 @@ export class GuestAccess {
   }
 
   /** Writes `length` bytes of `source` (from `start`) at a kernel VA. False = a page fault (also for a read-only page). */
-  copyOut(vaLo: number, vaHi: number, source: Uint8Array, start: number, length: number, root = this.kernelRoot()): boolean {
+  copyOut(
+    vaLo: number,
+    vaHi: number,
+    source: Uint8Array,
+    start: number,
+    length: number,
+    root = this.kernelRoot(),
+  ): boolean {
     let done = 0;
     let lo = vaLo;
     let hi = vaHi;
@@ -188,4 +202,3 @@ export class GuestAccess {
     return true;
   }
 }
-

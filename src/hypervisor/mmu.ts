@@ -9,9 +9,20 @@
  */
 
 import { EINVAL } from '../abi/errno.ts';
-import { NO_ROOT, FLAG_FLUSH_TLB, VCPU } from '../machine/vcpu-block.ts';
+import { FLAG_FLUSH_TLB, NO_ROOT, VCPU } from '../machine/vcpu-block.ts';
 import { DOMAIN, type Domain, FRAME_LEVEL_MASK, FRAME_PINNED, FRAME_VALIDATING } from './domain.ts';
-import { HOLE_END_SLOT, HOLE_FIRST_SLOT, PTE_A, PTE_D, PTE_G, PTE_P, PTE_PSE, PTE_RW, PTE_US, pteMfn } from './guest-access.ts';
+import {
+  HOLE_END_SLOT,
+  HOLE_FIRST_SLOT,
+  PTE_A,
+  PTE_D,
+  PTE_G,
+  PTE_P,
+  PTE_PSE,
+  PTE_RW,
+  PTE_US,
+  pteMfn,
+} from './guest-access.ts';
 import type { Vcpu } from './vcpu.ts';
 
 /** Frame index of RAM that an MFN names, or -1: only RAM can be a page table. */
@@ -73,7 +84,7 @@ export function storePte(v: Vcpu, offset: number, lo: number, hi: number, keepAd
   if (keepAd) {
     for (;;) {
       const old = i32[index];
-      const next = (value | (old & (PTE_A | PTE_D))) | 0;
+      const next = value | (old & (PTE_A | PTE_D)) | 0;
       if ((i32[index + 1] | 0) !== (hi | 0)) {
         writeEntry(i32, index, next, hi);
         break;

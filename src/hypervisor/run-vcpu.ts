@@ -6,7 +6,19 @@
 
 import { VIRQ_TIMER } from '../abi/xen.ts';
 import { EXIT_EXCEPTION, EXIT_INTERNAL_ERROR, EXIT_SYSCALL } from '../engine/engine.ts';
-import { FLAG_FLUSH_TLB, FLAG_STOP, R8, R9, R10, RAX, RDI, RDX, RSI, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
+import {
+  FLAG_FLUSH_TLB,
+  FLAG_STOP,
+  R8,
+  R9,
+  R10,
+  RAX,
+  RDI,
+  RDX,
+  RSI,
+  VCPU,
+  VCPU_STATE_UP,
+} from '../machine/vcpu-block.ts';
 import { setPending } from './event-channels.ts';
 import { emulateForcedCpuid } from './forced-cpuid.ts';
 import { PTE_P, PTE_US } from './guest-access.ts';
@@ -82,7 +94,11 @@ export function runVcpu(v: Vcpu): void {
         hypercall(v);
       }
     } else if (exit === EXIT_EXCEPTION) exception(v);
-    else if (exit === EXIT_INTERNAL_ERROR) crashDomain(v, `the ${engine.facts.name} engine cannot run this guest any further (detail 0x${block.u32[VCPU.exitDetail >> 2].toString(16)})`);
+    else if (exit === EXIT_INTERNAL_ERROR)
+      crashDomain(
+        v,
+        `the ${engine.facts.name} engine cannot run this guest any further (detail 0x${block.u32[VCPU.exitDetail >> 2].toString(16)})`,
+      );
     else {
       block.u32[stats + STAT_INTERRUPTED]++;
       const now = v.host.monotonicNs();
@@ -267,7 +283,8 @@ function sleep(v: Vcpu): void {
     const ticket = Atomics.load(i32, VCPU.wake >> 2);
     const deadlineNs = fireTimers(v);
     if (mayRun(v) || domain.shutdownReason !== -1 || (Atomics.load(i32, VCPU.flags >> 2) & FLAG_STOP) !== 0) break;
-    if (Atomics.load(i32, VCPU.state >> 2) !== VCPU_STATE_UP || Atomics.load(block.u32, VCPU.nmiPending >> 2) !== 0) break;
+    if (Atomics.load(i32, VCPU.state >> 2) !== VCPU_STATE_UP || Atomics.load(block.u32, VCPU.nmiPending >> 2) !== 0)
+      break;
     const ms = deadlineNs === 0 ? Number.POSITIVE_INFINITY : Math.max(0, (deadlineNs - v.systemTimeNs()) / 1e6);
     Atomics.wait(i32, VCPU.wake >> 2, ticket, ms);
   }
@@ -295,4 +312,3 @@ function offline(v: Vcpu): void {
   v.engine.flushTlb();
   setRunstate(v, RUNSTATE_running);
 }
-

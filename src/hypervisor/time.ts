@@ -66,7 +66,8 @@ export function writeTimeInfo(v: Vcpu): void {
   const hi = v.block.u32[va + 1];
   if ((lo | hi) === 0) return;
   const offset = v.access.translate(v.access.kernelRoot(), lo, hi, true);
-  if (offset >= 0 && (offset & 7) === 0 && (offset & 0xfff) <= 4096 - 32) fillTimeInfo(v.domain, v.machine.u32, v.machine.u8, offset);
+  if (offset >= 0 && (offset & 7) === 0 && (offset & 0xfff) <= 4096 - 32)
+    fillTimeInfo(v.domain, v.machine.u32, v.machine.u8, offset);
 }
 
 function fillTimeInfo(d: Domain, u32: Uint32Array, u8: Uint8Array, offset: number): void {
@@ -87,7 +88,9 @@ export function measureDrift(v: Vcpu): void {
   const d = v.domain;
   const { tscLo, tscHi, atNs } = v.engine.readTsc();
   const tsc = (BigInt(tscHi) << 32n) | BigInt(tscLo);
-  const guestNs = Number(scaleTsc(tsc - d.u64[DOMAIN.tscBase >> 3], d.u32[DOMAIN.tscMul >> 2], d.i32[DOMAIN.tscShift >> 2]));
+  const guestNs = Number(
+    scaleTsc(tsc - d.u64[DOMAIN.tscBase >> 3], d.u32[DOMAIN.tscMul >> 2], d.i32[DOMAIN.tscShift >> 2]),
+  );
   d.f64[DOMAIN.driftNs >> 3] = guestNs - (atNs - d.f64[DOMAIN.bootNs >> 3]);
 }
 

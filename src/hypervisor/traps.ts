@@ -34,12 +34,14 @@ const RCX_WORD = (VCPU.gpr >> 2) + RCX * 2;
 const R11_WORD = (VCPU.gpr >> 2) + R11 * 2;
 const RAX_WORD = (VCPU.gpr >> 2) + RAX * 2;
 
-const hex = (lo: number, hi: number): string => `0x${(hi >>> 0).toString(16).padStart(8, '0')}${(lo >>> 0).toString(16).padStart(8, '0')}`;
+const hex = (lo: number, hi: number): string =>
+  `0x${(hi >>> 0).toString(16).padStart(8, '0')}${(lo >>> 0).toString(16).padStart(8, '0')}`;
 
 /** The registers of a vCPU as Xen prints them when a domain crashes. Source: xen/arch/x86/x86_64/traps.c, show_registers (form). */
 export function describeRegisters(v: Vcpu): string[] {
   const u = v.block.u32;
-  const reg = (name: string, offset: number): string => `${name}: ${hex(u[offset >> 2], u[(offset >> 2) + 1]).slice(2)}`;
+  const reg = (name: string, offset: number): string =>
+    `${name}: ${hex(u[offset >> 2], u[(offset >> 2) + 1]).slice(2)}`;
   const g = (name: string, n: number): string => reg(name, VCPU.gpr + n * 8);
   return [
     `RIP:    ${u[VCPU.cs >> 2].toString(16)}:[<${hex(u[RIP], u[RIP + 1]).slice(2)}>]`,
@@ -80,7 +82,14 @@ const frame = new Uint32Array(16);
 const frameBytes = new Uint8Array(frame.buffer);
 
 /** Pushes a bounce frame and goes on at the handler in kernel mode. A handler of 0 or a bad stack crashes the domain. */
-export function bounce(v: Vcpu, handlerLo: number, handlerHi: number, hasError: boolean, error: number, maskEvents: boolean): void {
+export function bounce(
+  v: Vcpu,
+  handlerLo: number,
+  handlerHi: number,
+  hasError: boolean,
+  error: number,
+  maskEvents: boolean,
+): void {
   const u = v.block.u32;
   if ((handlerLo | handlerHi) === 0) {
     crashDomain(v, 'no handler for an event that the guest must take');
@@ -158,13 +167,22 @@ export function deliverTrap(v: Vcpu, vector: number, error: number): void {
     v.machine.u32[cr2] = u[VCPU.cr2 >> 2];
     v.machine.u32[cr2 + 1] = u[(VCPU.cr2 >> 2) + 1];
   }
-  bounce(v, u[trap], u[trap + 1], vector < 32 && ((VECTORS_WITH_ERROR >>> vector) & 1) !== 0, error, (u[trap + 2] & 4) !== 0);
+  bounce(
+    v,
+    u[trap],
+    u[trap + 1],
+    vector < 32 && ((VECTORS_WITH_ERROR >>> vector) & 1) !== 0,
+    error,
+    (u[trap + 2] & 4) !== 0,
+  );
 }
 
 /** True when an event upcall is due now. */
 export function upcallDue(v: Vcpu): boolean {
   const info = v.block.u32[VCPU.vcpuInfo >> 2];
-  return Atomics.load(v.machine.u8, info + UPCALL_PENDING) !== 0 && Atomics.load(v.machine.u8, info + UPCALL_MASK) === 0;
+  return (
+    Atomics.load(v.machine.u8, info + UPCALL_PENDING) !== 0 && Atomics.load(v.machine.u8, info + UPCALL_MASK) === 0
+  );
 }
 
 /** True when an event is pending, masked or not: what SCHEDOP_block looks at after it cleared the mask. */

@@ -68,7 +68,6 @@ export class Vcpu {
   }
 }
 
-
 /** Something in Domus is wrong, not in the guest. Always on. */
 export function bug(condition: boolean, message: string): asserts condition {
   if (!condition) throw new Error(`bug: ${message}`);

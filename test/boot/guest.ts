@@ -32,11 +32,18 @@ export async function runGuest(options: GuestOptions): Promise<GuestRun> {
   });
   const run = Buffer.from(options.script).toString('base64');
   const cmdline = `console=hvc0 ${options.cmdline ?? ''} domus.run=${run}`;
-  return await xl(['create', '-c', guest.config, `cmdline="${cmdline}"`, ...(options.overrides ?? [])], options.timeoutMs);
+  return await xl(
+    ['create', '-c', guest.config, `cmdline="${cmdline}"`, ...(options.overrides ?? [])],
+    options.timeoutMs,
+  );
 }
 
 /** Runs xl to its end; kills it after the time limit, and then the code is null. */
-export function xl(words: readonly string[], timeoutMs = 120_000, env: NodeJS.ProcessEnv = process.env): Promise<GuestRun> {
+export function xl(
+  words: readonly string[],
+  timeoutMs = 120_000,
+  env: NodeJS.ProcessEnv = process.env,
+): Promise<GuestRun> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [XL, ...words], { stdio: ['ignore', 'pipe', 'pipe'], env });
     let out = '';

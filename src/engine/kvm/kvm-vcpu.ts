@@ -735,7 +735,8 @@ export class KvmVcpu implements Engine {
       b[CS] = r[SREGS_CS_W + 3] & 0xffff;
       b[SS] = r[SREGS_SS_W + 3] & 0xffff;
       // The signal came between SYSCALL and the page fault that shows it: entering again with IF set would make a jump of it.
-      const atStub = r[REGS_RIP_W + 1] === AREA_VA_HI && (r[REGS_RIP_W] === LSTAR_VA_LO || r[REGS_RIP_W] === CSTAR_VA_LO);
+      const atStub =
+        r[REGS_RIP_W + 1] === AREA_VA_HI && (r[REGS_RIP_W] === LSTAR_VA_LO || r[REGS_RIP_W] === CSTAR_VA_LO);
       if (atStub && (r[REGS_RFLAGS_W] & RFLAGS_IF) === 0) {
         this.#saveSyscallReturn();
         return EXIT_SYSCALL;

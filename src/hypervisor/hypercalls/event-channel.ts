@@ -103,7 +103,8 @@ function control(v: Vcpu, cmd: number, w0: number, w1: number): number {
     case evtchn.EVTCHNOP_bind_interdomain: {
       const remote = w0 & 0xffff;
       if (remote !== DOMID_SELF && remote !== d.domid) return -ESRCH;
-      if (w1 === 0 || w1 >= EVENT_CHANNELS || portState(d, w1) !== ECS_UNBOUND || portA(d, w1) !== d.domid) return -EINVAL;
+      if (w1 === 0 || w1 >= EVENT_CHANNELS || portState(d, w1) !== ECS_UNBOUND || portA(d, w1) !== d.domid)
+        return -EINVAL;
       const port = allocatePort(d);
       if (port === 0) return -ENOSPC;
       setPort(d, port, ECS_INTERDOMAIN, v.id, d.domid, w1);
@@ -141,7 +142,8 @@ function control(v: Vcpu, cmd: number, w0: number, w1: number): number {
       if (w1 >= d.vcpus.length) return -ENOENT;
       if (w0 === 0 || w0 >= EVENT_CHANNELS) return -EINVAL;
       const state = portState(d, w0);
-      if (state === ECS_VIRQ ? virqIsPerVcpu(portA(d, w0)) : state !== ECS_INTERDOMAIN && state !== ECS_UNBOUND) return -EINVAL;
+      if (state === ECS_VIRQ ? virqIsPerVcpu(portA(d, w0)) : state !== ECS_INTERDOMAIN && state !== ECS_UNBOUND)
+        return -EINVAL;
       setPortVcpu(d, w0, w1);
       return 0;
     }
@@ -202,5 +204,7 @@ function status(v: Vcpu, port: number, argLo: number, argHi: number): number {
   words[2] = words[1];
   words[1] = words[0];
   words[0] = kind;
-  return v.access.copyOut(argLo + 8, argHi, v.access.bytes, 0, kind === evtchn.EVTCHNSTAT_interdomain ? 16 : 12) ? 0 : -EFAULT;
+  return v.access.copyOut(argLo + 8, argHi, v.access.bytes, 0, kind === evtchn.EVTCHNSTAT_interdomain ? 16 : 12)
+    ? 0
+    : -EFAULT;
 }

@@ -4,7 +4,16 @@ import { EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH } from '../../abi/errn
 import * as xen from '../../abi/xen.ts';
 import { PAGE_SIZE } from '../../machine/memory.ts';
 import { VCPU } from '../../machine/vcpu-block.ts';
-import { allVcpus, flushVcpus, newBasePointer, newUserBasePointer, pinTable, ramFrame, storePte, unpinTable } from '../mmu.ts';
+import {
+  allVcpus,
+  flushVcpus,
+  newBasePointer,
+  newUserBasePointer,
+  pinTable,
+  ramFrame,
+  storePte,
+  unpinTable,
+} from '../mmu.ts';
 import type { Vcpu } from '../vcpu.ts';
 
 /** Continuation mark of Xen's own; a guest that sets it gets the low bits. */
@@ -219,4 +228,3 @@ function plainFrame(v: Vcpu, mfn: number): number {
   const frame = ramFrame(v, mfn);
   return frame >= 0 && v.domain.frameTypes[frame] === 0 ? frame : -1;
 }
-

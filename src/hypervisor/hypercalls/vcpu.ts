@@ -12,7 +12,24 @@ import type { Vcpu } from '../vcpu.ts';
 
 /** cpu_user_regs offsets in the order of VCPU.gpr. */
 const R = op.CPU_USER_REGS;
-const GPR_OFFSETS = [R.rax, R.rcx, R.rdx, R.rbx, R.rsp, R.rbp, R.rsi, R.rdi, R.r8, R.r9, R.r10, R.r11, R.r12, R.r13, R.r14, R.r15];
+const GPR_OFFSETS = [
+  R.rax,
+  R.rcx,
+  R.rdx,
+  R.rbx,
+  R.rsp,
+  R.rbp,
+  R.rsi,
+  R.rdi,
+  R.r8,
+  R.r9,
+  R.r10,
+  R.r11,
+  R.r12,
+  R.r13,
+  R.r14,
+  R.r15,
+];
 
 /** Shortest period of VCPUOP_set_periodic_timer, ns. Source: vcpu.h. */
 const PERIOD_MIN_NS = 1_000_000;
@@ -153,7 +170,15 @@ function setContext(v: Vcpu, target: VcpuBlock, bytes: Uint8Array, w: Uint32Arra
   const gdtEntries = w[C.gdt_ents >> 2];
   const ldtEntries = w[C.ldt_ents >> 2];
   if (gdtEntries > 14 * 512 || ldtEntries > 8192) return -EINVAL;
-  for (const at of [C.event_callback_eip, C.failsafe_callback_eip, C.syscall_callback_eip, C.kernel_sp, C.fs_base, C.gs_base_kernel, C.gs_base_user])
+  for (const at of [
+    C.event_callback_eip,
+    C.failsafe_callback_eip,
+    C.syscall_callback_eip,
+    C.kernel_sp,
+    C.fs_base,
+    C.gs_base_kernel,
+    C.gs_base_user,
+  ])
     if (!canonical(w[(at >> 2) + 1])) return -EINVAL;
   if (!canonical(w[((C.user_regs + R.rip) >> 2) + 1])) return -EINVAL;
   const gdtFrames: number[] = [];

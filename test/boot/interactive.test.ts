@@ -1,0 +1,210 @@
+/**
+ * A person at the console: `xl create -c` in a pseudo-terminal, keys typed one by one, between two `stty -a`.
+ *
+ * A PV console has no channel for the window's size: struct xencons_interface is two rings of bytes and nothing else, so a guest
+ * under Xen never learns of a resize, and `stty size` says 0 0 there. The same is expected here.
+ * Source: xen/include/public/io/console.h.
+ */
+
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import * as pty from '@lydell/node-pty';
+import { afterAll, beforeAll, describe, expect, it, type TestContext } from 'vitest';
+import { probeKvm } from '../../src/engine/kvm/self-test.ts';
+import { type BuiltGuest, buildGuest } from '../../src/toolstack/guest-image/build.ts';
+import { SHELL_MARKER } from '../../src/toolstack/guest-image/init-script.ts';
+
+const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
+const LIMIT_MS = 60_000;
+const PROMPT = /root@domus:\S*# $/;
+
+/** A shell on a pseudo-terminal that runs xl and tells its exit code and the terminal's settings around it. */
+class Session {
+  readonly #terminal: pty.IPty;
+  readonly #errors: string;
+  readonly #ended: Promise<void>;
+  #over = false;
+  #shown = '';
+  #from = 0;
+  #changed: () => void = () => {};
+
+  constructor(config: string, errors: string) {
+    this.#errors = errors;
+    const command = `'${process.execPath}' '${XL}' create -c '${config}' 2>'${errors}'`;
+    this.#terminal = pty.spawn('/bin/sh', ['-c', `stty -a; echo ---; ${command}; echo "code $?"; echo ---; stty -a`], {
+      cols: 120,
+      rows: 40,
+    });
+    this.#terminal.onData((text) => {
+      // The shell in the guest asks where the cursor is, and lives without an answer.
+      this.#shown += text.replaceAll('\r', '').replaceAll('\x1b[6n', '').replaceAll('\x1b[J', '');
+      this.#changed();
+    });
+    this.#ended = new Promise((resolve) => {
+      this.#terminal.onExit(() => {
+        this.#over = true;
+        this.#changed();
+        resolve();
+      });
+    });
+  }
+
+  /** Waits for the pattern behind what was waited for before; gives what came in front of it. */
+  async until(pattern: RegExp): Promise<string> {
+    const deadline = Date.now() + LIMIT_MS;
+    for (;;) {
+      const text = this.#shown.slice(this.#from);
+      const match = pattern.exec(text);
+      if (match !== null) {
+        this.#from += match.index + match[0].length;
+        return text.slice(0, match.index);
+      }
+      const left = deadline - Date.now();
+      if (left <= 0 || this.#over) {
+        throw new Error(`${this.#over ? 'xl ended' : 'time ran out'} before ${pattern}; shown last:\n${text.slice(-3000)}`);
+      }
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, left);
+        this.#changed = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+  }
+
+  type(keys: string): void {
+    this.#terminal.write(keys);
+  }
+
+  resize(cols: number, rows: number): void {
+    this.#terminal.resize(cols, rows);
+  }
+
+  /** Runs a command at the guest's prompt and gives its output. */
+  async run(command: string): Promise<string> {
+    this.type(`${command}\r`);
+    await this.until(/\n/);
+    return await this.until(PROMPT);
+  }
+
+  async shell(): Promise<void> {
+    await this.until(new RegExp(SHELL_MARKER));
+    await this.until(PROMPT);
+  }
+
+  /** Waits for xl's end. */
+  async end(): Promise<{ code: number; before: string; after: string; shown: string; log: string }> {
+    await this.until(/code \d+\n/);
+    await this.#ended;
+    const [before = '', shown = '', after = ''] = this.#shown.split('---\n');
+    const code = Number(/code (\d+)\n$/.exec(shown)?.[1]);
+    return { code, before, after, shown, log: readFileSync(this.#errors, 'utf8') };
+  }
+
+  /** For a test that failed half way: the hangup ends xl, and xl the guest. */
+  close(): void {
+    if (!this.#over) this.#terminal.kill();
+  }
+}
+
+describe.skipIf(process.platform !== 'linux')('xl create -c at a terminal', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'domus-interactive-'));
+  const sessions: Session[] = [];
+  const kvm = probeKvm();
+  let guest: BuiltGuest;
+
+  beforeAll(async () => {
+    if (kvm.usable) guest = await buildGuest();
+  });
+  afterAll(() => {
+    for (const session of sessions) session.close();
+    rmSync(folder, { recursive: true });
+  });
+
+  async function start(context: TestContext): Promise<Session> {
+    if (!kvm.usable) context.skip(kvm.reason);
+    const session = new Session(guest.config, join(folder, `errors-${sessions.length}`));
+    sessions.push(session);
+    await session.shell();
+    return session;
+  }
+
+  it('gives a shell that one can work in, and the terminal back after poweroff', async (context) => {
+    const session = await start(context);
+
+    expect(await session.run('uname -a')).toMatch(/^Linux domus \d+\.\d+\.\d+\S* .* x86_64 GNU\/Linux\n$/);
+    expect(await session.run('cat /proc/cpuinfo')).toMatch(/^processor\t: 0\n(.*\n)*flags\t\t: .* lm /);
+    expect((await session.run('ls /sys/hypervisor')).split(/\s+/)).toEqual(
+      expect.arrayContaining(['properties', 'type', 'uuid', 'version']),
+    );
+    expect(await session.run('cat /sys/hypervisor/type')).toBe('xen\n');
+    expect(await session.run('dmesg | tail -1')).toMatch(/^\[ *\d+\.\d{6}\] .+\n$/);
+    expect(await session.run('time sha256sum /bin/busybox')).toMatch(
+      /^[0-9a-f]{64} {2}\/bin\/busybox\nreal\t.*s\nuser\t.*s\nsys\t.*s\n$/,
+    );
+
+    // Job control.
+    expect(await session.run('sleep 100 &')).toBe('');
+    expect(await session.run('jobs')).toMatch(/^\[1\]\+ +Running +sleep 100\n$/);
+    session.type('fg\r');
+    await session.until(/\nsleep 100\n/);
+    session.type('\x1a');
+    expect(await session.until(PROMPT)).toMatch(/\[1\]\+ +Stopped +sleep 100\n$/);
+    expect(await session.run('jobs')).toMatch(/^\[1\]\+ +Stopped +sleep 100\n$/);
+    session.type('fg\r');
+    await session.until(/\nsleep 100\n/);
+    session.type('\x03');
+    await session.until(PROMPT);
+    expect(await session.run('jobs')).toBe('');
+
+    // Ctrl-C on a command that has the terminal from the start; 130 is 128 + SIGINT.
+    session.type('sleep 100\r');
+    await session.until(/sleep 100\n/);
+    session.type('\x03');
+    await session.until(PROMPT);
+    expect(await session.run('echo $?')).toBe('130\n');
+
+    // The console has no way to tell a size: see the head of this file.
+    expect(await session.run('stty size')).toBe('0 0\n');
+    session.resize(100, 30);
+    expect(await session.run('stty size')).toBe('0 0\n');
+    session.resize(120, 40);
+
+    session.type('poweroff -f\r');
+    const { code, before, after, shown, log } = await session.end();
+    expect(code).toBe(0);
+    expect(shown).toMatch(/reboot: (System halted|Power down)\n/);
+    expect(log).not.toMatch(/crash|defect/);
+    expect(before).toMatch(/ icanon .* echo /s);
+    expect(after).toBe(before);
+  });
+
+  it('boots the guest again after reboot, and leaves it on Ctrl-] with the terminal as it was', async (context) => {
+    const session = await start(context);
+    session.type('reboot -f\r');
+    await session.until(/Linux version /);
+    await session.shell();
+    expect(await session.run('cat /sys/hypervisor/uuid')).toMatch(/^[0-9a-f-]{36}\n$/);
+    session.type('\x1d');
+    const { code, before, after, shown, log } = await session.end();
+    expect(code).toBe(0);
+    expect(shown.match(/Linux version /g)).toHaveLength(2);
+    expect(log).toMatch(/reboot, action restart\n/);
+    expect(log).toMatch(/Ctrl-\]/);
+    expect(after).toBe(before);
+  });
+
+  it('tells of a guest that panics: exit code, registers and its last lines', async (context) => {
+    const session = await start(context);
+    session.type('echo c >/proc/sysrq-trigger\r');
+    const { code, before, after, log } = await session.end();
+    expect(code).toBe(4);
+    expect(log).toMatch(/domain `domus' \(1\): crash, action destroy\n/);
+    expect(log).toMatch(/\(XEN\) .*\bRIP:? /i);
+    expect(log).toMatch(/^console: .*Kernel panic - not syncing/m);
+    expect(after).toBe(before);
+  });
+});
