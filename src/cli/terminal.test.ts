@@ -8,7 +8,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 /** `xl create -c` with a guest that shows what it gets as hex: `q` ends it with exit code 5, `x` is an exception nobody catches, `s` makes it deaf to its end. */
 const PROGRAM = `
 import { main } from ${JSON.stringify(new URL('./xl/main.ts', import.meta.url).href)};
-const runDomain = (config, { console, signal }) => new Promise((resolve) => {
+const runDomain = (config, { console, onStart, signal }) => new Promise((resolve) => {
   const say = (text) => console.write(new TextEncoder().encode(text));
   const alive = setInterval(() => {}, 1000);
   const flood = process.env.FLOOD && setInterval(() => say('x'.repeat(1000) + '\\n'), 1);
@@ -22,6 +22,7 @@ const runDomain = (config, { console, signal }) => new Promise((resolve) => {
     if (bytes.includes(0x78)) setTimeout(() => { throw new Error('unheard of'); });
   });
   console.onResize?.((cols, rows) => say('size ' + cols + 'x' + rows + '\\n'));
+  onStart();
   say('ready ' + process.pid + '\\n');
 });
 const err = (line) => process.stderr.write(line + '\\n');

@@ -53,6 +53,8 @@ export interface RunOptions {
   readonly console: ConsoleEnds | null;
   readonly log: (line: string) => void;
   readonly quiet: boolean;
+  /** Called once, when the domain has been built and is about to run: nothing that the user gave can be wrong any more. */
+  readonly onStart?: () => void;
   /** Ends the domain at once. */
   readonly signal?: AbortSignal;
 }
@@ -93,7 +95,10 @@ function actionFor(config: DomainConfig, reason: EndReason): ShutdownAction {
 /** Runs the domain, restarts included, to its end. Throws HostError, KernelImageError or BuildError, each with one line. */
 export async function runDomain(config: DomainConfig, options: RunOptions): Promise<DomainEnd> {
   const engine = chooseEngine(config);
-  const kernel = await loadKernel(config.kernel, { cacheDir: cacheRoot() });
+  const onProgress = (step: string, detail: string): void => {
+    if (!options.quiet) options.log(`xl: kernel: ${step} ${detail}`);
+  };
+  const kernel = await loadKernel(config.kernel, { cacheDir: cacheRoot(), onProgress });
   const elf = parseXenElf(kernel.elf, config.kernel);
   const ramdisk = config.ramdisk === null ? null : await readRamdisk(config.ramdisk);
   const store = createStore();
@@ -245,6 +250,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   const { ended, ready } = startWorkers(domain, handle, options.log);
   try {
     await ready;
+    if (domid === 1) options.onStart?.();
     Atomics.store(vcpu0.i32, VCPU.state >> 2, VCPU_STATE_UP);
     Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
     notifyVcpu(domain, 0, kicker);

@@ -106,7 +106,7 @@ export function offsetToMfn(offset: number): Mfn {
   return (Math.floor(offset / PAGE_SIZE) + MFN_BASE) as Mfn;
 }
 
-/** Allocates zeroed machine memory and fills the M2P: RAM frames map to their PFN, all else reads ~0 (INVALID_M2P_ENTRY). */
+/** Allocates zeroed machine memory and fills the M2P: frames that the domain owns map to their PFN, all else reads ~0 (INVALID_M2P_ENTRY). */
 export function createMachineMemory(ramPages: number, maxPages: number): MachineMemory {
   const layout = machineLayout(ramPages, maxPages);
   const pages = layout.sizeBytes / WASM_PAGE_SIZE;
@@ -115,7 +115,7 @@ export function createMachineMemory(ramPages: number, maxPages: number): Machine
   const base = layout.m2pOffset / 4;
   const end = layout.sizeBytes / 4;
   machine.u32.fill(0xffffffff, base, end);
-  for (let pfn = 0; pfn < maxPages; pfn++) {
+  for (let pfn = 0; pfn < ramPages; pfn++) {
     machine.u32[base + pfn * 2] = pfn;
     machine.u32[base + pfn * 2 + 1] = 0;
   }

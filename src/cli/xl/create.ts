@@ -133,13 +133,21 @@ async function run(config: DomainConfig, flags: RunFlags, context: Context): Pro
         onHangup: leave,
       })
     : null;
-  if (!flags.quiet) {
+  /** Said only now: what is wrong with the config or the host leaves one line, without a promise in front of it. */
+  const onStart = (): void => {
+    if (flags.quiet) return;
     if (terminal === null)
       context.err(`xl: ${name} runs in the foreground without its console (-c attaches it); Ctrl-C ends it`);
     else if (terminal.interactive) context.err(`xl: this is the console of ${name}; Ctrl-] ends the domain`);
-  }
+  };
   try {
-    const end = runDomain(config, { console: terminal, log: context.err, quiet: flags.quiet, signal: leaving.signal });
+    const end = runDomain(config, {
+      console: terminal,
+      log: context.err,
+      quiet: flags.quiet,
+      onStart,
+      signal: leaving.signal,
+    });
     const ended = end.then(({ exitCode }) => exitCode);
     const exitCode = await Promise.race([ended, left]);
     if (!leaving.signal.aborted) return exitCode;

@@ -127,6 +127,8 @@ describe('xl create', () => {
     const seen: unknown[] = [];
     const { code, err } = await xl(['create', good], async (domain, options) => {
       seen.push(domain.name, domain.memoryMiB, options.console, options.quiet);
+      options.log('before the start');
+      options.onStart();
       options.log('from the host');
       return { reason: 'poweroff', exitCode: 7 };
     });
@@ -134,6 +136,7 @@ describe('xl create', () => {
     expect(seen).toEqual(['b1', 64, null, false]);
     expect(err).toEqual([
       `Parsing config from ${good}`,
+      'before the start',
       "xl: domain `b1' runs in the foreground without its console (-c attaches it); Ctrl-C ends it",
       'from the host',
     ]);

@@ -58,10 +58,10 @@ export function eventChannelOp(v: Vcpu): number {
   switch (cmd) {
     case evtchn.EVTCHNOP_bind_virq:
     case evtchn.EVTCHNOP_bind_interdomain:
-      return access.writeU32(argLo + 8, argHi, rc) ? 0 : -EFAULT;
+      return access.writeU32((argLo + 8) >>> 0, argLo + 8 > 0xffffffff ? argHi + 1 : argHi, rc) ? 0 : -EFAULT;
     case evtchn.EVTCHNOP_alloc_unbound:
     case evtchn.EVTCHNOP_bind_ipi:
-      return access.writeU32(argLo + 4, argHi, rc) ? 0 : -EFAULT;
+      return access.writeU32((argLo + 4) >>> 0, argLo + 4 > 0xffffffff ? argHi + 1 : argHi, rc) ? 0 : -EFAULT;
     case evtchn.EVTCHNOP_status:
       return status(v, w1, argLo, argHi);
     default:
@@ -204,7 +204,7 @@ function status(v: Vcpu, port: number, argLo: number, argHi: number): number {
   words[2] = words[1];
   words[1] = words[0];
   words[0] = kind;
-  return v.access.copyOut(argLo + 8, argHi, v.access.bytes, 0, kind === evtchn.EVTCHNSTAT_interdomain ? 16 : 12)
+  return v.access.copyOut((argLo + 8) >>> 0, argLo + 8 > 0xffffffff ? argHi + 1 : argHi, v.access.bytes, 0, kind === evtchn.EVTCHNSTAT_interdomain ? 16 : 12)
     ? 0
     : -EFAULT;
 }

@@ -3,8 +3,7 @@
  * (behaviour).
  *
  * A frame keeps its place for good: PFN p is MFN MFN_BASE + p, whoever asks. Which frames the domain owns stands in the M2P: the
- * entry of a frame that it gave back (decrease_reservation) reads INVALID_M2P_ENTRY, until it is populated again. Frames beyond
- * those of boot count as not owned, too, when they are populated. `totalPages` and these M2P entries change under the domain lock.
+ * entry of a frame that it gave back (decrease_reservation), or never had, reads INVALID_M2P_ENTRY until it is populated. `totalPages` and these M2P entries change under the domain lock.
  * The memory of a frame that was given back is not returned to the host; it reads as zeros when it comes back.
  */
 
@@ -45,12 +44,12 @@ function setM2pEntry(v: Vcpu, frame: number, lo: number, hi: number): void {
 
 /** Gives `count` frames from `first` to the domain, zeroed. False: one is the domain's already, or it would own too many. */
 function populate(v: Vcpu, first: number, count: number): boolean {
-  const { ramPages, maxPages } = v.machine.layout;
+  const { maxPages } = v.machine.layout;
   const total = v.domain.i32[DOMAIN.totalPages >> 2];
   if (first + count > maxPages || total + count > maxPages) return false;
   for (let frame = first; frame < first + count; frame++) {
     if (v.domain.frameTypes[frame] !== 0) return false;
-    if (frame < ramPages && hasM2pEntry(v, frame)) return false;
+    if (hasM2pEntry(v, frame)) return false;
   }
   v.machine.u8.fill(0, first * PAGE_SIZE, (first + count) * PAGE_SIZE);
   for (let frame = first; frame < first + count; frame++) setM2pEntry(v, frame, frame, 0);

@@ -9,6 +9,9 @@ const ENTRY_SIZE = 64;
 /** Entries that one multicall may carry: a bound on the work of one call, far above what guests use. */
 const ENTRIES_MAX = 0x10000;
 
+const RAX_LO = VCPU.gpr >> 2;
+const RAX_HI = RAX_LO + 1;
+
 /** A table of handlers, handed in so that the table may list this file. */
 let handlers: readonly ((v: Vcpu) => number)[] = [];
 export function setMulticallHandlers(table: readonly ((v: Vcpu) => number)[]): void {
@@ -37,9 +40,12 @@ export function multicall(v: Vcpu): number {
     if (words[1] === 0 && nr < handlers.length) {
       v.block.u32[(VCPU.hypercallStats >> 2) + nr]++;
       result = nr === HYPERCALL.iret ? -ENOSYS : handlers[nr](v);
-      if (result === RESULT_IN_RAX) result = v.block.u32[VCPU.gpr >> 2];
     }
-    if (!access.writeU64(lo + 8, hi, result >>> 0, result < 0 ? 0xffffffff : Math.floor(result / 4294967296))) {
+    const u = v.block.u32;
+    const inRax = result === RESULT_IN_RAX;
+    const resultLo = inRax ? u[RAX_LO] : result >>> 0;
+    const resultHi = inRax ? u[RAX_HI] : result < 0 ? 0xffffffff : Math.floor(result / 4294967296);
+    if (!access.writeU64((lo + 8) >>> 0, lo + 8 > 0xffffffff ? hi + 1 : hi, resultLo, resultHi)) {
       rc = -EFAULT;
       break;
     }

@@ -21,6 +21,7 @@ const DENIED = '<denied>';
 
 /** As Xen gives a PV DomU; bit 17 because a frame number that a guest names is the machine's. */
 const FEATURES =
+  (1 << xenver.XENFEAT_pae_pgdir_above_4gb) |
   (1 << xenver.XENFEAT_mmu_pt_update_preserve_ad) |
   (1 << xenver.XENFEAT_highmem_assist) |
   (1 << xenver.XENFEAT_gnttab_map_avail_bits) |

@@ -1,0 +1,56 @@
+/** From times to what is printed: minimum, median, ratio, and tables in Markdown, so that they can be pasted into docs/. */
+
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const half = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
+}
+
+/** Minimum and median in seconds; `-` where nothing was measured. */
+export function minAndMedian(valuesMs: readonly number[]): string {
+  if (valuesMs.length === 0) return '-';
+  return `${(Math.min(...valuesMs) / 1000).toFixed(3)} / ${(median(valuesMs) / 1000).toFixed(3)}`;
+}
+
+/** How many times as long the second takes as the first, by their medians. */
+export function ratio(firstMs: readonly number[], secondMs: readonly number[]): string {
+  if (firstMs.length === 0 || secondMs.length === 0) return '-';
+  const first = median(firstMs);
+  // A load shorter than a step of the guest's clock.
+  return first > 0 ? (median(secondMs) / first).toFixed(2) : '-';
+}
+
+/** A Markdown table; the first column is text, the others are numbers. */
+export function table(rows: readonly (readonly string[])[]): string {
+  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)));
+  const line = (row: readonly string[]): string =>
+    `| ${row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join(' | ')} |`;
+  const rule = `| ${widths.map((width, i) => (i === 0 ? '-'.repeat(width) : `${'-'.repeat(width - 1)}:`)).join(' | ')} |`;
+  return [line(rows[0]), rule, ...rows.slice(1).map(line)].join('\n');
+}
+
+export interface ExitCounts {
+  /** Returns from the guest to Domus. */
+  readonly total: number;
+  readonly kinds: Readonly<Record<string, number>>;
+  /** Calls by hypercall number. */
+  readonly hypercalls: Readonly<Record<string, number>>;
+}
+
+/** Adds up the lines that xl logs for each vCPU under DOMUS_STATS; null if there are none. Source: src/host/run-domain.ts. */
+export function parseExitCounts(log: string): ExitCounts | null {
+  let total = 0;
+  const kinds: Record<string, number> = {};
+  const hypercalls: Record<string, number> = {};
+  let found = false;
+  for (const match of log.matchAll(/^d\d+v\d+: exits (\d+): (.*)$/gm)) {
+    found = true;
+    total += Number(match[1]);
+    for (const [, kind, count] of match[2].matchAll(/([^,]*\S) (\d+)(?:, |\s*$)/g))
+      kinds[kind.trim()] = (kinds[kind.trim()] ?? 0) + Number(count);
+  }
+  for (const match of log.matchAll(/^d\d+v\d+: hypercalls (.*)$/gm))
+    for (const [, nr, count] of match[1].matchAll(/(\d+): (\d+)/g))
+      hypercalls[nr] = (hypercalls[nr] ?? 0) + Number(count);
+  return found ? { total, kinds, hypercalls } : null;
+}

@@ -1,0 +1,115 @@
+/**
+ * The two machines that are compared: Domus (xl with the kvm engine) and QEMU's TCG, which translates the guest's code and
+ * emulates a PC. Both get the same kernel, ramdisk, memory and script; only `console=` differs. QEMU runs with its defaults
+ * (PC machine, its default CPU model, BIOS), without devices other than the serial line.
+ */
+
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import type { BuiltGuest } from '../../src/toolstack/guest-image/build.ts';
+import { type Mark, MarkReader } from './workload.ts';
+
+export type MachineName = 'kvm' | 'tcg';
+
+export const MACHINE_TITLES: Readonly<Record<MachineName, string>> = { kvm: 'Domus (kvm)', tcg: 'QEMU (tcg)' };
+
+export const QEMU = 'qemu-system-x86_64';
+const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
+const MEMORY_MIB = 256;
+/** A run that takes longer hangs. */
+const RUN_MS_MAX = 300_000;
+
+/** A machine did not do what it should. The message ends with the last lines it said. */
+export class RunError extends Error {
+  override readonly name = 'RunError';
+}
+
+export interface MachineRun {
+  readonly marks: readonly Mark[];
+  /** Carriage returns removed. */
+  readonly console: string;
+  /** Standard error. */
+  readonly log: string;
+}
+
+const running = new Set<ChildProcess>();
+
+/** Ends every machine at once. May be called from a process's `exit` handler. */
+export function killMachines(): void {
+  for (const child of running) child.kill('SIGKILL');
+}
+
+/** The version line of QEMU, or null where it is not installed. */
+export function qemuVersion(): string | null {
+  const { status, stdout } = spawnSync(QEMU, ['--version'], { encoding: 'utf8' });
+  return status === 0 ? (stdout.split('\n', 1)[0] ?? '') : null;
+}
+
+/** Boots the guest, runs the script in it, waits for its poweroff. Throws RunError. */
+export function runMachine(name: MachineName, guest: BuiltGuest, script: string): Promise<MachineRun> {
+  const run = `domus.run=${Buffer.from(script).toString('base64')}`;
+  switch (name) {
+    case 'kvm':
+      return runToEnd(
+        process.execPath,
+        [XL, 'create', '-c', guest.config, `memory=${MEMORY_MIB}`, 'vcpus=1', `cmdline="console=hvc0 ${run}"`],
+        { DOMUS_ENGINE: 'kvm', DOMUS_STATS: '1' },
+      );
+    case 'tcg':
+      return runToEnd(
+        QEMU,
+        [
+          ...['-accel', 'tcg', '-m', String(MEMORY_MIB), '-smp', '1'],
+          ...['-nodefaults', '-display', 'none', '-serial', 'stdio', '-no-reboot'],
+          ...['-kernel', guest.kernel, '-initrd', guest.ramdisk, '-append', `console=ttyS0 ${run}`],
+        ],
+        {},
+      );
+  }
+}
+
+function runToEnd(
+  program: string,
+  args: readonly string[],
+  env: Readonly<Record<string, string>>,
+): Promise<MachineRun> {
+  return new Promise((resolve, reject) => {
+    const startMs = performance.now();
+    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } });
+    running.add(child);
+    const reader = new MarkReader();
+    let out = '';
+    let log = '';
+    let timedOut = false;
+    child.stdout.setEncoding('latin1').on('data', (text: string) => {
+      reader.add(text, performance.now() - startMs);
+      out += text;
+    });
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      log += text;
+    });
+    const timer = setTimeout(() => {
+      timedOut = true;
+      child.kill('SIGKILL');
+    }, RUN_MS_MAX);
+    child.on('error', (error) => {
+      clearTimeout(timer);
+      running.delete(child);
+      reject(new RunError(`${program}: ${error.message}`));
+    });
+    child.on('close', (code, signal) => {
+      clearTimeout(timer);
+      running.delete(child);
+      const console = out.replaceAll('\r', '');
+      if (code === 0 && console.includes('domus: script ended with 0')) {
+        resolve({ marks: reader.marks, console, log });
+        return;
+      }
+      const why = timedOut ? `killed after ${RUN_MS_MAX / 1000} s` : `ended with ${code ?? signal}`;
+      const tail = [...console.trimEnd().split('\n').slice(-10), ...log.trimEnd().split('\n').slice(-10)];
+      reject(
+        new RunError(`${program}: ${why} before the script was done\n${tail.map((line) => `  ${line}`).join('\n')}`),
+      );
+    });
+  });
+}

@@ -1,0 +1,133 @@
+/** Runs a program as a domain in this process, and measures what the domain leaves behind. */
+
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect } from 'vitest';
+import { type EndReason, runDomain } from '../../src/host/run-domain.ts';
+import type { DomainConfig } from '../../src/toolstack/config/domain-config.ts';
+import { Program } from './program.ts';
+
+export interface ProgramRun {
+  /** 'detached' when the time limit ended it. */
+  readonly reason: EndReason;
+  readonly output: string;
+  /** The words that it reported, signed. */
+  readonly words: readonly bigint[];
+  readonly log: readonly string[];
+  readonly ms: number;
+  /** Milliseconds from the abort to the end; 0 when it ended by itself. */
+  readonly abortMs: number;
+  /** CPU time of the whole process, in ms. */
+  readonly cpuMs: number;
+}
+
+export interface ProgramOptions {
+  readonly timeoutMs?: number;
+  readonly vcpus?: number;
+}
+
+function configFor(kernel: string, vcpus: number): DomainConfig {
+  return {
+    name: 'hostile',
+    uuid: new Uint8Array(16),
+    type: 'pv',
+    memoryMiB: 16,
+    maxmemMiB: 16,
+    vcpus,
+    maxvcpus: vcpus,
+    kernel,
+    ramdisk: null,
+    cmdline: 'earlyprintk=xen',
+    onPoweroff: 'destroy',
+    onReboot: 'destroy',
+    onWatchdog: 'destroy',
+    onCrash: 'destroy',
+    onSoftReset: 'destroy',
+    engine: 'kvm',
+  };
+}
+
+/** Threads and open files of this process. */
+export async function held(): Promise<{ threads: number; files: number }> {
+  return { threads: (await readdir('/proc/self/task')).length, files: (await readdir('/proc/self/fd')).length };
+}
+
+let before: { threads: number; files: number } | undefined;
+
+/** Runs the program as it is; nothing is asserted but that the hypervisor found no bug of its own. */
+async function runBare(program: Program, options: ProgramOptions): Promise<ProgramRun> {
+  const folder = await mkdtemp(join(tmpdir(), 'domus-hostile-'));
+  const output: Uint8Array[] = [];
+  const log: string[] = [];
+  const abort = new AbortController();
+  let abortedAt = 0;
+  try {
+    const kernel = join(folder, 'kernel');
+    await writeFile(kernel, program.elf());
+    const timer = setTimeout(() => {
+      abortedAt = performance.now();
+      abort.abort();
+    }, options.timeoutMs ?? 5000);
+    const started = performance.now();
+    const cpu = process.cpuUsage();
+    const end = await runDomain(configFor(kernel, options.vcpus ?? 1), {
+      console: { write: (bytes) => void output.push(Uint8Array.from(bytes)), onInput: () => undefined, close: () => undefined },
+      log: (line) => void log.push(line),
+      quiet: true,
+      signal: abort.signal,
+    });
+    clearTimeout(timer);
+    const now = performance.now();
+    const used = process.cpuUsage(cpu);
+    const text = Buffer.concat(output).toString('latin1');
+    const words = text.split('\n').filter((line) => /^[0-9a-f]{16}$/.test(line));
+    return {
+      reason: end.reason,
+      output: text,
+      words: words.map((word) => BigInt.asIntN(64, BigInt(`0x${word}`))),
+      log,
+      ms: now - started,
+      abortMs: abortedAt === 0 ? 0 : now - abortedAt,
+      cpuMs: (used.user + used.system) / 1000,
+    };
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+/** A domain that does nothing wrong. */
+export async function runHarmless(): Promise<void> {
+  const program = new Program();
+  program.movImm('rax', 0x600d);
+  program.report();
+  program.shutdown();
+  const run = await runBare(program, {});
+  expect(run, run.log.join('\n')).toMatchObject({ reason: 'poweroff', words: [0x600dn] });
+}
+
+/**
+ * Runs a hostile program. Whatever it does: the hypervisor meets no bug of its own, the end comes soon after the time limit, no
+ * thread and no open file stays, and the next domain runs.
+ */
+export async function runHostile(program: Program, options: ProgramOptions = {}): Promise<ProgramRun> {
+  if (before === undefined) {
+    // Threads and files that the process makes once and keeps.
+    await runHarmless();
+    before = await held();
+  }
+  const run = await runBare(program, options);
+  const log = run.log.join('\n');
+  expect(log).not.toMatch(/bug in Domus|cannot start|Error:/);
+  expect(run.abortMs, log).toBeLessThan(2000);
+  expect(run.log.length, log).toBeLessThan(200);
+  await runHarmless();
+  let after = await held();
+  for (let i = 0; i < 50 && (after.threads > before.threads || after.files > before.files); i++) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    after = await held();
+  }
+  expect(after.threads, 'threads').toBeLessThanOrEqual(before.threads);
+  expect(after.files, 'open files').toBeLessThanOrEqual(before.files);
+  return run;
+}
