@@ -25,7 +25,8 @@ export const MFN_END = SHARED_INFO_MFN + 65;
 
 /** `attempt()` reports FAULT + vector after an exception. */
 export const FAULT = 0x1000n;
-export const VECTORS = 32;
+/** Vectors that `installTraps()` gives a handler: the CPU's, and two for INT n. */
+const VECTORS: readonly number[] = [...Array(33).keys(), 0x80];
 
 /** Hypercall numbers. Source: xen/include/public/xen.h. */
 export const H = {
@@ -108,7 +109,7 @@ export class Program extends Assembler {
     this.pop('rax');
     this.ret();
     // One entry a vector: where an exception goes.
-    for (let vector = 0; vector < VECTORS; vector++) {
+    for (const vector of VECTORS) {
       this.label(`exception.${vector}`);
       this.movImm('rax', FAULT + BigInt(vector));
       this.movImm('rsp', this.stackTop);
@@ -169,12 +170,12 @@ export class Program extends Assembler {
   installTraps(): void {
     const table = this.data(PAGE);
     this.movImm('rbx', table);
-    for (let vector = 0; vector < VECTORS; vector++) {
+    for (const [index, vector] of VECTORS.entries()) {
       // struct trap_info { u8 vector, flags; u16 cs; u64 address; }
       this.movImm('rax', vector | (0xe033 << 16));
-      this.store('rbx', vector * 16, 'rax');
+      this.store('rbx', index * 16, 'rax');
       this.movLabel('rax', `exception.${vector}`);
-      this.store('rbx', vector * 16 + 8, 'rax');
+      this.store('rbx', index * 16 + 8, 'rax');
     }
     this.hypercall(H.set_trap_table, table);
   }
@@ -192,6 +193,39 @@ export class Program extends Assembler {
   /** Maps a VA of the kernel image to nothing. */
   unmap(va: bigint): void {
     this.hypercall(H.update_va_mapping, va, 0, 2);
+  }
+
+  /** Makes the hypercalls of a table, 7 words each (number, then arguments); rbp and r12 are lost, results too. */
+  runTable(table: bigint, count: number): void {
+    const next = this.newLabel();
+    this.movImm('rbp', table);
+    this.movImm('r12', count);
+    this.label(next);
+    ARGUMENTS.forEach((register, i) => {
+      this.load(register, 'rbp', 8 + i * 8);
+    });
+    this.load('rax', 'rbp', 0);
+    this.syscall();
+    this.alu('add', 'rbp', 56);
+    this.alu('sub', 'r12', 1);
+    this.jmpIf('notEqual', next);
+  }
+
+  /** Maps a VA of the kernel image to a frame, present and writable. */
+  mapFrame(va: bigint, mfn: number): void {
+    this.hypercall(H.update_va_mapping, va, (BigInt(mfn) << 12n) | 3n, 2);
+  }
+
+  /** register = VA of the root page table. */
+  loadRootVa(register: Register): void {
+    this.load(register, 'r14', 0x58);
+  }
+
+  /** register = MFN of the page of the kernel image whose VA it holds. */
+  vaToMfn(register: Register): void {
+    this.alu('sub', register, Number(BigInt.asIntN(32, VIRT_BASE)));
+    this.shift('right', register, 12);
+    this.alu('add', register, MFN_BASE);
   }
 
   loop(): void {

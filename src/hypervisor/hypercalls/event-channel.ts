@@ -204,7 +204,13 @@ function status(v: Vcpu, port: number, argLo: number, argHi: number): number {
   words[2] = words[1];
   words[1] = words[0];
   words[0] = kind;
-  return v.access.copyOut((argLo + 8) >>> 0, argLo + 8 > 0xffffffff ? argHi + 1 : argHi, v.access.bytes, 0, kind === evtchn.EVTCHNSTAT_interdomain ? 16 : 12)
+  return v.access.copyOut(
+    (argLo + 8) >>> 0,
+    argLo + 8 > 0xffffffff ? argHi + 1 : argHi,
+    v.access.bytes,
+    0,
+    kind === evtchn.EVTCHNSTAT_interdomain ? 16 : 12,
+  )
     ? 0
     : -EFAULT;
 }
