@@ -26,6 +26,8 @@ const runDomain = (config, { console, onStart, signal }) => new Promise((resolve
   say('ready ' + process.pid + '\\n');
 });
 const err = (line) => process.stderr.write(line + '\\n');
+// As whoever read before us leaves it.
+process.stdin.pause();
 const words = ['create', '-c', '/dev/null', 'name="b1"', 'kernel="k"'];
 process.exitCode = await main(words, { out: (text) => process.stdout.write(text), err, runDomain });
 `;

@@ -107,8 +107,14 @@ export function openTerminal(options: TerminalOptions): Terminal {
   stdout.on('error', onOutputError);
   stdout.on('resize', onResize);
   setRaw(true);
+  const read = () => {
+    stdin.off('data', onData);
+    stdin.on('data', onData);
+    // Who read before us (the spinner of `domus demo`) has left it paused, and a listener alone does not change that.
+    stdin.resume();
+  };
   // Ctrl-] works while the guest is still being built.
-  if (interactive) stdin.on('data', onData);
+  if (interactive) read();
 
   const terminal: Terminal = {
     interactive,
@@ -119,9 +125,7 @@ export function openTerminal(options: TerminalOptions): Terminal {
     onInput(handler) {
       onBytes = handler;
       for (const bytes of early.splice(0)) handler(bytes);
-      if (closed || interactive) return;
-      stdin.off('data', onData);
-      stdin.on('data', onData);
+      if (!closed && !interactive) read();
     },
     close,
   };

@@ -67,6 +67,8 @@ export interface Engine {
   readTsc(): { tscLo: number; tscHi: number; atNs: number };
   /** The CPU's own CPUID answer for what this engine can run, before the hypervisor's policy. */
   cpuid(leaf: number, subleaf: number): CpuidResult;
+  /** After EXIT_INTERNAL_ERROR: what happened, in words for the log. */
+  describeError(): string;
   close(): void;
 }
 

@@ -17,7 +17,7 @@ import { ConsoleBackend } from '../backends/console.ts';
 import { createKvmKicker } from '../engine/kvm/kicker.ts';
 import { closeKvmDomain, createKvmDomain } from '../engine/kvm/kvm-domain.ts';
 import { probeKvm } from '../engine/kvm/self-test.ts';
-import { createDomain, DOMAIN, type Domain, FRAME_PINNED } from '../hypervisor/domain.ts';
+import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import {
   ECS_INTERDOMAIN,
   notifyVcpu,
@@ -26,6 +26,7 @@ import {
   signalDom0,
   takeDom0Pending,
 } from '../hypervisor/event-channels.ts';
+import { adoptPageTables } from '../hypervisor/mmu.ts';
 import { STAT_NAMES } from '../hypervisor/run-vcpu.ts';
 import { createMachineMemory, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
@@ -185,8 +186,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
       consolePort: CONSOLE_PORT,
     },
   );
-  for (const { frame, level } of built.pageTableFrames) domain.frameTypes[frame] = level;
-  domain.frameTypes[built.pageTableFrames[0].frame] |= FRAME_PINNED;
+  adoptPageTables(domain, built.pageTableFrames);
   domain.vcpus.forEach((vcpu, id) => {
     vcpu.u32[VCPU.vcpuInfo >> 2] = machine.layout.sharedInfoOffset + id * 64;
   });

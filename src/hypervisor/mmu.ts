@@ -137,6 +137,19 @@ export function markTable(v: Vcpu, frame: number, level: number): number {
   return rc;
 }
 
+/** Takes over the tables that the domain builder made: marked, the first one (the L4) pinned, all entries with the U bit. */
+export function adoptPageTables(
+  domain: Domain,
+  tables: readonly { readonly frame: number; readonly level: number }[],
+): void {
+  const u32 = domain.machine.u32;
+  tables.forEach(({ frame, level }, i) => {
+    domain.frameTypes[frame] = i === 0 ? level | FRAME_PINNED : level;
+    for (let index = frame * 1024; index < (frame + 1) * 1024; index += 2)
+      if ((u32[index] & PTE_P) !== 0) u32[index] |= PTE_US;
+  });
+}
+
 /** MMUEXT_NEW_BASEPTR: the kernel's root. Returns 0 or -EINVAL. */
 export function newBasePointer(v: Vcpu, mfn: number): number {
   const frame = ramFrame(v, mfn);

@@ -95,10 +95,7 @@ export function runVcpu(v: Vcpu): void {
       }
     } else if (exit === EXIT_EXCEPTION) exception(v);
     else if (exit === EXIT_INTERNAL_ERROR)
-      crashDomain(
-        v,
-        `the ${engine.facts.name} engine cannot run this guest any further (detail 0x${block.u32[VCPU.exitDetail >> 2].toString(16)})`,
-      );
+      crashDomain(v, `the ${engine.facts.name} engine cannot run this guest any further: ${engine.describeError()}`);
     else {
       block.u32[stats + STAT_INTERRUPTED]++;
       const now = v.host.monotonicNs();

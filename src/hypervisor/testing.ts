@@ -73,6 +73,9 @@ export class TestEngine implements Engine {
   cpuid(_leaf: number, _subleaf: number): CpuidResult {
     return { eax: 0, ebx: 0, ecx: 0, edx: 0 };
   }
+  describeError(): string {
+    return '';
+  }
   close(): void {}
 }
 

@@ -8,7 +8,7 @@
  */
 
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { constants, gunzip, zstdDecompress } from 'node:zlib';
 import bunzip from 'seek-bzip';
@@ -45,6 +45,8 @@ export interface LoadedKernel {
 export async function loadKernel(path: string, options: LoadKernelOptions): Promise<LoadedKernel> {
   let file: Uint8Array;
   try {
+    // /dev/zero never ends.
+    if ((await stat(path)).isCharacterDevice()) throw new Error('it is a device');
     file = await readFile(path);
   } catch (error) {
     throw new KernelImageError(path, `cannot read the kernel: ${reason(error)}`, { cause: error });

@@ -26,7 +26,7 @@
 import type { MachineMemory } from '../../machine/memory.ts';
 import { MFN_BASE, PAGE_SHIFT } from '../../machine/memory.ts';
 import type { VcpuBlock } from '../../machine/vcpu-block.ts';
-import { NO_ROOT, R11, RCX, VCPU } from '../../machine/vcpu-block.ts';
+import { FLAG_STOP, NO_ROOT, R11, RCX, VCPU } from '../../machine/vcpu-block.ts';
 import type { CpuidResult, Engine, EngineFacts, ExitKind } from '../engine.ts';
 import { EXIT_EXCEPTION, EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../engine.ts';
 import {
@@ -714,6 +714,11 @@ export class KvmVcpu implements Engine {
         return this.#fail(DETAIL_LIVELOCK, 'KVM_RUN makes no progress');
       }
       this.#r8[RUN_IMMEDIATE_EXIT] = 0;
+      // A guest that wrote to the engine's area by page tables of its own may loop in ring 0: its end waits for nothing.
+      if ((Atomics.load(bi, FLAGS) & FLAG_STOP) !== 0) {
+        this.#left();
+        return EXIT_INTERRUPTED;
+      }
       failed = this.#host.ioctl(this.fd, KVM_RUN, 0);
     }
     this.#left();

@@ -15,6 +15,7 @@ import {
   unpinTable,
 } from '../mmu.ts';
 import type { Vcpu } from '../vcpu.ts';
+import { stopRequested } from './guest-handle.ts';
 
 /** Continuation mark of Xen's own; a guest that sets it gets the low bits. */
 const MMU_UPDATE_PREEMPTED = 0x80000000;
@@ -83,6 +84,7 @@ export function mmuUpdate(v: Vcpu): number {
     }
     lo = (lo + 16) >>> 0;
     if (lo < 16) hi = (hi + 1) >>> 0;
+    if ((done & 0xff) === 0xff && stopRequested(v)) break;
   }
   if ((doneLo | doneHi) !== 0 && !access.writeU32(doneLo, doneHi, done) && rc === 0) rc = -EFAULT;
   endFlush(v);
@@ -149,6 +151,7 @@ export function mmuextOp(v: Vcpu): number {
     if (rc !== 0) break;
     lo = (lo + 24) >>> 0;
     if (lo < 24) hi = (hi + 1) >>> 0;
+    if ((done & 0xff) === 0xff && stopRequested(v)) break;
   }
   if ((doneLo | doneHi) !== 0 && !access.writeU32(doneLo, doneHi, done) && rc === 0) rc = -EFAULT;
   endFlush(v);

@@ -4,6 +4,7 @@ import { EFAULT, EINVAL, ENOSYS } from '../../abi/errno.ts';
 import { HYPERCALL } from '../../abi/xen.ts';
 import { VCPU } from '../../machine/vcpu-block.ts';
 import { RESULT_IN_RAX, type Vcpu } from '../vcpu.ts';
+import { stopRequested } from './guest-handle.ts';
 
 const ENTRY_SIZE = 64;
 /** Entries that one multicall may carry: a bound on the work of one call, far above what guests use. */
@@ -51,7 +52,7 @@ export function multicall(v: Vcpu): number {
     }
     lo = (lo + ENTRY_SIZE) >>> 0;
     if (lo < ENTRY_SIZE) hi = (hi + 1) >>> 0;
-    if (v.domain.shutdownReason !== -1) break;
+    if (stopRequested(v)) break;
   }
   v.inMulticall = false;
   return rc;
