@@ -44,7 +44,18 @@ describe('pointers', () => {
     const p = withTraps();
     const gap = p.page();
     p.unmap(gap);
-    const pointers = [NON_CANONICAL, HOLE, UNMAPPED, gap, gap - 4n, gap - 1n, 0n, -1n, 0xffff_ffff_ffff_f000n, 0x7fff_ffff_fff8n];
+    const pointers = [
+      NON_CANONICAL,
+      HOLE,
+      UNMAPPED,
+      gap,
+      gap - 4n,
+      gap - 1n,
+      0n,
+      -1n,
+      0xffff_ffff_ffff_f000n,
+      0x7fff_ffff_fff8n,
+    ];
     const calls: (bigint | number)[] = [];
     const skipped = (nr: number, sub: number): boolean =>
       nr === H.iret || (nr === H.sched_op && (sub === 1 || sub === 2 || sub === 3)) || (nr === H.vcpu_op && sub === 2);
@@ -54,7 +65,8 @@ describe('pointers', () => {
           if (skipped(nr, sub)) continue;
           calls.push(nr, sub, pointer, pointer, pointer, pointer, pointer);
           // Pointer first, and a count that makes it count.
-          if (sub === 0) for (const count of [1, 2, 0xffffffff]) calls.push(nr, pointer, count, 0, DOMID_SELF, pointer, pointer);
+          if (sub === 0)
+            for (const count of [1, 2, 0xffffffff]) calls.push(nr, pointer, count, 0, DOMID_SELF, pointer, pointer);
           // vcpu_op, and operations with a count last.
           calls.push(nr, sub, 0, pointer, 1, 0, 0);
           calls.push(nr, sub, pointer, 1, DOMID_SELF, 0, 0);
@@ -97,10 +109,20 @@ describe('pointers', () => {
 });
 
 describe('frames', () => {
-  test('MFNs that are not the domain\'s are refused', async () => {
+  test("MFNs that are not the domain's are refused", async () => {
     const p = withTraps();
     const victim = p.page();
-    const bad = [0n, 1n, BigInt(MFN_BASE - 1), BigInt(MFN_END), 0x10000n, 0xfffffffffn, 0x10_0000_0000n + BigInt(MFN_BASE), BigInt(AREA_GPA >> 12), 0xf_ffff_ffffn];
+    const bad = [
+      0n,
+      1n,
+      BigInt(MFN_BASE - 1),
+      BigInt(MFN_END),
+      0x10000n,
+      0xfffffffffn,
+      0x10_0000_0000n + BigInt(MFN_BASE),
+      BigInt(AREA_GPA >> 12),
+      0xf_ffff_ffffn,
+    ];
     let count = 0;
     for (const mfn of bad) {
       p.check(H.update_va_mapping, victim, (mfn << 12n) | 7n, 0);
@@ -156,15 +178,31 @@ describe('frames', () => {
 
   test('grant setup into wild lists', async () => {
     const p = withTraps();
+    // struct gnttab_setup_table { u16 dom; u32 frames; s16 status; u64 *list; }
     for (const list of [NON_CANONICAL, HOLE, UNMAPPED, -1n])
       for (const frames of [1, 64, 65, 0xffffffff])
-        // struct gnttab_setup_table { u16 dom; u32 frames; s16 status; u64 *list; }
         p.hypercall(H.grant_table_op, 2, p.words([(BigInt(frames) << 32n) | BigInt(DOMID_SELF), 0, list]), 1);
     p.check(H.grant_table_op, 2, p.words([0, 0, 0]), 0x7fffffff);
     p.check(H.grant_table_op, 2, p.words([0, 0, 0]), 0xffffffff);
     finish(p);
     const run = await runHostile(p);
     expect(run).toMatchObject({ reason: 'poweroff', words: [EINVAL, EINVAL, DONE] });
+  });
+
+  test.each([
+    ['non-canonical', NON_CANONICAL],
+    ['in the hole', HOLE],
+    ["in the engine's area", 0xffff_80c0_0000_0000n],
+  ])('an LDT that is %s is -EINVAL', async (_case, base) => {
+    const p = withTraps();
+    p.check(H.mmuext_op, p.words([13, base, 16]), 1, 0, DOMID_SELF);
+    p.attempt(() => {
+      p.movImm('rax', 7);
+      p.raw(0x8e, 0xe0); // mov fs, eax
+    });
+    finish(p);
+    const run = await runHostile(p);
+    expect(run, run.log.join('\n')).toMatchObject({ reason: 'poweroff', words: [EINVAL, FAULT + 13n, DONE] });
   });
 
   test('huge counts are refused or end at the fault', async () => {
@@ -190,7 +228,7 @@ describe('exceptions', () => {
     ['unmapped', 0x2000n],
     ['non-canonical', NON_CANONICAL + 0x800n],
     ['at the bottom of the address space', 8n],
-    ['in the engine\'s area', 0xffff_80c0_0020_0800n],
+    ["in the engine's area", 0xffff_80c0_0020_0800n],
   ])('an exception with a stack %s crashes', async (_case, stack) => {
     const p = withTraps();
     p.movImm('rsp', stack);
@@ -215,7 +253,7 @@ describe('exceptions', () => {
   test.each([
     ['nowhere', 0x5000n],
     ['into the hole', HOLE],
-    ['into the engine\'s area', 0xffff_80c0_0000_2000n],
+    ["into the engine's area", 0xffff_80c0_0000_2000n],
   ])('a trap table that points %s crashes in the end', async (_case, handler) => {
     const p = new Program();
     const table: bigint[] = [];
@@ -242,7 +280,7 @@ describe('exceptions', () => {
     p.label('again');
     p.movImm('rsp', p.stackTop);
     p.ud2();
-    expect((await runHostile(p, { timeoutMs: 300 })).reason).toBe('detached');
+    expect((await runHostile(p, { timeoutMs: 600 })).reason).toBe('detached');
   });
 
   test('privileged instructions and software interrupts end in an exception or an answer', async () => {
@@ -322,9 +360,15 @@ describe('multicall', () => {
     const work = p.words(clear);
     const entries: (bigint | number)[] = [];
     for (let i = 0; i < 4096; i++) entries.push(H.mmuext_op, 0, work, 4096, 0, DOMID_SELF, 0, 0);
-    p.hypercall(H.multicall, p.words(entries), 4096);
-    p.loop();
-    expect((await runHostile(p, { timeoutMs: 300 })).reason).toBe('detached');
+    const table = p.words(entries);
+    p.check(H.multicall, table, 1);
+    p.movImm('rbx', table);
+    p.load('rax', 'rbx', 8);
+    p.report();
+    p.hypercall(H.multicall, table, 4096);
+    finish(p);
+    const run = await runHostile(p, { timeoutMs: 500 });
+    expect(run).toMatchObject({ reason: 'detached', words: [0n, 0n] });
   });
 });
 
@@ -343,10 +387,10 @@ describe('time', () => {
     p.label('again');
     p.hypercall(H.sched_op, 0, 0);
     p.jmp('again');
-    expect((await runHostile(p, { timeoutMs: 300 })).reason).toBe('detached');
+    expect((await runHostile(p, { timeoutMs: 600 })).reason).toBe('detached');
   });
 
-  test('a block that nothing ends is ended by the signal, and costs nothing', async () => {
+  test('a block that nothing ends is ended by the signal', async () => {
     const p = withTraps();
     p.hypercall(H.sched_op, 1, 0);
     p.loop();
@@ -458,7 +502,8 @@ describe('page tables', () => {
     const garbage = p.words(Array.from({ length: 512 }, (_, i) => (BigInt(i) * 0x9e3779b97f4a7c15n) | 1n));
     const large = p.words([(BigInt(MFN_BASE) << 12n) | 0x87n]);
     for (const page of [self, garbage, large]) {
-      for (const command of [1, 2, 3, 5, 15]) p.check(H.mmuext_op, p.words([command, p.mfn(page), 0]), 1, 0, DOMID_SELF);
+      for (const command of [1, 2, 3, 5, 15])
+        p.check(H.mmuext_op, p.words([command, p.mfn(page), 0]), 1, 0, DOMID_SELF);
     }
     finish(p);
     const run = await runHostile(p);
@@ -466,7 +511,7 @@ describe('page tables', () => {
     expect(run.words.slice(0, -1)).toEqual(new Array(15).fill(EINVAL));
   });
 
-  test('an L4 with entries in Xen\'s slots does not reach the engine', async () => {
+  test("an L4 with entries in Xen's slots does not reach the engine", async () => {
     const p = withTraps();
     const root = p.page();
     p.loadRootVa('rsi');
@@ -486,7 +531,13 @@ describe('page tables', () => {
       p.movImm('rdi', 0xffff_8000_0000_0000n);
       p.load('rax', 'rdi');
     });
-    p.check(H.mmu_update, p.words([(BigInt(p.mfn(root)) << 12n) | (257n * 8n), (BigInt(p.mfn(root)) << 12n) | 7n]), 1, 0, DOMID_SELF);
+    p.check(
+      H.mmu_update,
+      p.words([(BigInt(p.mfn(root)) << 12n) | (257n * 8n), (BigInt(p.mfn(root)) << 12n) | 7n]),
+      1,
+      0,
+      DOMID_SELF,
+    );
     finish(p);
     const run = await runHostile(p);
     expect(run.reason, run.log.join('\n')).toBe('poweroff');
@@ -536,7 +587,7 @@ describe('page tables', () => {
     p.hypercall(H.mmuext_op, p.words([6, 0, 0]), 1, 0, DOMID_SELF);
   }
 
-  test('entries stored behind Xen\'s back reach no memory but the domain\'s', async () => {
+  test("entries stored behind Xen's back reach no memory but the domain's", async () => {
     const p = withTraps();
     const victim = p.page();
     takeL1(p);
@@ -552,7 +603,7 @@ describe('page tables', () => {
     expect(['crash', 'poweroff']).toContain(run.reason);
   });
 
-  test('a guest that patches the engine\'s stubs to loop in ring 0 is still ended by the signal', async () => {
+  test("a guest that patches the engine's stubs to loop in ring 0 is still ended by the signal", async () => {
     const p = withTraps();
     const victim = p.page();
     takeL1(p);
@@ -582,15 +633,28 @@ describe('page tables', () => {
   });
 });
 
-describe('the engine\'s addresses', () => {
-  test('the M2P cannot be written, the rest of Xen\'s slots cannot be touched', async () => {
+describe("the engine's addresses", () => {
+  test("the M2P cannot be written, the rest of Xen's slots cannot be touched", async () => {
     const p = withTraps();
     const m2p = 0xffff_8080_0000_0000n + BigInt(MFN_BASE) * 8n;
     p.attempt(() => {
       p.movImm('rdi', m2p + 8n);
       p.load('rax', 'rdi');
     });
-    const targets = [m2p, 0xffff_8080_4000_0000n, 0xffff_80c0_0000_0000n, 0xffff_80c0_0000_1000n, 0xffff_80c0_0000_2000n, 0xffff_80c0_0001_0000n, 0xffff_80c0_0020_e000n, 0xffff_80c0_0021_1000n, 0xffff_80c0_0021_4000n, 0xffff_80e0_0000_0000n, 0xffff_8000_0000_0000n, 0xffff_87ff_ffff_f000n];
+    const targets = [
+      m2p,
+      0xffff_8080_4000_0000n,
+      0xffff_80c0_0000_0000n,
+      0xffff_80c0_0000_1000n,
+      0xffff_80c0_0000_2000n,
+      0xffff_80c0_0001_0000n,
+      0xffff_80c0_0020_e000n,
+      0xffff_80c0_0021_1000n,
+      0xffff_80c0_0021_4000n,
+      0xffff_80e0_0000_0000n,
+      0xffff_8000_0000_0000n,
+      0xffff_87ff_ffff_f000n,
+    ];
     for (const target of targets)
       p.attempt(() => {
         p.movImm('rdi', target);
@@ -629,7 +693,11 @@ describe('vCPUs', () => {
 
   test('a garbage context is refused, and its vCPU cannot come up', async () => {
     const p = withTraps();
-    const context = p.words(Array.from({ length: VCPU_GUEST_CONTEXT.SIZE / 8 }, (_, i) => BigInt.asUintN(64, BigInt(i + 1) * 0x9e3779b97f4a7c15n)));
+    const context = p.words(
+      Array.from({ length: VCPU_GUEST_CONTEXT.SIZE / 8 }, (_, i) =>
+        BigInt.asUintN(64, BigInt(i + 1) * 0x9e3779b97f4a7c15n),
+      ),
+    );
     p.check(H.vcpu_op, 0, 1, context);
     p.check(H.vcpu_op, 1, 1, 0);
     p.check(H.vcpu_op, 0, 0, context);
@@ -641,9 +709,9 @@ describe('vCPUs', () => {
   });
 
   test.each([
-    ['runs nowhere', 0x4000n, 0xe033n, 2n],
-    ['has a bad code selector', VIRT_BASE, 0xfffbn, 2n],
-    ['starts in the engine\'s area', 0xffff_80c0_0000_1000n, 0xe033n, 2n],
+    ['runs nowhere', 0x4000n, 0xe033n, 4n],
+    ['has a bad code selector', VIRT_BASE, 0xfffbn, 4n],
+    ["starts in the engine's area", 0xffff_80c0_0000_1000n, 0xe033n, 4n],
   ])('a vCPU that %s takes its domain with it', async (_case, rip, cs, flags) => {
     const p = withTraps();
     const C = VCPU_GUEST_CONTEXT;
@@ -692,7 +760,11 @@ function noise(p: Program, seed: bigint, words = 512): void {
   p.movImm('rax', seed);
   p.movImm('rcx', words);
   p.label(again);
-  for (const [direction, bits] of [['left', 13], ['right', 7], ['left', 17]] as const) {
+  for (const [direction, bits] of [
+    ['left', 13],
+    ['right', 7],
+    ['left', 17],
+  ] as const) {
     p.mov('rdx', 'rax');
     p.shift(direction, 'rdx', bits);
     p.alu('xor', 'rax', 'rdx');
@@ -730,7 +802,10 @@ describe('shared pages', () => {
     const p = withTraps();
     const send = (port: number): void => p.hypercall(H.event_channel_op, 4, p.words([port]));
     for (let seed = 1n; seed <= 30n; seed++) {
-      for (const [page, port] of [[1, 1], [2, 2]] as const) {
+      for (const [page, port] of [
+        [1, 1],
+        [2, 2],
+      ] as const) {
         p.mov('rdi', 'r14');
         p.alu('add', 'rdi', page * 4096);
         noise(p, (seed + BigInt(page) * 100n) * 0x9e3779b97f4a7c15n);
@@ -770,7 +845,7 @@ describe('event channels', () => {
     p.movImm('rbp', argument);
     p.movImm('r12', 0);
     p.label('port');
-    for (const command of [8, 9, 5, 4, 0, 1, 7, 6, 3, 2, 11, 12, 13, 4, 3, 5, 40]) {
+    for (const command of [8, 9, 5, 4, 0, 1, 7, 6, 3]) {
       p.mov('rax', 'r12');
       p.shift('left', 'rax', 32);
       p.alu('or', 'rax', 'r12');
@@ -813,7 +888,15 @@ describe('fuzz', () => {
     const scratch = p.data(16 * 4096);
     const u64 = (): bigint => (BigInt(next()) << 32n) | BigInt(next());
     const ownMfn = (): bigint => BigInt(MFN_BASE + (next() % (RAM_PAGES + 80)));
-    const pointer = (): bigint => pick([scratch + BigInt(next() % 65536), scratch + BigInt((next() % 16) * 4096), gap - 4n, HOLE, NON_CANONICAL, 0n]);
+    const pointer = (): bigint =>
+      pick([
+        scratch + BigInt(next() % 65536),
+        scratch + BigInt((next() % 16) * 4096),
+        gap - 4n,
+        HOLE,
+        NON_CANONICAL,
+        0n,
+      ]);
     const argument = (): bigint =>
       pick<() => bigint>([
         () => BigInt(next() % 16),

@@ -1,7 +1,7 @@
 /** The last lines of a guest's console, for the log of a crash. */
 
 const BYTES_MAX = 16384;
-const LINES_MAX = 40;
+const LINES_MAX = 100;
 
 export class ConsoleTail {
   #text = '';

@@ -28,7 +28,7 @@ import {
 } from '../hypervisor/event-channels.ts';
 import { adoptPageTables } from '../hypervisor/mmu.ts';
 import { STAT_NAMES } from '../hypervisor/run-vcpu.ts';
-import { createMachineMemory, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
+import { createMachineMemory, type MachineMemory, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { buildDomain } from '../toolstack/builder/build-domain.ts';
 import { BuildError } from '../toolstack/builder/build-error.ts';
@@ -95,13 +95,13 @@ function actionFor(config: DomainConfig, reason: EndReason): ShutdownAction {
 
 /** Runs the domain, restarts included, to its end. Throws HostError, KernelImageError or BuildError, each with one line. */
 export async function runDomain(config: DomainConfig, options: RunOptions): Promise<DomainEnd> {
-  const engine = chooseEngine(config);
   const onProgress = (step: string, detail: string): void => {
     if (!options.quiet) options.log(`xl: kernel: ${step} ${detail}`);
   };
   const kernel = await loadKernel(config.kernel, { cacheDir: cacheRoot(), onProgress });
   const elf = parseXenElf(kernel.elf, config.kernel);
   const ramdisk = config.ramdisk === null ? null : await readRamdisk(config.ramdisk);
+  const engine = chooseEngine(config);
   const store = createStore();
   introduceControlDomain(store);
   for (let domid = 1; ; domid++) {
@@ -171,7 +171,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     throw new BuildError(
       `memory = ${Math.max(config.memoryMiB, config.maxmemMiB)} MiB is more than the ${RAM_PAGES_MAX / 256} MiB that a domain can have`,
     );
-  const machine = createMachineMemory(ramPages, maxPages);
+  const machine = allocateMemory(ramPages, maxPages);
   const domain = createDomain(machine, domid, config.maxvcpus, config.uuid);
   const vcpu0 = domain.vcpus[0];
   const built = buildDomain(
@@ -277,6 +277,16 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     options.signal?.removeEventListener('abort', stop);
     closeKvmDomain(handle);
     store.releaseDomain(domid);
+  }
+}
+
+function allocateMemory(ramPages: number, maxPages: number): MachineMemory {
+  try {
+    return createMachineMemory(ramPages, maxPages);
+  } catch (error) {
+    // What WebAssembly.Memory() throws when the host has no room for it.
+    if (!(error instanceof RangeError)) throw error;
+    throw new HostError(`the host cannot give the domain ${Math.ceil(maxPages / 256)} MiB of memory`);
   }
 }
 

@@ -3,7 +3,24 @@
  * displacements. What is missing goes in as raw bytes. Encodings: Intel SDM vol. 2, chapter 2 and the instruction pages.
  */
 
-export const REGISTERS = ['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi', 'r8', 'r9', 'r10', 'r11', 'r12', 'r13', 'r14', 'r15'] as const;
+export const REGISTERS = [
+  'rax',
+  'rcx',
+  'rdx',
+  'rbx',
+  'rsp',
+  'rbp',
+  'rsi',
+  'rdi',
+  'r8',
+  'r9',
+  'r10',
+  'r11',
+  'r12',
+  'r13',
+  'r14',
+  'r15',
+] as const;
 export type Register = (typeof REGISTERS)[number];
 
 /** Opcodes of `op r/m64, r64`, and the /digit of the same operation with an immediate. */

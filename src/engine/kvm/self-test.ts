@@ -82,8 +82,17 @@ function openFailure(errno: number): string {
   return `/dev/kvm cannot be opened: errno ${errno}`;
 }
 
+/** The user's name, or the number of one that the system does not list (usual in containers). */
+function userName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    return `${process.getuid?.() ?? 'unknown'}`;
+  }
+}
+
 function whoLacksWhat(): string {
-  const user = userInfo().username;
+  const user = userName();
   try {
     const groups = execFileSync('id', ['-nG'], { encoding: 'utf8' }).trim().split(/\s+/);
     return groups.includes('kvm') ? `user ${user}, though in group kvm` : `user ${user} is not in group kvm`;

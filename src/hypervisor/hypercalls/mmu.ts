@@ -15,7 +15,7 @@ import {
   unpinTable,
 } from '../mmu.ts';
 import type { Vcpu } from '../vcpu.ts';
-import { stopRequested } from './guest-handle.ts';
+import { addressOkay, stopRequested } from './guest-handle.ts';
 
 /** Continuation mark of Xen's own; a guest that sets it gets the low bits. */
 const MMU_UPDATE_PREEMPTED = 0x80000000;
@@ -197,7 +197,7 @@ function mmuextOne(v: Vcpu, cmd: number, a1Lo: number, a1Hi: number, a2Lo: numbe
       return 0;
     case xen.MMUEXT_SET_LDT: {
       const entries = a2Lo;
-      if (entries > 8192 || a2Hi !== 0 || (a1Lo & 0xfff) !== 0) return -EINVAL;
+      if (entries > 8192 || a2Hi !== 0 || (a1Lo & 0xfff) !== 0 || !addressOkay(a1Hi)) return -EINVAL;
       const block = v.block.u32;
       block[VCPU.ldtBase >> 2] = a1Lo;
       block[(VCPU.ldtBase >> 2) + 1] = a1Hi;

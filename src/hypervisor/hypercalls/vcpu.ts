@@ -9,6 +9,7 @@ import { notifyVcpu } from '../event-channels.ts';
 import { markTable, ramFrame } from '../mmu.ts';
 import { runstateInfo, writeRunstate, writeTimeInfo } from '../time.ts';
 import type { Vcpu } from '../vcpu.ts';
+import { addressOkay } from './guest-handle.ts';
 
 /** cpu_user_regs offsets in the order of VCPU.gpr. */
 const R = op.CPU_USER_REGS;
@@ -170,6 +171,7 @@ function setContext(v: Vcpu, target: VcpuBlock, bytes: Uint8Array, w: Uint32Arra
   const gdtEntries = w[C.gdt_ents >> 2];
   const ldtEntries = w[C.ldt_ents >> 2];
   if (gdtEntries > 14 * 512 || ldtEntries > 8192) return -EINVAL;
+  if ((w[C.ldt_base >> 2] & 0xfff) !== 0 || !addressOkay(w[(C.ldt_base >> 2) + 1])) return -EINVAL;
   for (const at of [
     C.event_callback_eip,
     C.failsafe_callback_eip,
