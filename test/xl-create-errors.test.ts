@@ -7,6 +7,7 @@
 
 import { spawn, spawnSync } from 'node:child_process';
 import {
+  chmodSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -29,6 +30,8 @@ const LIMIT_MS = 60_000;
 const MIB = 2 ** 20;
 
 const folder = mkdtempSync(join(tmpdir(), 'domus-errors-'));
+// Another user reads it too.
+chmodSync(folder, 0o755);
 afterAll(() => rmSync(folder, { recursive: true }));
 const kvm = probeKvm();
 

@@ -17,6 +17,8 @@ export interface ConsoleBackendOptions {
 
 /** Typed bytes that wait for the guest; beyond this they are dropped. */
 const INPUT_MAX = 1 << 20;
+/** Rings of output taken in one call, so that a guest that never stops writing leaves room for others. */
+const PASSES_PER_CALL = 16;
 
 export class ConsoleBackend {
   readonly #page: Uint8Array;
@@ -34,12 +36,16 @@ export class ConsoleBackend {
     this.#page[XENCONS.connection] = 0;
   }
 
-  /** Called on the guest's event: takes its output, and gives it input that waited for room. */
-  service(): void {
+  /**
+   * Called on the guest's event: takes its output, and gives it input that waited for room. True: the guest still writes; call
+   * again in a later turn.
+   */
+  service(): boolean {
     const words = this.#words;
     let cons = words[XENCONS.out_cons >> 2];
     let took = false;
-    for (;;) {
+    let passes = 0;
+    for (; passes < PASSES_PER_CALL; passes++) {
       const prod = Atomics.load(words, XENCONS.out_prod >> 2);
       const length = (prod - cons) >>> 0;
       if (length === 0) break;
@@ -57,6 +63,7 @@ export class ConsoleBackend {
     }
     if (took) this.#notify();
     this.#feed();
+    return passes === PASSES_PER_CALL;
   }
 
   /** What somebody typed. */

@@ -4,6 +4,7 @@
  */
 
 import { readFile } from 'node:fs/promises';
+import { setImmediate } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import {
   SHUTDOWN_crash,
@@ -228,7 +229,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   options.console?.onInput((bytes) => console.input(bytes));
 
   const service = (): void => {
-    if (takeDom0Pending(domain, CONSOLE_PORT)) console.service();
+    if (takeDom0Pending(domain, CONSOLE_PORT) && console.service()) signalDom0(domain, CONSOLE_PORT);
     if (takeDom0Pending(domain, STORE_PORT) && ring.service()) signalDom0(domain, STORE_PORT);
     const text = takeConsoleIo(domain);
     if (text.length > 0) {
@@ -260,7 +261,9 @@ async function runOnce(run: OneRun): Promise<EndReason> {
       service();
       if (stopped || domain.shutdownReason !== -1) break;
       const wait = Atomics.waitAsync(domain.i32, DOMAIN.doorbell >> 2, ticket);
+      // A guest that rings all the time must leave room for timers, signals and what is typed.
       if (wait.async) await wait.value;
+      else await setImmediate();
     }
     const reason = domain.shutdownReason;
     stop();

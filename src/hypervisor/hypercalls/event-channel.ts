@@ -107,7 +107,7 @@ function control(v: Vcpu, cmd: number, w0: number, w1: number): number {
         return -EINVAL;
       const port = allocatePort(d);
       if (port === 0) return -ENOSPC;
-      setPort(d, port, ECS_INTERDOMAIN, v.id, d.domid, w1);
+      setPort(d, port, ECS_INTERDOMAIN, 0, d.domid, w1);
       setPort(d, w1, ECS_INTERDOMAIN, portVcpu(d, w1), d.domid, port);
       setPending(d, port, v.kicker);
       return port;
@@ -166,7 +166,12 @@ function control(v: Vcpu, cmd: number, w0: number, w1: number): number {
 function closePort(v: Vcpu, port: number): void {
   const d = v.domain;
   const state = portState(d, port);
-  if (state === ECS_VIRQ) Atomics.store(d.vcpus[portVcpu(d, port)].u32, (VCPU.virqPorts >> 2) + portA(d, port), 0);
+  if (state === ECS_VIRQ) {
+    // A global VIRQ stands with vCPU 0, wherever bind_vcpu sends its events.
+    const virq = portA(d, port);
+    const owner = virqIsPerVcpu(virq) ? portVcpu(d, port) : 0;
+    Atomics.store(d.vcpus[owner].u32, (VCPU.virqPorts >> 2) + virq, 0);
+  }
   if (state === ECS_INTERDOMAIN && portA(d, port) === d.domid) {
     const peer = portB(d, port);
     setPort(d, peer, ECS_UNBOUND, portVcpu(d, peer), d.domid, 0);
