@@ -230,5 +230,5 @@ export function flushVcpus(v: Vcpu, mask: number): void {
 /** Mask of all vCPUs of the domain. */
 export function allVcpus(domain: Domain): number {
   const count = domain.i32[DOMAIN.vcpuCount >> 2];
-  return count >= 32 ? -1 : (1 << count) - 1;
+  return count >= 32 ? -1 : ~(-1 << count);
 }
