@@ -1,0 +1,211 @@
+/**
+ * The slow path of SSE's floating point: what WebAssembly does not do (other rounding modes, flags, unmasked exceptions, NaNs as x86
+ * has them, denormals as zeros, flush to zero), for the operations of sse-operations.ts. Translated code and the interpreter come
+ * here when a result or an operand is out of the ordinary, or when MXCSR's precision flag is not set yet.
+ *
+ * Only the vCPU's own thread touches its memory.
+ */
+
+import {
+  add,
+  compare,
+  comparePredicate,
+  divide,
+  type LaneOperation,
+  maximum,
+  minimum,
+  multiply,
+  sqrt,
+  subtract,
+} from './sse-arithmetic.ts';
+import { fromInteger, narrow, roundToIntegral, toInteger, widen } from './sse-convert.ts';
+import { DOUBLE, Environment, type Format, SINGLE } from './sse-format.ts';
+import * as operations from './sse-operations.ts';
+import { PD, PS, SD, SS } from './sse-operations.ts';
+import * as quick from './sse-quick.ts';
+
+const CF = 1;
+const PF = 4;
+const ZF = 0x40;
+/** By relation: less, equal, greater, unordered. Source: Intel SDM vol. 2, COMISD. */
+const RELATION_FLAGS = [CF, ZF, 0, ZF | PF | CF];
+
+const LANE_OPERATIONS: readonly LaneOperation[] = [add, subtract, multiply, divide, sqrt, minimum, maximum];
+const QUICK: readonly quick.QuickOperation[] = [quick.add, quick.subtract, quick.multiply, quick.divide, quick.sqrt];
+
+const e = new Environment();
+
+// The operands, a and then b, and the result, which starts as a. No two vCPUs share a thread's module.
+const operands = new Uint32Array(8);
+const singles = new Float32Array(operands.buffer);
+const doubles = new Float64Array(operands.buffer);
+const result = new Uint32Array(4);
+const resultSingles = new Float32Array(result.buffer);
+const resultDoubles = new Float64Array(result.buffer);
+
+/** Lanes of a and b in one row: 0 to 3 and 4 to 7, or 0 to 1 and 2 to 3. */
+function get(f: Format, lane: number): bigint {
+  if (f === SINGLE) return BigInt(operands[lane]);
+  return (BigInt(operands[2 * lane + 1]) << 32n) | BigInt(operands[2 * lane]);
+}
+
+function set(bits: 32 | 64, lane: number, value: bigint): void {
+  if (bits === 32) result[lane] = Number(value);
+  else {
+    result[2 * lane] = Number(value & 0xffffffffn);
+    result[2 * lane + 1] = Number(value >> 32n);
+  }
+}
+
+/** Lane `to` of the result = lane `first` op lane `second`. */
+function compute(operation: number, single: boolean, to: number, first: number, second: number): void {
+  if (operation < QUICK.length) {
+    if (single) {
+      const value = quick.quickSingle(e, QUICK[operation], singles[first], singles[second]);
+      if (value === value) {
+        resultSingles[to] = value;
+        return;
+      }
+    } else {
+      const value = quick.quickDouble(e, QUICK[operation], doubles[first], doubles[second]);
+      if (value === value) {
+        resultDoubles[to] = value;
+        return;
+      }
+    }
+  }
+  const f = single ? SINGLE : DOUBLE;
+  set(single ? 32 : 64, to, LANE_OPERATIONS[operation](e, f, get(f, first), get(f, second)));
+}
+
+/** Sums or differences of neighbours. */
+function horizontal(operation: number, single: boolean): void {
+  const count = single ? 4 : 2;
+  for (let lane = 0; lane < count; lane++) compute(operation, single, lane, 2 * lane, 2 * lane + 1);
+}
+
+/** What was computed becomes an operand, unless an exception ends it. */
+function nextStep(): boolean {
+  operands.set(result);
+  return e.nextStep();
+}
+
+/** Products of the lanes in the immediate's high half, added in pairs; to the lanes in its low half. */
+function dotProduct(single: boolean, immediate: number): void {
+  const count = single ? 4 : 2;
+  const words = single ? 1 : 2;
+  result.fill(0);
+  for (let lane = 0; lane < count; lane++)
+    if ((immediate >> (4 + lane)) & 1) compute(operations.MULTIPLY, single, lane, lane, lane + count);
+  if (!nextStep()) return;
+  for (let lane = 0; lane < count; lane += 2) compute(operations.ADD, single, lane, lane, lane + 1);
+  if (!nextStep()) return;
+  if (single) {
+    compute(operations.ADD, true, 0, 0, 2);
+    operands[0] = result[0];
+  }
+  for (let lane = 0; lane < count; lane++)
+    for (let word = 0; word < words; word++) result[lane * words + word] = (immediate >> lane) & 1 ? operands[word] : 0;
+}
+
+function convert(operation: number, shape: number, immediate: number): void {
+  const f = shape === PS || shape === SS ? SINGLE : DOUBLE;
+  const b = f === SINGLE ? 4 : 2;
+  const truncate = (immediate & 1) !== 0;
+  switch (operation) {
+    case operations.CONVERT_PRECISION:
+      if (f === SINGLE)
+        for (let lane = shape === PS ? 1 : 0; lane >= 0; lane--) set(64, lane, widen(e, get(f, b + lane)));
+      else {
+        if (shape === PD) result.fill(0);
+        for (let lane = 0; lane < (shape === PD ? 2 : 1); lane++) set(32, lane, narrow(e, get(f, b + lane)));
+      }
+      return;
+    case operations.TO_INT32: {
+      if (shape === PD) result.fill(0);
+      const count = shape === PS ? 4 : shape === PD ? 2 : 1;
+      for (let lane = 0; lane < count; lane++) set(32, lane, toInteger(e, f, get(f, b + lane), 32, truncate));
+      return;
+    }
+    case operations.TO_INT32_PAIR:
+      result.fill(0);
+      for (let lane = 0; lane < 2; lane++) set(32, lane, toInteger(e, f, get(f, b + lane), 32, truncate));
+      return;
+    case operations.TO_INT64:
+      set(64, 0, toInteger(e, f, get(f, b), 64, truncate));
+      return;
+    case operations.FROM_INT32:
+    case operations.FROM_INT32_PAIR: {
+      const count = operation === operations.FROM_INT32_PAIR ? 2 : shape === PS ? 4 : shape === PD ? 2 : 1;
+      const bits = f === SINGLE ? 32 : 64;
+      for (let lane = 0; lane < count; lane++) set(bits, lane, fromInteger(e, f, BigInt(operands[4 + lane] | 0)));
+      return;
+    }
+    case operations.FROM_INT64:
+      set(f === SINGLE ? 32 : 64, 0, fromInteger(e, f, BigInt.asIntN(64, get(DOUBLE, 2))));
+      return;
+    default:
+      throw new Error(`bug: exactVector ${operation}`);
+  }
+}
+
+function perform(operation: number, shape: number, immediate: number): void {
+  const single = shape === PS || shape === SS;
+  const f = single ? SINGLE : DOUBLE;
+  const bits = single ? 32 : 64;
+  /** Lanes of one operand, and those that count. */
+  const all = single ? 4 : 2;
+  const count = shape === SS || shape === SD ? 1 : all;
+  switch (operation) {
+    case operations.COMPARE:
+      for (let lane = 0; lane < count; lane++)
+        set(bits, lane, comparePredicate(e, f, get(f, lane), get(f, all + lane), immediate & 7));
+      return;
+    case operations.COMPARE_ORDERED:
+    case operations.COMPARE_UNORDERED:
+      result[0] = RELATION_FLAGS[compare(e, f, get(f, 0), get(f, all), operation === operations.COMPARE_ORDERED)];
+      return;
+    case operations.HORIZONTAL_ADD:
+      horizontal(operations.ADD, single);
+      return;
+    case operations.HORIZONTAL_SUBTRACT:
+      horizontal(operations.SUBTRACT, single);
+      return;
+    case operations.ADD_SUBTRACT:
+      for (let lane = 0; lane < count; lane++)
+        compute(lane & 1 ? operations.ADD : operations.SUBTRACT, single, lane, lane, all + lane);
+      return;
+    case operations.DOT_PRODUCT:
+      dotProduct(single, immediate);
+      return;
+    case operations.ROUND:
+      for (let lane = 0; lane < count; lane++) set(bits, lane, roundToIntegral(e, f, get(f, all + lane), immediate));
+      return;
+    default:
+      if (operation > operations.MAXIMUM) convert(operation, shape, immediate);
+      else for (let lane = 0; lane < count; lane++) compute(operation, single, lane, lane, all + lane);
+  }
+}
+
+/**
+ * The import of that name. Byte offsets of the operands (the result takes the place of a) and of MXCSR in the vCPU's memory.
+ * It returns 1 when an exception is not masked, with its flag set and no result.
+ */
+export function createExactVector(
+  buffer: ArrayBufferLike,
+  operandsOffset: number,
+  mxcsrOffset: number,
+): (operation: number) => number {
+  const u32 = new Uint32Array(buffer);
+  const at = operandsOffset >> 2;
+  const mxcsr = mxcsrOffset >> 2;
+  return (operation) => {
+    for (let i = 0; i < 8; i++) operands[i] = u32[at + i];
+    for (let i = 0; i < 4; i++) result[i] = operands[i];
+    e.begin(u32[mxcsr]);
+    perform(operation & 0xff, (operation >>> 8) & 3, operation >>> 16);
+    for (let i = 0; i < 4; i++) u32[at + i] = result[i];
+    u32[mxcsr] |= e.flags;
+    return e.raises ? 1 : 0;
+  };
+}
