@@ -15,9 +15,6 @@ import {
   SHUTDOWN_watchdog,
 } from '../abi/xen.ts';
 import { ConsoleBackend } from '../backends/console.ts';
-import { createKvmKicker } from '../engine/kvm/kicker.ts';
-import { closeKvmDomain, createKvmDomain } from '../engine/kvm/kvm-domain.ts';
-import { probeKvm } from '../engine/kvm/self-test.ts';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import {
   ECS_INTERDOMAIN,
@@ -42,6 +39,14 @@ import { createRingServer } from '../xenstore/ring-server.ts';
 import { createStore } from '../xenstore/store.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
+import {
+  chooseEngine,
+  closeEngineDomain,
+  createEngineDomain,
+  createKicker,
+  type EngineHandle,
+  type EngineKind,
+} from './engines.ts';
 import type { VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
 
 export type EndReason = 'poweroff' | 'reboot' | 'suspend' | 'crash' | 'watchdog' | 'detached';
@@ -102,7 +107,7 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
   const kernel = await loadKernel(config.kernel, { cacheDir: cacheRoot(), onProgress });
   const elf = parseXenElf(kernel.elf, config.kernel);
   const ramdisk = config.ramdisk === null ? null : await readRamdisk(config.ramdisk);
-  const engine = chooseEngine(config);
+  const engine = engineFor(config);
   const store = createStore();
   introduceControlDomain(store);
   for (let domid = 1; ; domid++) {
@@ -125,15 +130,15 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
 }
 
 /** The engine that runs the domain, or a HostError that says why none can. */
-function chooseEngine(config: DomainConfig): string {
+function engineFor(config: DomainConfig): EngineKind {
   const asked = process.env['DOMUS_ENGINE'] || config.engine;
   if (asked !== 'auto' && asked !== 'kvm' && asked !== 'wasm')
     throw new HostError(`DOMUS_ENGINE: expected auto, kvm or wasm, found \`${asked}'`);
-  if (asked === 'wasm')
-    throw new HostError('engine = "wasm" is not built yet; this version runs guests on /dev/kvm only');
-  const probe = probeKvm();
-  if (!probe.usable) throw new HostError(`no engine can run the domain: ${probe.reason}`);
-  return 'kvm';
+  try {
+    return chooseEngine(asked).kind;
+  } catch (error) {
+    throw new HostError(error instanceof Error ? error.message : String(error));
+  }
 }
 
 async function readRamdisk(path: string): Promise<Uint8Array> {
@@ -161,7 +166,7 @@ interface OneRun {
   readonly ramdisk: Uint8Array | null;
   readonly store: ReturnType<typeof createStore>;
   readonly domid: number;
-  readonly engine: string;
+  readonly engine: EngineKind;
 }
 
 async function runOnce(run: OneRun): Promise<EndReason> {
@@ -195,8 +200,8 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   setPort(domain, STORE_PORT, ECS_INTERDOMAIN, 0, 0, STORE_PORT);
   setPort(domain, CONSOLE_PORT, ECS_INTERDOMAIN, 0, 0, CONSOLE_PORT);
 
-  const handle = createKvmDomain(machine, config.maxvcpus);
-  const kicker = createKvmKicker(handle);
+  const handle = createEngineDomain(run.engine, machine, config.maxvcpus);
+  const kicker = createKicker(handle);
   introduceDomain(store, {
     domid,
     uuid: formatUuid(config.uuid),
@@ -278,7 +283,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     stop();
     await ended;
     options.signal?.removeEventListener('abort', stop);
-    closeKvmDomain(handle);
+    closeEngineDomain(handle);
     store.releaseDomain(domid);
   }
 }
@@ -295,7 +300,7 @@ function allocateMemory(ramPages: number, maxPages: number): MachineMemory {
 
 function startWorkers(
   domain: Domain,
-  engine: VcpuWorkerData['engine'],
+  engine: EngineHandle,
   log: (line: string) => void,
 ): { readonly ready: Promise<void>; readonly ended: Promise<void> } {
   const url = new URL(import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js', import.meta.url);

@@ -1,8 +1,6 @@
 /** The thread of one vCPU: opens its engine, says it is ready, and runs the vCPU until the domain ends. */
 
 import { parentPort, workerData } from 'node:worker_threads';
-import { createKvmKicker } from '../engine/kvm/kicker.ts';
-import { openKvmVcpu } from '../engine/kvm/kvm-vcpu.ts';
 import { Domain } from '../hypervisor/domain.ts';
 import { runVcpu } from '../hypervisor/run-vcpu.ts';
 import { startClock, writeTimeInfo } from '../hypervisor/time.ts';
@@ -10,6 +8,7 @@ import { crashDomain } from '../hypervisor/traps.ts';
 import { Vcpu } from '../hypervisor/vcpu.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
 import { monotonicNs } from './clock.ts';
+import { createKicker, openVcpu } from './engines.ts';
 import type { VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
 
 const say = (message: VcpuWorkerMessage): void => parentPort?.postMessage(message);
@@ -17,10 +16,10 @@ const say = (message: VcpuWorkerMessage): void => parentPort?.postMessage(messag
 function main(data: VcpuWorkerData): void {
   const domain = new Domain(data.domain);
   const block = domain.vcpus[data.vcpuId];
-  const engine = openKvmVcpu(data.engine, domain.machine, block);
+  const engine = openVcpu(data.engine, domain, data.vcpuId);
   try {
     const host = { monotonicNs, log: (line: string) => say({ kind: 'log', line }) };
-    const v = new Vcpu(domain, data.vcpuId, engine, createKvmKicker(data.engine), host);
+    const v = new Vcpu(domain, data.vcpuId, engine, createKicker(data.engine), host);
     if (data.vcpuId === 0) {
       engine.prepareRoot(block.u32[VCPU.kernelRoot >> 2] * 4096);
       startClock(domain, engine, Date.now() * 1e6);

@@ -1,12 +1,12 @@
 /** What the main thread of a domain and its vCPU workers say to each other. */
 
-import type { KvmDomainHandle } from '../engine/kvm/kvm-domain.ts';
 import type { DomainHandle } from '../hypervisor/domain.ts';
+import type { EngineHandle } from './engines.ts';
 
 export interface VcpuWorkerData {
   readonly domain: DomainHandle;
   readonly vcpuId: number;
-  readonly engine: KvmDomainHandle;
+  readonly engine: EngineHandle;
 }
 
 export type VcpuWorkerMessage =

@@ -8,7 +8,7 @@
  */
 
 import { MachineMemory, type MachineMemoryHandle } from '../machine/memory.ts';
-import { VCPU, VcpuBlock } from '../machine/vcpu-block.ts';
+import { createVcpuBlock, VcpuBlock } from '../machine/vcpu-block.ts';
 
 export const VCPUS_MAX = 32;
 export const EVENT_CHANNELS = 4096;
@@ -75,7 +75,7 @@ export const FRAME_PINNED = 0x80;
 export interface DomainHandle {
   readonly machine: MachineMemoryHandle;
   readonly state: SharedArrayBuffer;
-  readonly vcpus: readonly SharedArrayBuffer[];
+  readonly vcpus: readonly WebAssembly.Memory[];
 }
 
 export class Domain {
@@ -98,11 +98,11 @@ export class Domain {
     this.u64 = new BigUint64Array(handle.state);
     this.u8 = new Uint8Array(handle.state);
     this.frameTypes = new Uint8Array(handle.state, DOMAIN.frameTypes);
-    this.vcpus = handle.vcpus.map((buffer, id) => new VcpuBlock(id, buffer));
+    this.vcpus = handle.vcpus.map((memory, id) => new VcpuBlock(id, memory));
   }
 
   handle(): DomainHandle {
-    return { machine: this.machine.handle(), state: this.state, vcpus: this.vcpus.map((vcpu) => vcpu.buffer) };
+    return { machine: this.machine.handle(), state: this.state, vcpus: this.vcpus.map((vcpu) => vcpu.memory) };
   }
 
   get domid(): number {
@@ -139,7 +139,7 @@ export class Domain {
 /** Allocates the shared state of a domain around its machine memory. */
 export function createDomain(machine: MachineMemory, domid: number, vcpuCount: number, uuid: Uint8Array): Domain {
   const state = new SharedArrayBuffer(Math.ceil((DOMAIN.frameTypes + machine.layout.nameableFrames) / 8) * 8);
-  const vcpus = Array.from({ length: vcpuCount }, () => new SharedArrayBuffer(VCPU.SIZE));
+  const vcpus = Array.from({ length: vcpuCount }, (_, id) => createVcpuBlock(id).memory);
   const domain = new Domain({ machine: machine.handle(), state, vcpus });
   domain.i32[DOMAIN.shutdown >> 2] = -1;
   domain.i32[DOMAIN.crashVcpu >> 2] = -1;

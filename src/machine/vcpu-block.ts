@@ -1,5 +1,5 @@
 /**
- * Memory 1: the block of one vCPU, in shared memory.
+ * Memory 1: the block of one vCPU, at the start of a shared WebAssembly.Memory.
  *
  * The vCPU's own worker writes everything here, but for the words marked [any], which other threads set with Atomics.
  * The engine loads the registers from here on entry and stores them back on exit; the hypervisor changes them in between.
@@ -22,13 +22,8 @@ export const VCPU = {
   es: 0x0ac,
   fs: 0x0b0,
   gs: 0x0b4,
-  /** Set by the engine for a page fault (vector 14). */
-  cr2: 0x0b8, // u64
-  // --- the last exit: written by the engine
-  exitVector: 0x0c0, // u32, for EXIT_EXCEPTION
-  exitErrorCode: 0x0c4, // u32, for vectors that push one
-  /** For EXIT_INTERNAL_ERROR: an engine's own code, for the log. */
-  exitDetail: 0x0c8, // u32
+  /** Three words of an engine's own beside the registers. */
+  engineSlots: 0x0b8, // u64[3]
   // --- hidden state of a PV vCPU: written by the hypervisor
   /** 0 kernel mode, 1 user mode. Both run at CPL 3. Source: xen/arch/x86/include/asm/domain.h, TF_kernel_mode. */
   userMode: 0x0d0, // u32
@@ -94,6 +89,13 @@ export const VCPU = {
   hypercallStats: 0x300,
   /** Port bound to each per-vCPU VIRQ, 0 = none: u32[24]. [under the domain lock] */
   virqPorts: 0x400,
+  // --- the last exit: written by the engine
+  /** Set for a page fault (vector 14). */
+  cr2: 0x460, // u64
+  exitVector: 0x468, // u32, for EXIT_EXCEPTION
+  exitErrorCode: 0x46c, // u32, for vectors that push one
+  /** For EXIT_INTERNAL_ERROR: an engine's own code, for the log. */
+  exitDetail: 0x470, // u32
   // --- trap table: 256 entries of { u64 address, u32 flags, u32 cs }
   traps: 0x1000,
   SIZE: 0x2000,
@@ -132,8 +134,12 @@ export const CALLBACK_MASKS_SYSCALL32 = 2;
 export const CALLBACK_MASKS_SYSENTER = 4;
 export const CALLBACK_MASKS_FAILSAFE = 8;
 
+/** Room behind the block for an engine's own state of the vCPU. Only what is touched takes memory. */
+const VCPU_MEMORY_PAGES = 1024;
+
 export class VcpuBlock {
   readonly vcpuId: number;
+  readonly memory: WebAssembly.Memory;
   readonly buffer: SharedArrayBuffer;
   readonly u8: Uint8Array<SharedArrayBuffer>;
   readonly u32: Uint32Array<SharedArrayBuffer>;
@@ -141,8 +147,10 @@ export class VcpuBlock {
   readonly f64: Float64Array<SharedArrayBuffer>;
   readonly u64: BigUint64Array<SharedArrayBuffer>;
 
-  constructor(vcpuId: number, buffer: SharedArrayBuffer) {
+  constructor(vcpuId: number, memory: WebAssembly.Memory) {
     this.vcpuId = vcpuId;
+    this.memory = memory;
+    const buffer = memory.buffer as unknown as SharedArrayBuffer;
     this.buffer = buffer;
     this.u8 = new Uint8Array(buffer);
     this.u32 = new Uint32Array(buffer);
@@ -153,5 +161,6 @@ export class VcpuBlock {
 }
 
 export function createVcpuBlock(vcpuId: number): VcpuBlock {
-  return new VcpuBlock(vcpuId, new SharedArrayBuffer(VCPU.SIZE));
+  const pages = { initial: VCPU_MEMORY_PAGES, maximum: VCPU_MEMORY_PAGES, shared: true };
+  return new VcpuBlock(vcpuId, new WebAssembly.Memory(pages));
 }

@@ -1,0 +1,158 @@
+/** Decoded instructions as micro-ops (micro-op.ts). */
+
+import { VCPU } from '../../machine/vcpu-block.ts';
+import { RIP } from '../x86/decoder.ts';
+import { FORMS } from '../x86/forms.ts';
+import type { Instruction } from '../x86/instruction.ts';
+import { OPERANDS, type OperandPlace } from '../x86/operands.ts';
+import {
+  ADDRESS,
+  ADDRESS32,
+  CALL,
+  CALL_INDIRECT,
+  CALL_MEMORY,
+  handlerOf,
+  isWide,
+  JCC,
+  JRCXZ,
+  JUMP,
+  LOOP,
+  RARE,
+  RETURN,
+} from './handlers.ts';
+import { STATE } from './layout.ts';
+import { MICRO_OP } from './micro-op.ts';
+import { stem } from './semantics/table.ts';
+
+const NO_REGISTER = 0;
+const GPR = 1;
+const GPR8 = 2;
+/** Registers of 16 bytes. */
+const WIDE = 3;
+
+function registerKinds(place: OperandPlace): Uint8Array {
+  return Uint8Array.from(FORMS, (form) => {
+    for (const type of form.operands) {
+      const info = OPERANDS[type];
+      if (info.place !== place) continue;
+      if (info.class === 'gpr') return info.size === 1 ? GPR8 : GPR;
+      if (info.class === 'xmm' || info.class === 'mmx') return WIDE;
+    }
+    return NO_REGISTER;
+  });
+}
+
+const REG_KINDS = registerKinds('reg');
+const RM_KINDS = registerKinds('rm');
+/** LEA: an address without a segment. */
+const NO_SEGMENT = Uint8Array.from(FORMS, (form) => (stem(form) === 'lea' ? 1 : 0));
+
+function registerOffset(kind: number, number: number, rex: number): number {
+  if (kind === WIDE) return number << 4;
+  if (kind === GPR8 && rex === 0 && number >= 4 && number < 8) return ((number - 4) << 3) | 1;
+  return number << 3;
+}
+
+/** The most bytes that `encode` writes. */
+export const ENCODED_MAX = 3 * MICRO_OP.WIDE_SIZE;
+
+export class Encoder {
+  readonly #u8: Uint8Array;
+  readonly #view: DataView;
+
+  constructor(buffer: SharedArrayBuffer) {
+    this.#u8 = new Uint8Array(buffer);
+    this.#view = new DataView(buffer);
+  }
+
+  /** A record without operands. Returns where the next goes. */
+  plain(at: number, handler: number, offset: number, displacement: number, immediate: number): number {
+    const view = this.#view;
+    view.setUint16(at + MICRO_OP.handler, handler, true);
+    view.setUint32(at + MICRO_OP.register1, 0, true);
+    view.setUint16(at + MICRO_OP.scale, offset << 4, true);
+    view.setInt32(at + MICRO_OP.displacement, displacement, true);
+    view.setInt32(at + MICRO_OP.immediate, immediate, true);
+    return at + MICRO_OP.SIZE;
+  }
+
+  /** Writes an instruction at `offset` of its page. Returns where the next goes. */
+  encode(at: number, instruction: Instruction, offset: number): number {
+    const i = instruction;
+    const handler = handlerOf(i);
+    const after = offset + i.length;
+    if (handler === RARE) return this.plain(at, RARE, offset, 0, 0);
+    if (handler === JUMP || handler === CALL || (handler >= LOOP && handler <= JCC + 15)) {
+      const target = after + i.immLo;
+      // A branch over nearly 2 GiB, in either direction.
+      if (target !== (target | 0)) return this.plain(at, RARE, offset, 0, 0);
+      const next = this.plain(at, handler, offset, 0, target);
+      if (handler === CALL) this.#view.setUint16(at + MICRO_OP.nextOffset, after, true);
+      if (handler >= LOOP && handler <= JRCXZ) this.#u8[at + MICRO_OP.register1] = i.addressSize === 4 ? 1 : 0;
+      return next;
+    }
+    if (handler === RETURN) return this.plain(at, handler, offset, 0, i.immLo & 0xffff);
+
+    let to = at;
+    let base = i.base === -1 ? STATE.zero : i.base === RIP ? STATE.codePage : i.base << 3;
+    let index = i.index === -1 ? STATE.zero : i.index << 3;
+    let scale = i.scale;
+    let displacement = i.displacement;
+    if (i.mod !== 3) {
+      if (i.base === RIP) {
+        displacement += after;
+        if (displacement !== (displacement | 0)) {
+          to = this.#address(to, ADDRESS, STATE.zero, base, index, 0, i.displacement, offset);
+          base = STATE.address;
+          displacement = after;
+        }
+      }
+      const segment = NO_SEGMENT[i.form] !== 0 ? -1 : i.segment;
+      if (segment >= 4 || i.addressSize === 4) {
+        const slot = segment === 4 ? VCPU.fsBase : segment === 5 ? VCPU.gsBase : STATE.zero;
+        const kind = i.addressSize === 4 ? ADDRESS32 : ADDRESS;
+        to = this.#address(to, kind, slot, base, index, scale, displacement, offset);
+        base = STATE.address;
+        index = STATE.zero;
+        scale = 0;
+        displacement = 0;
+      }
+    }
+    const view = this.#view;
+    const u8 = this.#u8;
+    view.setUint16(to + MICRO_OP.handler, handler, true);
+    u8[to + MICRO_OP.register1] = registerOffset(REG_KINDS[i.form], i.reg, i.rex);
+    u8[to + MICRO_OP.register2] = registerOffset(RM_KINDS[i.form], i.rm, i.rex);
+    u8[to + MICRO_OP.base] = base;
+    u8[to + MICRO_OP.index] = index;
+    view.setUint16(to + MICRO_OP.scale, scale | (offset << 4), true);
+    view.setInt32(to + MICRO_OP.displacement, displacement, true);
+    view.setInt32(
+      to + MICRO_OP.immediate,
+      handler === CALL_INDIRECT || handler === CALL_MEMORY ? after : i.immLo,
+      true,
+    );
+    if (!isWide(handler)) return to + MICRO_OP.SIZE;
+    view.setInt32(to + MICRO_OP.wide, i.immLo, true);
+    view.setInt32(to + MICRO_OP.wide + 4, i.immHi, true);
+    return to + MICRO_OP.WIDE_SIZE;
+  }
+
+  #address(
+    at: number,
+    handler: number,
+    segmentSlot: number,
+    base: number,
+    index: number,
+    scale: number,
+    displacement: number,
+    offset: number,
+  ): number {
+    const next = this.plain(at, handler, offset, displacement, 0);
+    this.#u8[at + MICRO_OP.register1] = segmentSlot;
+    this.#u8[at + MICRO_OP.base] = base;
+    this.#u8[at + MICRO_OP.index] = index;
+    this.#view.setUint16(at + MICRO_OP.scale, scale | (offset << 4), true);
+    return next;
+  }
+}

@@ -1,0 +1,234 @@
+/** The body of one WebAssembly function: statements are written as they come, expressions are nodes (nodes.ts). */
+
+import { ByteWriter } from './byte-writer.ts';
+import {
+  CALL,
+  CALL_INDIRECT,
+  CHOICE,
+  CONST,
+  GLOBAL,
+  I32,
+  LOCAL,
+  local,
+  MEMORY,
+  type Node,
+  V128,
+  type ValueType,
+} from './nodes.ts';
+
+/** A block, loop or if that is open; `br` names it. */
+export interface Label {
+  readonly depth: number;
+}
+
+const EMPTY_BLOCK = 0x40;
+
+export class FunctionBuilder {
+  readonly code = new ByteWriter(4096);
+  readonly #parameters: number;
+  readonly #locals: ValueType[] = [];
+  /** Temporaries that are free, by type. */
+  readonly #free = new Map<ValueType, number[]>();
+  readonly #temporaries: { readonly index: number; readonly type: ValueType }[] = [];
+  #depth = 0;
+
+  constructor(parameters: readonly ValueType[]) {
+    this.#parameters = parameters.length;
+  }
+
+  /** A local that stays for the whole function. */
+  newLocal(type: ValueType): Node {
+    this.#locals.push(type);
+    return local(this.#parameters + this.#locals.length - 1, type);
+  }
+
+  /** A local that `releaseTemporaries` takes back. */
+  temporary(type: ValueType): Node {
+    const index = this.#free.get(type)?.pop() ?? this.newLocal(type).lo;
+    this.#temporaries.push({ index, type });
+    return local(index, type);
+  }
+
+  releaseTemporaries(): void {
+    for (const { index, type } of this.#temporaries) {
+      const free = this.#free.get(type);
+      if (free === undefined) this.#free.set(type, [index]);
+      else free.push(index);
+    }
+    this.#temporaries.length = 0;
+  }
+
+  /** Computes a value now and keeps it in a temporary. Constants and temporaries stay as they are. */
+  let(value: Node): Node {
+    if (value.kind === CONST) return value;
+    const target = this.temporary(value.type);
+    this.set(target, value);
+    return target;
+  }
+
+  set(target: Node, value: Node): void {
+    this.emit(value);
+    this.code.u8(0x21);
+    this.code.u32(target.lo);
+  }
+
+  setGlobal(index: number, value: Node): void {
+    this.emit(value);
+    this.code.u8(0x24);
+    this.code.u32(index);
+  }
+
+  /** Writes an expression: its value is on the stack afterwards. */
+  emit(value: Node): void {
+    const code = this.code;
+    if (value.kind === LOCAL || value.kind === GLOBAL) {
+      code.u8(value.opcode);
+      code.u32(value.lo);
+      return;
+    }
+    if (value.kind === CONST) {
+      code.u8(value.opcode);
+      if (value.type === I32) code.s32(value.lo);
+      else code.s64(value.lo, value.hi);
+      return;
+    }
+    if (value.kind === CHOICE) {
+      this.emit(value.operands[0]);
+      code.u8(0x04);
+      code.u8(value.type);
+      this.emit(value.operands[1]);
+      code.u8(0x05);
+      this.emit(value.operands[2]);
+      code.u8(0x0b);
+      return;
+    }
+    for (const operand of value.operands) this.emit(operand);
+    this.#opcode(value.opcode);
+    if (value.kind === MEMORY) this.#memoryArgument(value.hi & 0xff, value.hi >> 8, value.lo);
+    else if (value.kind === CALL) code.u32(value.lo);
+    else if (value.kind === CALL_INDIRECT) {
+      code.u32(value.hi);
+      code.u8(0);
+    } else if (value.bytes !== null) for (const byte of value.bytes) code.u8(byte);
+    else if (value.lo >= 0) code.u8(value.lo);
+  }
+
+  #opcode(opcode: number): void {
+    if (opcode > 0xff) {
+      this.code.u8(opcode >> 16);
+      this.code.u32(opcode & 0xffff);
+    } else this.code.u8(opcode);
+  }
+
+  #memoryArgument(align: number, memory: number, offset: number): void {
+    if (memory === 0) this.code.u32(align);
+    else {
+      this.code.u32(align | 0x40);
+      this.code.u32(memory);
+    }
+    this.code.u32(offset);
+  }
+
+  /** Stores the low bytes of an integer. `size` in bytes; an i64 value may be stored in 1, 2, 4 or 8, an i32 in 1, 2 or 4. */
+  store(size: 1 | 2 | 4 | 8 | 16, memory: number, address: Node, offset: number, value: Node): void {
+    this.emit(address);
+    this.emit(value);
+    if (value.type === V128) this.#opcode(0xfd000b);
+    else if (value.type === I32) this.code.u8(size === 4 ? 0x36 : size === 2 ? 0x3b : 0x3a);
+    else if (value.type === 0x7d) this.code.u8(0x38);
+    else if (value.type === 0x7c) this.code.u8(0x39);
+    else this.code.u8(size === 8 ? 0x37 : size === 4 ? 0x3e : size === 2 ? 0x3d : 0x3c);
+    this.#memoryArgument(0, memory, offset);
+  }
+
+  /** Evaluates for its effect. */
+  drop(value: Node): void {
+    this.emit(value);
+    this.code.u8(0x1a);
+  }
+
+  /** A call without a result. */
+  callVoid(index: number, ...operands: Node[]): void {
+    for (const operand of operands) this.emit(operand);
+    this.code.u8(0x10);
+    this.code.u32(index);
+  }
+
+  #open(opcode: number, body: (label: Label) => void): void {
+    this.code.u8(opcode);
+    this.code.u8(EMPTY_BLOCK);
+    this.#depth++;
+    body({ depth: this.#depth });
+    this.#depth--;
+    this.code.u8(0x0b);
+  }
+
+  block(body: (label: Label) => void): void {
+    this.#open(0x02, body);
+  }
+
+  loop(body: (label: Label) => void): void {
+    this.#open(0x03, body);
+  }
+
+  if(condition: Node, yes: () => void, no?: () => void): void {
+    this.emit(condition);
+    this.#open(0x04, () => {
+      yes();
+      if (no !== undefined) {
+        this.code.u8(0x05);
+        no();
+      }
+    });
+  }
+
+  br(label: Label): void {
+    this.code.u8(0x0c);
+    this.code.u32(this.#depth - label.depth);
+  }
+
+  brIf(label: Label, condition: Node): void {
+    this.emit(condition);
+    this.code.u8(0x0d);
+    this.code.u32(this.#depth - label.depth);
+  }
+
+  /** The last label is the default. */
+  brTable(index: Node, labels: readonly Label[]): void {
+    this.emit(index);
+    this.code.u8(0x0e);
+    this.code.u32(labels.length - 1);
+    for (const label of labels) this.code.u32(this.#depth - label.depth);
+  }
+
+  return(value?: Node): void {
+    if (value !== undefined) this.emit(value);
+    this.code.u8(0x0f);
+  }
+
+  unreachable(): void {
+    this.code.u8(0x00);
+  }
+
+  /** The function body as the code section has it: size, locals, code, end. */
+  finish(out: ByteWriter): void {
+    const locals = new ByteWriter(64);
+    let groups = 0;
+    const types = this.#locals;
+    for (let i = 0; i < types.length; ) {
+      let end = i;
+      while (end < types.length && types[end] === types[i]) end++;
+      locals.u32(end - i);
+      locals.u8(types[i]);
+      groups++;
+      i = end;
+    }
+    const head = new ByteWriter(8);
+    head.u32(groups);
+    out.u32(head.length + locals.length + this.code.length + 1);
+    out.append(head.view());
+    out.append(locals.view());
+    out.append(this.code.view());
+    out.u8(0x0b);
+  }
+}

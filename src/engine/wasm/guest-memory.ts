@@ -1,0 +1,308 @@
+/**
+ * How a vCPU reaches memory 0: the page walk, its software TLB, accesses that cross pages, and stores into pages with code.
+ *
+ * Each mode (kernel, user) has a TLB of its own, because each has a root of its own. An entry gives reads and writes their own tag:
+ * a write tag is there only when nothing is left to do for a store: the page is writable, its dirty bit is set, and no code of it
+ * has been decoded. Everything else comes here as a miss.
+ *
+ * An access that crosses pages, or a store into a page with code, gets a place in the vCPU's scratch area in memory 0 instead; after
+ * the store `commit` moves the bytes to where they belong. Faults are left in the block: vector, error code, CR2.
+ * Source of walk and error codes: Intel SDM vol. 3, 4.5 and 4.7.
+ */
+
+import type { MachineMemory } from '../../machine/memory.ts';
+import { MFN_BASE, SCRATCH_BYTES } from '../../machine/memory.ts';
+import { NO_ROOT, VCPU, type VcpuBlock } from '../../machine/vcpu-block.ts';
+import { STATE, TLB_ADDEND, TLB_ENTRIES, TLB_ENTRY, TLB_FRAME, TLB_READ, TLB_SIZE, TLB_WRITE } from './layout.ts';
+
+const PTE_P = 1;
+const PTE_RW = 2;
+const PTE_US = 4;
+const PTE_A = 0x20;
+const PTE_D = 0x40;
+const PTE_PSE = 0x80;
+
+export const ERROR_P = 1;
+export const ERROR_W = 2;
+export const ERROR_U = 4;
+export const ERROR_RSVD = 8;
+export const ERROR_I = 16;
+
+/** High word of the addresses where the M2P is shown: Xen's slot 256, and 257 as on KVM. */
+export const M2P_VA_HI = 0xffff8000;
+const M2P_VA_HI_KVM = 0xffff8080;
+const M2P_FIRST = MFN_BASE * 8;
+
+export const READ = 0;
+export const WRITE = 1;
+export const FETCH = 2;
+
+/** More entries than this are flushed all at once. */
+const FILLS_MAX = 256;
+const SLOTS = 16;
+const SLOT_BYTES = SCRATCH_BYTES / SLOTS;
+
+/** Who must know of stores into code. */
+export interface CodeWatcher {
+  /** Pages with code have a bit for each 128 bytes that were decoded: one word a frame. */
+  readonly granules: Int32Array;
+  /** Bytes of a frame are about to change (`before`) or have changed. */
+  changed(frame: number, offset: number, size: number): void;
+}
+
+export class GuestMemory {
+  readonly machine: MachineMemory;
+  readonly block: VcpuBlock;
+  readonly #code: CodeWatcher;
+  readonly #fills = [new Uint16Array(FILLS_MAX), new Uint16Array(FILLS_MAX)];
+  readonly #fillCounts = [0, 0];
+  readonly scratch: number;
+  #slot = 0;
+  /** What a scratch slot stands for: two pieces, by offset in memory 0; the length of the first. */
+  readonly #first = new Uint32Array(SLOTS);
+  readonly #second = new Uint32Array(SLOTS);
+  readonly #firstBytes = new Uint32Array(SLOTS);
+  /** Times that `miss` was called. */
+  misses = 0;
+
+  constructor(machine: MachineMemory, block: VcpuBlock, code: CodeWatcher) {
+    this.machine = machine;
+    this.block = block;
+    this.#code = code;
+    this.scratch = machine.layout.scratchOffset + block.vcpuId * SCRATCH_BYTES;
+    this.flush();
+  }
+
+  /** 0 kernel, 1 user. */
+  get mode(): number {
+    return this.block.u32[VCPU.userMode >> 2] === 0 ? 0 : 1;
+  }
+
+  #root(): number {
+    const u32 = this.block.u32;
+    if (u32[VCPU.userMode >> 2] !== 0) {
+      const user = u32[VCPU.userRoot >> 2];
+      if (user !== NO_ROOT) return user;
+    }
+    return u32[VCPU.kernelRoot >> 2];
+  }
+
+  /** Forgets all translations. */
+  flush(): void {
+    for (let mode = 0; mode < 2; mode++) {
+      const count = this.#fillCounts[mode];
+      const base = STATE.tlb + mode * TLB_SIZE;
+      if (count < FILLS_MAX) {
+        const fills = this.#fills[mode];
+        for (let i = 0; i < count; i++) this.#drop(base + fills[i] * TLB_ENTRY);
+      } else for (let i = 0; i < TLB_ENTRIES; i++) this.#drop(base + i * TLB_ENTRY);
+      this.#fillCounts[mode] = 0;
+    }
+  }
+
+  #drop(entry: number): void {
+    const u32 = this.block.u32;
+    u32[(entry + TLB_READ) >>> 2] = 0xffffffff;
+    u32[(entry + TLB_READ + 4) >>> 2] = 0xffffffff;
+    u32[(entry + TLB_WRITE) >>> 2] = 0xffffffff;
+    u32[(entry + TLB_WRITE + 4) >>> 2] = 0xffffffff;
+  }
+
+  /** Forgets the page of an address, in both modes. */
+  flushPage(lo: number): void {
+    const index = (lo >>> 12) & (TLB_ENTRIES - 1);
+    this.#drop(STATE.tlb + index * TLB_ENTRY);
+    this.#drop(STATE.tlb + TLB_SIZE + index * TLB_ENTRY);
+  }
+
+  /** Code of a frame is about to be decoded: stores into it must come here from now on. */
+  dropWrites(frame: number): void {
+    const u32 = this.block.u32;
+    for (let i = 0; i < 2 * TLB_ENTRIES; i++) {
+      const entry = STATE.tlb + i * TLB_ENTRY;
+      if (u32[(entry + TLB_FRAME) >>> 2] !== frame) continue;
+      u32[(entry + TLB_WRITE) >>> 2] = 0xffffffff;
+      u32[(entry + TLB_WRITE + 4) >>> 2] = 0xffffffff;
+    }
+  }
+
+  #pageFault(lo: number, hi: number, error: number): -1 {
+    const u32 = this.block.u32;
+    u32[VCPU.cr2 >> 2] = lo;
+    u32[(VCPU.cr2 >> 2) + 1] = hi;
+    u32[VCPU.exitVector >> 2] = 14;
+    u32[VCPU.exitErrorCode >> 2] = error;
+    return -1;
+  }
+
+  fault(vector: number, error: number): -1 {
+    this.block.u32[VCPU.exitVector >> 2] = vector;
+    this.block.u32[VCPU.exitErrorCode >> 2] = error;
+    return -1;
+  }
+
+  /** Whether the last `walk` allows a store that needs nothing more. */
+  #storable = false;
+
+  /** Offset in memory 0 of the page of an address, or -1 with a fault in the block. Sets accessed and dirty bits. */
+  walk(lo: number, hi: number, access: number): number {
+    const error = ERROR_U | (access === WRITE ? ERROR_W : access === FETCH ? ERROR_I : 0);
+    const top = hi >>> 15;
+    if (top !== 0 && top !== 0x1ffff) return this.fault(13, 0);
+    const { machine } = this;
+    const { i32 } = machine;
+    this.#storable = false;
+    const slot = (hi >>> 7) & 511;
+    if (slot >= 256 && slot < 272) return this.#m2p(lo, hi, access, error);
+    const root = this.#root();
+    if (root >= machine.layout.nameableFrames) return this.#pageFault(lo, hi, error);
+    let table = root * 4096;
+    let writable = true;
+    for (let level = 4; ; level--) {
+      const index =
+        level === 4
+          ? slot
+          : level === 3
+            ? ((hi & 0x7f) << 2) | (lo >>> 30)
+            : level === 2
+              ? (lo >>> 21) & 511
+              : (lo >>> 12) & 511;
+      const at = (table + index * 8) >>> 2;
+      const entry = i32[at];
+      if ((entry & PTE_P) === 0) return this.#pageFault(lo, hi, error & ~ERROR_P);
+      const entryHi = i32[at + 1];
+      if ((entry & PTE_RW) === 0) writable = false;
+      if ((entry & PTE_US) === 0) return this.#pageFault(lo, hi, error | ERROR_P);
+      if (access === FETCH && entryHi < 0) return this.#pageFault(lo, hi, error | ERROR_P);
+      const page = machine.mfnToOffset((entryHi & 0xfffff) * 0x100000 + (entry >>> 12));
+      if (page < 0 || (level > 1 && level < 4 && (entry & PTE_PSE) !== 0))
+        return this.#pageFault(lo, hi, error | ERROR_P | ERROR_RSVD);
+      if (level > 1) {
+        if ((entry & PTE_A) === 0) Atomics.or(i32, at, PTE_A);
+        table = page;
+        continue;
+      }
+      if (access === WRITE && !writable) return this.#pageFault(lo, hi, error | ERROR_P);
+      const wanted = access === WRITE ? PTE_A | PTE_D : PTE_A;
+      if ((entry & wanted) !== wanted) {
+        // The entry may have changed under us: what the guest sees must be one that was there.
+        if (Atomics.compareExchange(i32, at, entry, entry | wanted) !== entry) {
+          level++;
+          continue;
+        }
+      }
+      this.#storable = writable && ((entry | wanted) & PTE_D) !== 0;
+      return page;
+    }
+  }
+
+  /** The machine-to-physical table, read-only. */
+  #m2p(lo: number, hi: number, access: number, error: number): number {
+    const layout = this.machine.layout;
+    const offset = lo - M2P_FIRST;
+    if (
+      (hi === M2P_VA_HI || hi === M2P_VA_HI_KVM) &&
+      offset >= 0 &&
+      offset < Math.ceil((layout.m2pEntries * 8) / 4096) * 4096
+    ) {
+      if (access !== READ) return this.#pageFault(lo, hi, error | ERROR_P);
+      return layout.m2pOffset + (offset & ~4095);
+    }
+    return this.#pageFault(lo, hi, error);
+  }
+
+  /**
+   * A TLB miss: where `size` bytes at an address are in memory 0, or -1 with a fault in the block.
+   * `request`: size | READ or WRITE << 8.
+   */
+  readonly miss = (lo: number, hi: number, request: number): number => {
+    this.misses++;
+    const size = request & 0xff;
+    const access = request >> 8;
+    const low = lo >>> 0;
+    const high = hi >>> 0;
+    if ((low & 0xfff) + size > 4096) return this.#crossing(low, high, size, access);
+    const page = this.walk(low, high, access);
+    if (page < 0) return -1;
+    const frame = page >>> 12;
+    const hasCode = this.#code.granules[frame] !== 0;
+    this.#fill(low, high, page, frame, this.#storable && !hasCode);
+    const at = page + (low & 0xfff);
+    if (access === WRITE && hasCode && this.#touchesCode(at, size)) return this.#scratchFor(at, size, 0, size) | 0;
+    return at | 0;
+  };
+
+  #fill(lo: number, hi: number, page: number, frame: number, storable: boolean): void {
+    const u32 = this.block.u32;
+    const { mode } = this;
+    const index = (lo >>> 12) & (TLB_ENTRIES - 1);
+    const entry = STATE.tlb + mode * TLB_SIZE + index * TLB_ENTRY;
+    const tag = lo & ~0xfff;
+    u32[(entry + TLB_READ) >>> 2] = tag;
+    u32[(entry + TLB_READ + 4) >>> 2] = hi;
+    u32[(entry + TLB_WRITE) >>> 2] = storable ? tag : 0xffffffff;
+    u32[(entry + TLB_WRITE + 4) >>> 2] = storable ? hi : 0xffffffff;
+    u32[(entry + TLB_ADDEND) >>> 2] = page - tag;
+    u32[(entry + TLB_FRAME) >>> 2] = frame;
+    const count = this.#fillCounts[mode];
+    if (count < FILLS_MAX) {
+      this.#fills[mode][count] = index;
+      this.#fillCounts[mode] = count + 1;
+    }
+  }
+
+  /** Some code of the page of an offset in memory 0 has been decoded. */
+  hasCode(at: number): boolean {
+    return this.#code.granules[at >>> 12] !== 0;
+  }
+
+  #touchesCode(at: number, size: number): boolean {
+    const granules = this.#code.granules[at >>> 12];
+    const first = (at & 0xfff) >>> 7;
+    const last = ((at + size - 1) & 0xfff) >>> 7;
+    for (let granule = first; granule <= last; granule++) if ((granules & (1 << granule)) !== 0) return true;
+    return false;
+  }
+
+  #crossing(lo: number, hi: number, size: number, access: number): number {
+    const firstBytes = 4096 - (lo & 0xfff);
+    const nextLo = (lo + firstBytes) >>> 0;
+    const nextHi = nextLo === 0 ? (hi + 1) >>> 0 : hi;
+    const first = this.walk(lo, hi, access);
+    if (first < 0) return -1;
+    const second = this.walk(nextLo, nextHi, access);
+    if (second < 0) return -1;
+    return this.#scratchFor(first + (lo & 0xfff), firstBytes, second, size) | 0;
+  }
+
+  /** A slot that holds the bytes as they are now. */
+  #scratchFor(first: number, firstBytes: number, second: number, size: number): number {
+    const slot = this.#slot;
+    this.#slot = (slot + 1) % SLOTS;
+    this.#first[slot] = first;
+    this.#second[slot] = second;
+    this.#firstBytes[slot] = firstBytes;
+    const at = this.scratch + slot * SLOT_BYTES;
+    const u8 = this.machine.u8;
+    for (let i = 0; i < size; i++) u8[at + i] = u8[i < firstBytes ? first + i : second + i - firstBytes];
+    return at;
+  }
+
+  /** The bytes of a scratch slot go where they belong. */
+  readonly commit = (at: number, size: number): void => {
+    const offset = (at >>> 0) - this.scratch;
+    const slot = Math.floor(offset / SLOT_BYTES);
+    if (slot < 0 || slot >= SLOTS) return;
+    const firstBytes = Math.min(size, this.#firstBytes[slot]);
+    this.store(this.#first[slot], at >>> 0, firstBytes);
+    if (firstBytes < size) this.store(this.#second[slot], (at >>> 0) + firstBytes, size - firstBytes);
+  };
+
+  /** Copies bytes of memory 0 to a place in one page that may hold code. */
+  store(to: number, from: number, size: number): void {
+    const u8 = this.machine.u8;
+    for (let i = 0; i < size; i++) u8[to + i] = u8[from + i];
+    const frame = to >>> 12;
+    if (this.#code.granules[frame] !== 0) this.#code.changed(frame, to & 0xfff, size);
+  }
+}

@@ -1,0 +1,203 @@
+/**
+ * The interpreter's handlers by number, and which one a decoded instruction gets.
+ *
+ * A variant is a form at an operand size with its ModRM operand in memory or not, with LOCK or not. Those with integer meaning have
+ * a place in the interpreter's own function if they run often (hot), others a function each (cold); all that is rare is `RARE`.
+ */
+
+import { FORMS, type Form } from '../x86/forms.ts';
+import type { Instruction } from '../x86/instruction.ts';
+import { OPERANDS } from '../x86/operands.ts';
+import type { Operand } from './cpu.ts';
+import { resolveOperands } from './operands.ts';
+import type { Meaning } from './semantics/common.ts';
+import { integerMeaning, stem, vectorMeaning } from './semantics/table.ts';
+
+// Handlers that are no instruction's meaning.
+/** Goes where the vCPU's rip says. The record at STATE.microOps. */
+export const ENTER = 0;
+/** This micro-op is void: its code has changed. */
+export const STALE = 1;
+/** By a call to TypeScript. */
+export const RARE = 2;
+/** Computes an address with a segment or of 32 bits for the next micro-op: register 1 is the slot of the segment's base. */
+export const ADDRESS = 3;
+export const ADDRESS32 = 4;
+/** To another micro-op of the same page (displacement), or out of the page (immediate). */
+export const LINK = 5;
+export const LEAVE_PAGE = 6;
+// Branches.
+export const JUMP = 7;
+export const CALL = 8;
+export const JUMP_INDIRECT = 9;
+export const CALL_INDIRECT = 10;
+export const RETURN = 11;
+export const LOOP = 12;
+export const LOOPE = 13;
+export const LOOPNE = 14;
+export const JRCXZ = 15;
+/** 16 conditions. */
+export const JCC = 16;
+/** JUMP_INDIRECT and CALL_INDIRECT with the target in memory. */
+export const JUMP_MEMORY = 32;
+export const CALL_MEMORY = 33;
+export const NOTHING = 34;
+export const FIRST_VARIANT = 35;
+
+export interface Variant {
+  readonly form: Form;
+  readonly meaning: Meaning;
+  readonly operands: readonly Operand[];
+  readonly operandSize: number;
+  readonly locked: boolean;
+  /** The 64-bit immediate of MOV. */
+  readonly wide: boolean;
+}
+
+const log2 = (size: number): number => (size === 1 ? 0 : size === 2 ? 1 : size === 4 ? 2 : 3);
+const keyOf = (form: number, operandSize: number, memory: boolean, locked: boolean): number =>
+  (form << 4) | (log2(operandSize) << 2) | (memory ? 2 : 0) | (locked ? 1 : 0);
+
+/** What runs often enough for a place in the interpreter's own function: V8 optimizes that one as a whole, so it must not grow. */
+const OFTEN = new Set(
+  'mov add sub and or xor cmp test lea push pop inc dec neg not shl shr sar movzx movsx movsxd imul leave cbw cwd bt'.split(' '),
+);
+const SMALL = new Set(['mov', 'cmp', 'test', 'movzx', 'movsx']);
+
+function isOften(form: Form, operandSize: number, locked: boolean): boolean {
+  const name = stem(form);
+  if (locked) return false;
+  if (operandSize === 2 && !SMALL.has(name)) return false;
+  return OFTEN.has(name) || name.startsWith('cmov') || (name.startsWith('set') && form.operands[0] === 'Eb');
+}
+
+const HANDLER_OF = new Uint16Array(FORMS.length << 4).fill(RARE);
+const hot: Variant[] = [];
+const cold: Variant[] = [];
+
+const CONDITIONS = 'o no b ae e ne be a s ns p np l ge le g'.split(' ').map((name) => `j${name}`);
+
+/** 0 = no branch. */
+function branchHandler(form: Form): number {
+  const name = stem(form);
+  const condition = CONDITIONS.indexOf(name);
+  if (condition >= 0) return JCC + condition;
+  const near = form.operands[0]?.startsWith('J') === true;
+  switch (name) {
+    case 'jmp':
+      return near ? JUMP : form.operands[0]?.startsWith('E') ? JUMP_INDIRECT : 0;
+    case 'call':
+      return near ? CALL : form.operands[0]?.startsWith('E') ? CALL_INDIRECT : 0;
+    case 'ret':
+      return RETURN;
+    case 'loop':
+      return LOOP;
+    case 'loope':
+      return LOOPE;
+    case 'loopne':
+      return LOOPNE;
+    case 'jcxz':
+      return JRCXZ;
+    default:
+      return 0;
+  }
+}
+
+/** Forms that end a straight run of instructions whatever their handler: rare ones that jump. */
+const ENDS = new Set([
+  'iret',
+  'retf',
+  'syscall',
+  'sysenter',
+  'int',
+  'int3',
+  'int1',
+  'into',
+  'ud0',
+  'ud1',
+  'ud2',
+  'hlt',
+  'sysret',
+  'sysexit',
+  'jmp',
+  'call',
+]);
+/** Instructions that only hint. */
+const HINTS = new Set([
+  'nop',
+  'pause',
+  'endbr64',
+  'endbr32',
+  'prefetchw',
+  'prefetch',
+  'prefetcht0',
+  'prefetcht1',
+  'prefetcht2',
+  'prefetchnta',
+  'lfence',
+  'sfence',
+  'prefetchwt1',
+]);
+
+export const ENDS_RUN = new Uint8Array(FORMS.length);
+
+for (const form of FORMS) {
+  if (form.vex) continue;
+  const branch = branchHandler(form);
+  const name = stem(form);
+  if (branch !== 0 || ENDS.has(name)) ENDS_RUN[form.index] = 1;
+  const rm = form.operands.map((type) => OPERANDS[type]).find((info) => info.place === 'rm');
+  const memoryForms =
+    rm === undefined || rm.mod === 'register' ? [false] : rm.mod === 'memory' ? [true] : [false, true];
+  for (const operandSize of form.operandSizes) {
+    for (const memory of memoryForms) {
+      for (const locked of form.lockable && memory ? [false, true] : [false]) {
+        const key = keyOf(form.index, operandSize, memory, locked);
+        if (branch !== 0) {
+          HANDLER_OF[key] =
+            branch === JUMP_INDIRECT && memory
+              ? JUMP_MEMORY
+              : branch === CALL_INDIRECT && memory
+                ? CALL_MEMORY
+                : branch;
+          continue;
+        }
+        if (HINTS.has(name)) {
+          HANDLER_OF[key] = NOTHING;
+          continue;
+        }
+        if (form.privilege !== 'none') continue;
+        const operands = resolveOperands(form.operands, operandSize, memory);
+        if (operands.some((operand) => operand.kind === 'other')) continue;
+        const wide = name === 'mov' && operandSize === 8 && form.operands[1] === 'Iv';
+        const variant = { form, operands, operandSize, locked: locked || (name === 'xchg' && memory), wide };
+        const integer = integerMeaning(form);
+        if (integer !== undefined && isOften(form, operandSize, locked)) {
+          HANDLER_OF[key] = FIRST_VARIANT + hot.length;
+          hot.push({ ...variant, meaning: integer });
+          continue;
+        }
+        const vector = integer ?? vectorMeaning(form);
+        if (vector === undefined) continue;
+        // Numbered from the end of the hot ones, below.
+        HANDLER_OF[key] = 0x8000 | cold.length;
+        cold.push({ ...variant, meaning: vector });
+      }
+    }
+  }
+}
+
+export const HOT: readonly Variant[] = hot;
+export const COLD: readonly Variant[] = cold;
+export const FIRST_COLD: number = FIRST_VARIANT + hot.length;
+for (let i = 0; i < HANDLER_OF.length; i++)
+  if ((HANDLER_OF[i] & 0x8000) !== 0) HANDLER_OF[i] = FIRST_COLD + (HANDLER_OF[i] & 0x7fff);
+
+/** The handler of a decoded instruction. */
+export function handlerOf(instruction: Instruction): number {
+  return HANDLER_OF[keyOf(instruction.form, instruction.operandSize, instruction.mod !== 3, instruction.lock)];
+}
+
+export function isWide(handler: number): boolean {
+  return handler >= FIRST_VARIANT && handler < FIRST_COLD && hot[handler - FIRST_VARIANT].wide;
+}

@@ -1,0 +1,344 @@
+/** The `Cpu` of the interpreter: registers are in memory 1, where they are is read from the micro-op at run time. */
+
+import { VCPU } from '../../machine/vcpu-block.ts';
+import { X87_STATE } from '../x86/x87/state.ts';
+import type { Access, Cpu, Modification, Operand } from './cpu.ts';
+import { type FlagLocals, Flags, type IntegerSize } from './flags.ts';
+import type { FunctionBuilder } from './function-builder.ts';
+import { CPU, GUEST, STATE, TLB_ADDEND, TLB_READ, TLB_WRITE } from './layout.ts';
+import { MICRO_OP } from './micro-op.ts';
+import { atomicRmw, call, globalGet, I32, I64, i32, i64, type Node, select, simd, simdLoad } from './nodes.ts';
+
+/** Indexes of what the interpreter's module imports and defines. */
+export interface Runtime {
+  /** (addressLo, addressHi, size | access << 8) -> offset in memory 0 or -1, with the fault in the block. */
+  readonly miss: number;
+  /** (offset, size): what was written to the scratch area goes where it belongs. */
+  readonly commit: number;
+  /** (signed, high, low, divisor) -> 0, or 1 for #DE; results at STATE.helper. */
+  readonly divide: number;
+  /** (operation) -> 0, or 1 for #XM; operands and result at STATE.vector. x86/sse-exact.ts */
+  readonly vector?: number;
+  readonly computeFlags: number;
+  /** Global: first byte of the scratch area in memory 0. */
+  readonly scratch: number;
+}
+
+export const ACCESS_READ = 0;
+export const ACCESS_WRITE = 1;
+
+/** What differs between the big function and a function of one instruction. */
+export interface Frame {
+  readonly f: FunctionBuilder;
+  readonly flagLocals: FlagLocals;
+  /** Local: the micro-op. */
+  readonly pc: Node;
+  /** Local: byte offset of the mode's TLB. */
+  readonly tlb: Node;
+  /** Leaves with the exception that the block describes. */
+  readonly leave: () => void;
+}
+
+const zeroAddress = i32.const(0);
+
+function loadInteger(memory: number, size: IntegerSize, at: Node, offset: number): Node {
+  switch (size) {
+    case 1:
+      return i64.load8U(memory, at, offset);
+    case 2:
+      return i64.load16U(memory, at, offset);
+    case 4:
+      return i64.load32U(memory, at, offset);
+    default:
+      return i64.load(memory, at, offset);
+  }
+}
+
+export class InterpreterCpu implements Cpu {
+  readonly f: FunctionBuilder;
+  readonly flags: Flags;
+  readonly #frame: Frame;
+  readonly #runtime: Runtime;
+  #wide = false;
+  operands: readonly Operand[] = [];
+  instructionSize: IntegerSize = 4;
+  size: IntegerSize = 4;
+  locked = false;
+
+  constructor(frame: Frame, runtime: Runtime) {
+    this.f = frame.f;
+    this.#frame = frame;
+    this.#runtime = runtime;
+    this.flags = new Flags(frame.f, frame.flagLocals);
+  }
+
+  /** Sets up for a form's variant. `wide`: the immediate is the constant of a wide micro-op. */
+  begin(operands: readonly Operand[], instructionSize: number, locked: boolean, wide: boolean): void {
+    this.operands = operands;
+    this.#wide = wide;
+    this.instructionSize = instructionSize as IntegerSize;
+    this.locked = locked;
+    const first = operands[0];
+    this.size = (
+      first === undefined || first.kind === 'other' || first.kind === 'one' ? instructionSize : first.size
+    ) as IntegerSize;
+  }
+
+  #field(field: 0 | 1 | 2): Node {
+    return i32.load8U(CPU, this.#frame.pc, MICRO_OP.register1 + field);
+  }
+
+  immediate(): Node {
+    return i64.load32S(CPU, this.#frame.pc, MICRO_OP.immediate);
+  }
+
+  read(index: number): Node {
+    const operand = this.operands[index];
+    switch (operand.kind) {
+      case 'gpr':
+        return loadInteger(CPU, operand.size, this.#field(operand.field), 0);
+      case 'fixed':
+        return this.gpr(operand.gpr, operand.size);
+      case 'immediate':
+        return this.#wide ? i64.load(CPU, this.#frame.pc, MICRO_OP.wide) : this.immediate();
+      case 'one':
+        return i64.small(1);
+      case 'memory': {
+        const size = operand.size as IntegerSize;
+        return this.load(this.translate(this.address(index), size, 'read'), size);
+      }
+      default:
+        throw new Error(`bug: a ${operand.kind} operand is no integer`);
+    }
+  }
+
+  write(index: number, value: Node): void {
+    const operand = this.operands[index];
+    switch (operand.kind) {
+      case 'gpr':
+        this.#writeRegister(this.#field(operand.field), operand.size, value);
+        return;
+      case 'fixed':
+        this.setGpr(operand.gpr, operand.size, value);
+        return;
+      case 'memory': {
+        const size = operand.size as IntegerSize;
+        const kept = this.f.let(value);
+        this.store(this.translate(this.address(index), size, 'write'), size, kept);
+        return;
+      }
+      default:
+        throw new Error(`bug: cannot write a ${operand.kind} operand`);
+    }
+  }
+
+  #writeRegister(at: Node, size: IntegerSize, value: Node): void {
+    if (size === 4) this.f.store(8, CPU, at, 0, i64.and(value, i64.const(-1, 0)));
+    else this.f.store(size, CPU, at, 0, value);
+  }
+
+  modify(index: number, operation: Modification, value: Node, replacement?: Node): Node {
+    const operand = this.operands[index];
+    if (operand.kind === 'memory') {
+      const size = operand.size as IntegerSize;
+      const at = this.translate(this.address(index), size, 'modify');
+      return this.modifyAt(at, size, operation, value, replacement);
+    }
+    const old = this.f.let(this.read(index));
+    this.write(index, this.#changed(operation, old, value, replacement));
+    return old;
+  }
+
+  #changed(operation: Modification, old: Node, value: Node, replacement: Node | undefined): Node {
+    switch (operation) {
+      case 'xchg':
+        return value;
+      case 'negate':
+        return i64.sub(i64.small(0), old);
+      case 'cmpxchg':
+        if (replacement === undefined) throw new Error('bug: cmpxchg needs two values');
+        return select(replacement, old, i64.eq(old, value));
+      default:
+        return i64[operation](old, value);
+    }
+  }
+
+  modifyAt(at: Node, size: IntegerSize, operation: Modification, value: Node, replacement?: Node): Node {
+    const { f } = this;
+    if (!this.locked || operation === 'negate') {
+      const old = this.load(at, size);
+      this.store(at, size, this.#changed(operation, old, value, replacement));
+      return old;
+    }
+    const old = f.temporary(I64);
+    const plain = (): void => {
+      f.set(old, loadInteger(GUEST, size, at, 0));
+      this.store(at, size, this.#changed(operation, old, value, replacement));
+    };
+    const values = replacement === undefined ? [value] : [value, replacement];
+    const aligned = i32.eqz(i32.and(at, i32.const(size - 1)));
+    const direct = i32.and(aligned, i32.ltU(at, globalGet(this.#runtime.scratch, I32)));
+    f.if(direct, () => f.set(old, atomicRmw(operation, size, GUEST, at, ...values)), plain);
+    return old;
+  }
+
+  gpr(number: number, size: IntegerSize): Node {
+    return loadInteger(CPU, size, zeroAddress, VCPU.gpr + number * 8);
+  }
+
+  setGpr(number: number, size: IntegerSize, value: Node): void {
+    const offset = VCPU.gpr + number * 8;
+    if (size === 4) this.f.store(8, CPU, zeroAddress, offset, i64.and(value, i64.const(-1, 0)));
+    else this.f.store(size, CPU, zeroAddress, offset, value);
+  }
+
+  address(_index: number): Node {
+    const { pc } = this.#frame;
+    const slot = (offset: number): Node => i64.load(CPU, i32.load8U(CPU, pc, offset), 0);
+    const scale = i64.extendI32U(i32.and(i32.load8U(CPU, pc, MICRO_OP.scale), i32.const(3)));
+    return this.f.let(
+      i64.add(
+        i64.add(slot(MICRO_OP.base), i64.shl(slot(MICRO_OP.index), scale)),
+        i64.load32S(CPU, pc, MICRO_OP.displacement),
+      ),
+    );
+  }
+
+  translate(address: Node, size: number, access: Access): Node {
+    const { f } = this;
+    const { tlb } = this.#frame;
+    const entry = f.let(i32.add(i32.and(i32.wrap(i64.shrU(address, i64.small(7))), i32.const(0x7fe0)), tlb));
+    const tag = i64.load(CPU, entry, access === 'read' ? TLB_READ : TLB_WRITE);
+    const last = size === 1 ? address : i64.add(address, i64.small(size - 1));
+    const at = f.temporary(I32);
+    f.if(
+      i64.eq(i64.and(last, i64.small(-4096)), tag),
+      () => f.set(at, i32.add(i32.wrap(address), i32.load(CPU, entry, TLB_ADDEND))),
+      () => {
+        const request = size | ((access === 'read' ? ACCESS_READ : ACCESS_WRITE) << 8);
+        f.set(
+          at,
+          call(
+            this.#runtime.miss,
+            I32,
+            i32.wrap(address),
+            i32.wrap(i64.shrU(address, i64.small(32))),
+            i32.const(request),
+          ),
+        );
+        f.if(i32.eq(at, i32.const(-1)), () => this.#frame.leave());
+      },
+    );
+    return at;
+  }
+
+  load(at: Node, size: IntegerSize): Node {
+    return this.f.let(loadInteger(GUEST, size, at, 0));
+  }
+
+  store(at: Node, size: IntegerSize, value: Node): void {
+    this.f.store(size, GUEST, at, 0, value);
+    this.#commit(at, size);
+  }
+
+  #commit(at: Node, size: number): void {
+    const { f } = this;
+    f.if(i32.geU(at, globalGet(this.#runtime.scratch, I32)), () =>
+      f.callVoid(this.#runtime.commit, at, i32.const(size)),
+    );
+  }
+
+  readVector(index: number): Node {
+    const operand = this.operands[index];
+    switch (operand.kind) {
+      case 'xmm':
+        return simdLoad(0, CPU, this.#field(operand.field), STATE.xmm);
+      case 'mmx':
+        return simdLoad(0x5d, CPU, this.#field(operand.field), STATE.x87 + X87_STATE.REGISTERS);
+      case 'memory': {
+        const at = this.translate(this.address(index), operand.size, 'read');
+        const load = operand.size === 16 ? 0 : operand.size === 8 ? 0x5d : 0x5c;
+        return this.f.let(simdLoad(load, GUEST, at, 0));
+      }
+      default:
+        throw new Error(`bug: a ${operand.kind} operand is no vector`);
+    }
+  }
+
+  writeVector(index: number, value: Node): void {
+    const operand = this.operands[index];
+    switch (operand.kind) {
+      case 'xmm':
+        this.f.store(16, CPU, this.#field(operand.field), STATE.xmm, value);
+        return;
+      case 'mmx': {
+        const at = STATE.x87 + X87_STATE.REGISTERS;
+        this.f.store(8, CPU, this.#field(operand.field), at, simd(0x1d, I64, [value], 0));
+        this.f.store(8, CPU, this.#field(operand.field), at + 8, i64.small(0xffff));
+        return;
+      }
+      case 'memory': {
+        const kept = this.f.let(value);
+        const at = this.translate(this.address(index), operand.size, 'write');
+        this.storeVector(at, operand.size as 4 | 8 | 16, kept);
+        return;
+      }
+      default:
+        throw new Error(`bug: cannot write a ${operand.kind} operand as a vector`);
+    }
+  }
+
+  loadVector(at: Node): Node {
+    return this.f.let(simdLoad(0, GUEST, at, 0));
+  }
+
+  storeVector(at: Node, size: 4 | 8 | 16, value: Node): void {
+    if (size === 16) this.f.store(16, GUEST, at, 0, value);
+    else if (size === 8) this.f.store(8, GUEST, at, 0, simd(0x1d, I64, [value], 0));
+    else this.f.store(4, GUEST, at, 0, simd(0x1b, I32, [value], 0));
+    this.#commit(at, size);
+  }
+
+  xmm(number: number): Node {
+    return simdLoad(0, CPU, zeroAddress, STATE.xmm + 16 * number);
+  }
+
+  requireVectors(): void {
+    this.f.if(i32.load(CPU, zeroAddress, VCPU.cr0Ts), () => this.raise(7));
+  }
+
+  exactVector(operation: Node, a: Node, b: Node): Node {
+    const { f } = this;
+    const { vector } = this.#runtime;
+    if (vector === undefined) return a;
+    f.store(16, CPU, zeroAddress, STATE.vector, a);
+    f.store(16, CPU, zeroAddress, STATE.vector + 16, b);
+    f.if(call(vector, I32, operation), () => this.raise(19));
+    return f.let(simdLoad(0, CPU, zeroAddress, STATE.vector));
+  }
+
+  requireAligned(address: Node): void {
+    this.f.if(i64.ne(i64.and(address, i64.small(15)), i64.small(0)), () => this.raise(13));
+  }
+
+  state(offset: number, size: 4 | 8): Node {
+    return size === 8 ? i64.load(CPU, zeroAddress, offset) : i32.load(CPU, zeroAddress, offset);
+  }
+
+  setState(offset: number, size: 4 | 8, value: Node): void {
+    this.f.store(size, CPU, zeroAddress, offset, value);
+  }
+
+  wideDivide(signed: boolean, high: Node, low: Node, divisor: Node, quotient: Node, remainder: Node): void {
+    const { f } = this;
+    f.if(call(this.#runtime.divide, I32, i32.const(signed ? 1 : 0), high, low, divisor), () => this.raise(0));
+    f.set(quotient, i64.load(CPU, zeroAddress, STATE.helper));
+    f.set(remainder, i64.load(CPU, zeroAddress, STATE.helper + 8));
+  }
+
+  raise(vector: number): void {
+    this.setState(VCPU.exitVector, 4, i32.const(vector));
+    this.setState(VCPU.exitErrorCode, 4, i32.const(0));
+    this.#frame.leave();
+  }
+}

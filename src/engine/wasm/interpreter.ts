@@ -1,0 +1,400 @@
+/**
+ * The interpreter: one WebAssembly function with one `br_table` over the handlers of micro-ops, generated from the meanings of the
+ * instructions (semantics/), and a table of functions for what is seldom run.
+ *
+ *     interpret(tlb, user) -> reason
+ *
+ * runs from the vCPU's rip until something happens and leaves the registers, rip and flags in memory 1. `tlb` is the offset of the
+ * mode's TLB, `user` the bit that its jump-cache tags carry. Reasons are ExitKinds of engine.ts.
+ *
+ *     loop next
+ *       block lookup          target -> pc, by the jump cache or by `resolve`
+ *         block cold          handlers from FIRST_COLD on: a function each
+ *           block h[n] ... block h[0]
+ *             br_table
+ *           h[0] ... h[n]
+ */
+
+import { VCPU } from '../../machine/vcpu-block.ts';
+import { EXIT_EXCEPTION, EXIT_INTERRUPTED } from '../engine.ts';
+import { computeFlags, type FlagLocals } from './flags.ts';
+import { FunctionBuilder, type Label } from './function-builder.ts';
+import * as handlers from './handlers.ts';
+import { type Frame, InterpreterCpu, type Runtime } from './interpreter-cpu.ts';
+import { CPU, JUMP_ENTRIES, JUMP_MICRO_OP, JUMP_TAG, STATE } from './layout.ts';
+import { MICRO_OP } from './micro-op.ts';
+import { ModuleBuilder } from './module-builder.ts';
+import { call, callIndirect, I32, I64, i32, i64, local, type Node } from './nodes.ts';
+import { JUMP, NEXT } from './rare-status.ts';
+import { dropStack, push, stackTop } from './semantics/moves.ts';
+
+const RCX = 1;
+const zeroAddress = i32.const(0);
+
+export interface InterpreterImports {
+  /** (lo, hi, size | access << 8) -> offset of memory 0 or -1 with a fault in the block. */
+  miss(lo: number, hi: number, request: number): number;
+  commit(at: number, size: number): void;
+  divide(signed: number, high: bigint, low: bigint, divisor: bigint): number;
+  /** (lo, hi, from) -> micro-op of an address, or 0 with a fault in the block. `from`: the micro-op that goes there. */
+  resolve(lo: number, hi: number, from: number): number;
+  /** The instruction at rip -> NEXT, JUMP (rare-status.ts) or an ExitKind. */
+  rare(microOp: number): number;
+}
+
+export interface InterpreterMemory {
+  readonly guest: WebAssembly.Memory;
+  readonly cpu: WebAssembly.Memory;
+  /** First byte of the scratch area in memory 0. */
+  readonly scratch: number;
+}
+
+export interface Interpreter {
+  /** Runs; an ExitKind. */
+  interpret(tlb: number, user: number): number;
+  /** The six arithmetic flags (and others: mask them), from what is in memory 1. */
+  rflags(): number;
+}
+
+function build(guestPages: number, cpuPages: number): Uint8Array<ArrayBuffer> {
+  const m = new ModuleBuilder();
+  const miss = m.importFunction('e', 'miss', [I32, I32, I32], [I32]);
+  const commit = m.importFunction('e', 'commit', [I32, I32]);
+  const divide = m.importFunction('e', 'divide', [I32, I64, I64, I64], [I32]);
+  const resolve = m.importFunction('e', 'resolve', [I32, I32, I32], [I32]);
+  const rare = m.importFunction('e', 'rare', [I32], [I32]);
+  m.importMemory('e', 'guest', guestPages, guestPages);
+  m.importMemory('e', 'cpu', cpuPages, cpuPages);
+  m.importTable('e', 'table', handlers.COLD.length + 1);
+  const scratch = m.importGlobal('e', 'scratch', I32);
+  const flagsFunction = m.declare([I32, I64, I64], [I32]);
+  m.define(flagsFunction, computeFlags());
+  const runtime: Runtime = { miss, commit, divide, computeFlags: flagsFunction, scratch };
+
+  const coldType = m.type([I32, I32], [I32]);
+  const coldFunctions = handlers.COLD.map((variant) => {
+    const index = m.declare([I32, I32], [I32]);
+    const f = new FunctionBuilder([I32, I32]);
+    const flagLocals = newFlagLocals(f, flagsFunction);
+    const { flagsRead, flagsWritten, flagsUndefined, flagsConditional } = variant.form;
+    const reads = flagsRead !== 0 || flagsConditional;
+    const writes = flagsWritten !== 0 || flagsUndefined !== 0;
+    const frame: Frame = { f, flagLocals, pc: local(0, I32), tlb: local(1, I32), leave: () => f.return(i32.const(1)) };
+    const cpu = new InterpreterCpu(frame, runtime);
+    if (reads || writes) loadFlags(f, flagLocals);
+    cpu.begin(variant.operands, variant.operandSize, variant.locked, variant.wide);
+    variant.meaning(cpu);
+    if (writes) storeFlags(f, flagLocals);
+    f.return(i32.const(0));
+    m.define(index, f);
+    return index;
+  });
+  if (coldFunctions.length > 0) m.element(0, coldFunctions);
+
+  const interpret = m.declare([I32, I32], [I32]);
+  m.define(interpret, interpretFunction(runtime, resolve, rare, coldType));
+  m.export('interpret', interpret);
+  const rflags = m.declare([], [I32]);
+  const r = new FunctionBuilder([]);
+  const flagLocals = newFlagLocals(r, flagsFunction);
+  loadFlags(r, flagLocals);
+  r.return(flagLocals.compute(flagLocals.kind, flagLocals.a, flagLocals.b));
+  m.define(rflags, r);
+  m.export('rflags', rflags);
+  return m.finish();
+}
+
+function newFlagLocals(f: FunctionBuilder, compute: number): FlagLocals {
+  return {
+    kind: f.newLocal(I32),
+    a: f.newLocal(I64),
+    b: f.newLocal(I64),
+    compute: (kind, a, b) => call(compute, I32, kind, a, b),
+  };
+}
+
+function loadFlags(f: FunctionBuilder, flags: FlagLocals): void {
+  f.set(flags.kind, i32.load(CPU, zeroAddress, STATE.flagsKind));
+  f.set(flags.a, i64.load(CPU, zeroAddress, STATE.flagsA));
+  f.set(flags.b, i64.load(CPU, zeroAddress, STATE.flagsB));
+}
+
+function storeFlags(f: FunctionBuilder, flags: FlagLocals): void {
+  f.store(4, CPU, zeroAddress, STATE.flagsKind, flags.kind);
+  f.store(8, CPU, zeroAddress, STATE.flagsA, flags.a);
+  f.store(8, CPU, zeroAddress, STATE.flagsB, flags.b);
+}
+
+function interpretFunction(runtime: Runtime, resolve: number, rare: number, coldType: number): FunctionBuilder {
+  const f = new FunctionBuilder([I32, I32]);
+  const tlb = local(0, I32);
+  const user = local(1, I32);
+  const pc = f.newLocal(I32);
+  const page = f.newLocal(I64);
+  const target = f.newLocal(I64);
+  const budget = f.newLocal(I32);
+  const reason = f.newLocal(I32);
+  const flagLocals = newFlagLocals(f, runtime.computeFlags);
+  const labels: Label[] = [];
+
+  const offsetInPage = i64.extendI32U(i32.shrU(i32.load16U(CPU, pc, MICRO_OP.scale), i32.const(4)));
+  const displacement = i32.load(CPU, pc, MICRO_OP.displacement);
+  const immediate = i64.load32S(CPU, pc, MICRO_OP.immediate);
+
+  f.set(budget, i32.load(CPU, zeroAddress, STATE.budget));
+  loadFlags(f, flagLocals);
+  f.set(pc, i32.const(STATE.microOps));
+
+  f.block((done) => {
+    // With `reason` set: rip is where the micro-op is.
+    f.block((leaveHere) => {
+      const leaveWith = (kind: number): void => {
+        f.set(reason, i32.const(kind));
+        f.br(leaveHere);
+      };
+      const frame: Frame = { f, flagLocals, pc, tlb, leave: () => leaveWith(EXIT_EXCEPTION) };
+      const cpu = new InterpreterCpu(frame, runtime);
+      f.loop((next) => {
+        const advance = (bytes: number): void => {
+          f.set(pc, i32.add(pc, i32.const(bytes)));
+          f.br(next);
+        };
+        /** After a branch: time is up, or somebody wants something. pc is the target. */
+        const poll = (): void => {
+          f.set(budget, i32.sub(budget, i32.const(1)));
+          const wanted = i32.ne(i32.load(CPU, zeroAddress, VCPU.flags), i32.const(0));
+          f.if(i32.or(i32.leS(budget, i32.const(0)), wanted), () => leaveWith(EXIT_INTERRUPTED));
+          f.br(next);
+        };
+
+        const resolveTarget = (from: Node): void => {
+          const high = i32.wrap(i64.shrU(target, i64.small(32)));
+          f.set(pc, call(resolve, I32, i32.wrap(target), high, from));
+          f.if(i32.eqz(pc), () => {
+            f.store(8, CPU, zeroAddress, VCPU.rip, target);
+            f.set(reason, i32.const(EXIT_EXCEPTION));
+            f.br(done);
+          });
+        };
+
+        f.block((lookup) => {
+          const jumpRelative = (): void => {
+            const linked = f.let(displacement);
+            f.if(linked, () => {
+              f.set(pc, linked);
+              poll();
+            });
+            f.set(target, i64.add(page, immediate));
+            f.br(lookup);
+          };
+          const branches = (): void => {
+            branchHandlers(f, cpu, { pc, page, target, lookup, advance, jumpRelative }, emitHandler);
+          };
+          const emitHandler = (handler: number, body: () => void): void => {
+            bodies[handler] = body;
+          };
+          const bodies: (() => void)[] = [];
+          emitHandler(handlers.ENTER, () => {
+            f.set(target, i64.load(CPU, zeroAddress, VCPU.rip));
+            f.br(lookup);
+          });
+          // The jump cache may still lead here: `resolve` writes its entry anew.
+          emitHandler(handlers.STALE, () => {
+            f.set(target, i64.or(page, offsetInPage));
+            resolveTarget(i32.const(0));
+            poll();
+          });
+          emitHandler(handlers.RARE, () => {
+            storeFlags(f, flagLocals);
+            f.store(8, CPU, zeroAddress, VCPU.rip, i64.or(page, offsetInPage));
+            f.set(reason, call(rare, I32, pc));
+            loadFlags(f, flagLocals);
+            f.if(i32.eq(reason, i32.const(NEXT)), () => advance(MICRO_OP.SIZE));
+            f.brIf(done, i32.ne(reason, i32.const(JUMP)));
+            f.set(target, i64.load(CPU, zeroAddress, VCPU.rip));
+            f.br(lookup);
+          });
+          const segmented = (wide: boolean): void => {
+            const address = cpu.address(0);
+            const base = i64.load(CPU, i32.load8U(CPU, pc, MICRO_OP.register1), 0);
+            const offset = wide ? address : i64.and(address, i64.const(-1, 0));
+            f.store(8, CPU, zeroAddress, STATE.address, i64.add(offset, base));
+            advance(MICRO_OP.SIZE);
+          };
+          emitHandler(handlers.ADDRESS, () => segmented(true));
+          emitHandler(handlers.ADDRESS32, () => segmented(false));
+          emitHandler(handlers.LINK, () => {
+            f.set(pc, displacement);
+            f.br(next);
+          });
+          emitHandler(handlers.LEAVE_PAGE, () => {
+            f.set(target, i64.add(page, immediate));
+            f.br(lookup);
+          });
+          emitHandler(handlers.NOTHING, () => advance(MICRO_OP.SIZE));
+          branches();
+          handlers.HOT.forEach((variant, i) => {
+            emitHandler(handlers.FIRST_VARIANT + i, () => {
+              cpu.begin(variant.operands, variant.operandSize, variant.locked, variant.wide);
+              variant.meaning(cpu);
+              advance(variant.wide ? MICRO_OP.WIDE_SIZE : MICRO_OP.SIZE);
+            });
+          });
+
+          f.block((cold) => {
+            const nest = (handler: number): void => {
+              f.block((label) => {
+                labels[handler] = label;
+                if (handler > 0) nest(handler - 1);
+                else f.brTable(i32.load16U(CPU, pc, MICRO_OP.handler), [...labels, cold]);
+              });
+              bodies[handler]();
+              f.releaseTemporaries();
+            };
+            nest(handlers.FIRST_COLD - 1);
+          });
+          storeFlags(f, flagLocals);
+          const index = i32.sub(i32.load16U(CPU, pc, MICRO_OP.handler), i32.const(handlers.FIRST_COLD));
+          f.if(callIndirect(coldType, I32, pc, tlb, index), () => leaveWith(EXIT_EXCEPTION));
+          loadFlags(f, flagLocals);
+          advance(MICRO_OP.SIZE);
+        });
+
+        // lookup: `target` is where to go; `pc` where it comes from.
+        const low = i32.wrap(target);
+        const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(10))), i32.const(JUMP_ENTRIES - 1));
+        const entry = f.let(i32.shl(hash, i32.const(4)));
+        const tag = i64.xor(target, i64.shl(i64.extendI32U(user), i64.small(32)));
+        f.if(
+          i64.eq(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag),
+          () => f.set(pc, i32.load(CPU, entry, STATE.jumpCache + JUMP_MICRO_OP)),
+          () => resolveTarget(pc),
+        );
+        f.set(page, i64.and(target, i64.small(-4096)));
+        f.store(8, CPU, zeroAddress, STATE.codePage, page);
+        poll();
+      });
+    });
+    f.store(8, CPU, zeroAddress, VCPU.rip, i64.or(page, offsetInPage));
+  });
+  f.store(4, CPU, zeroAddress, STATE.budget, budget);
+  storeFlags(f, flagLocals);
+  f.return(reason);
+  return f;
+}
+
+interface Control {
+  readonly pc: Node;
+  readonly page: Node;
+  readonly target: Node;
+  readonly lookup: Label;
+  readonly advance: (bytes: number) => void;
+  /** Goes to the target of a branch with a displacement. */
+  readonly jumpRelative: () => void;
+}
+
+function branchHandlers(
+  f: FunctionBuilder,
+  cpu: InterpreterCpu,
+  control: Control,
+  emit: (handler: number, body: () => void) => void,
+): void {
+  const { pc, page, target, lookup, advance, jumpRelative } = control;
+  const returnAddress = i64.add(page, i64.extendI32U(i32.load16U(CPU, pc, MICRO_OP.nextOffset)));
+  const register = { kind: 'gpr', size: 8, field: 1 } as const;
+  const memory = { kind: 'memory', size: 8 } as const;
+
+  emit(handlers.JUMP, jumpRelative);
+  emit(handlers.CALL, () => {
+    push(cpu, 8, returnAddress);
+    jumpRelative();
+  });
+  for (const [handler, operand] of [
+    [handlers.JUMP_INDIRECT, register],
+    [handlers.JUMP_MEMORY, memory],
+  ] as const)
+    emit(handler, () => {
+      cpu.begin([operand], 8, false, false);
+      f.set(target, cpu.read(0));
+      f.br(lookup);
+    });
+  // The address operand uses the bytes of `nextOffset`: the offset after the instruction is the immediate.
+  const afterIndirect = i64.add(page, i64.load32S(CPU, pc, MICRO_OP.immediate));
+  for (const [handler, operand] of [
+    [handlers.CALL_INDIRECT, register],
+    [handlers.CALL_MEMORY, memory],
+  ] as const)
+    emit(handler, () => {
+      cpu.begin([operand], 8, false, false);
+      const to = f.let(cpu.read(0));
+      push(cpu, 8, afterIndirect);
+      f.set(target, to);
+      f.br(lookup);
+    });
+  emit(handlers.RETURN, () => {
+    const to = stackTop(cpu, 8);
+    dropStack(cpu, 8);
+    cpu.setGpr(4, 8, i64.add(cpu.gpr(4, 8), cpu.immediate()));
+    f.set(target, to);
+    f.br(lookup);
+  });
+  for (let code = 0; code < 16; code++)
+    emit(handlers.JCC + code, () => {
+      f.if(cpu.flags.condition(code), jumpRelative);
+      advance(MICRO_OP.SIZE);
+    });
+  // LOOP and JRCXZ: register 1 is 1 when the count is ECX.
+  const narrow = i32.load8U(CPU, pc, MICRO_OP.register1);
+  const counter = (): Node => {
+    const full = cpu.gpr(RCX, 8);
+    return f.let(i64.and(full, i64.or(i64.const(-1, 0), i64.sub(i64.extendI32U(narrow), i64.small(1)))));
+  };
+  const loopOn = (handler: number, condition: Node | null): void =>
+    emit(handler, () => {
+      const left = counter();
+      const less = f.let(i64.sub(left, i64.small(1)));
+      f.if(
+        narrow,
+        () => cpu.setGpr(RCX, 4, less),
+        () => cpu.setGpr(RCX, 8, less),
+      );
+      const again = i64.ne(left, i64.small(1));
+      f.if(condition === null ? again : i32.and(again, i32.ne(condition, i32.const(0))), jumpRelative);
+      advance(MICRO_OP.SIZE);
+    });
+  loopOn(handlers.LOOP, null);
+  loopOn(handlers.LOOPE, cpu.flags.condition(4));
+  loopOn(handlers.LOOPNE, cpu.flags.condition(5));
+  emit(handlers.JRCXZ, () => {
+    f.if(i64.eqz(counter()), jumpRelative);
+    advance(MICRO_OP.SIZE);
+  });
+}
+
+const modules = new Map<string, WebAssembly.Module>();
+
+/** The interpreter on a vCPU's memories. */
+export function createInterpreter(memory: InterpreterMemory, imports: InterpreterImports): Interpreter {
+  const guestPages = memory.guest.buffer.byteLength / 65536;
+  const cpuPages = memory.cpu.buffer.byteLength / 65536;
+  const key = `${guestPages}:${cpuPages}`;
+  let module = modules.get(key);
+  if (module === undefined) {
+    module = new WebAssembly.Module(build(guestPages, cpuPages));
+    modules.set(key, module);
+  }
+  const instance = new WebAssembly.Instance(module, {
+    e: {
+      guest: memory.guest,
+      cpu: memory.cpu,
+      table: new WebAssembly.Table({ element: 'anyfunc', initial: handlers.COLD.length + 1 }),
+      scratch: new WebAssembly.Global({ value: 'i32' }, memory.scratch | 0),
+      miss: imports.miss,
+      commit: imports.commit,
+      divide: imports.divide,
+      resolve: imports.resolve,
+      rare: imports.rare,
+    },
+  });
+  return instance.exports as unknown as Interpreter;
+}

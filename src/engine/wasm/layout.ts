@@ -1,0 +1,62 @@
+/**
+ * Memory 1 behind the vCPU block: what the wasm engine keeps of a vCPU. Byte offsets; only the vCPU's own worker touches them.
+ * The first 256 bytes of the block can be named by one byte in a micro-op (micro-op.ts).
+ */
+
+import { VCPU } from '../../machine/vcpu-block.ts';
+
+export const STATE = {
+  /** u64, always 0: the base or index that an address does not have. */
+  zero: VCPU.engineSlots,
+  /** u64: an address that a micro-op has computed for the next one. */
+  address: VCPU.engineSlots + 8,
+  /** u64: virtual address of the page that runs: what RIP-relative addresses start from. */
+  codePage: VCPU.engineSlots + 16,
+  /** v128[16], and the high halves of the YMM registers. */
+  xmm: 0x2000,
+  ymmHigh: 0x2100,
+  /** x87 and MMX state (x87/state.ts). */
+  x87: 0x2200,
+  mxcsr: 0x2400, // u32
+  /** Arithmetic flags between calls: flags.ts. */
+  flagsKind: 0x2404, // i32
+  flagsA: 0x2408, // i64
+  flagsB: 0x2410, // i64
+  /** The micro-op that left the interpreter, or that wants its target resolved. */
+  microOp: 0x2418, // i32
+  /** Branches until the interpreter comes back to look at the clock. */
+  budget: 0x241c, // i32
+  /** Results of a helper. */
+  helper: 0x2420, // i64[2]
+  /** Operands of an exact vector operation; its result takes the place of the first. */
+  vector: 0x2430, // v128[2]
+  /** Two translation caches, of kernel and of user mode: TLB_ENTRIES of TLB_ENTRY bytes each. */
+  tlb: 0x4000,
+  jumpCache: 0x14000,
+  /** Micro-ops to the end of the memory. */
+  microOps: 0x20000,
+} as const;
+
+export const TLB_ENTRIES = 1024;
+/** { i64 readTag, i64 writeTag, i32 addend, i32 frame }: a tag is the page's address, or TLB_INVALID. */
+export const TLB_ENTRY = 32;
+export const TLB_READ = 0;
+export const TLB_WRITE = 8;
+export const TLB_ADDEND = 16;
+export const TLB_FRAME = 20;
+/** Bytes from the kernel's TLB to the user's. */
+export const TLB_SIZE = TLB_ENTRIES * TLB_ENTRY;
+/** No page address has its low bits set: low word of a tag that never matches. */
+export const TLB_INVALID = 1;
+
+export const JUMP_ENTRIES = 1024;
+/** { i64 tag, i32 micro-op, i32 unused }: the tag is the address, with bit 62 inverted in user mode. */
+export const JUMP_ENTRY = 16;
+export const JUMP_TAG = 0;
+export const JUMP_MICRO_OP = 8;
+/** Bit of the tag's high word that tells the modes apart; 1 in user mode. */
+export const JUMP_USER_HI = 0x40000000;
+
+/** Memories of the engine's modules. */
+export const GUEST = 0;
+export const CPU = 1;

@@ -1,0 +1,142 @@
+/** A WebAssembly module, section by section. Source: WebAssembly Core Specification 2.0, 5.5. */
+
+import { ByteWriter } from './byte-writer.ts';
+import type { FunctionBuilder } from './function-builder.ts';
+import type { ValueType } from './nodes.ts';
+
+const EXTERNAL_FUNCTION = 0;
+const EXTERNAL_TABLE = 1;
+const EXTERNAL_MEMORY = 2;
+const EXTERNAL_GLOBAL = 3;
+const FUNCREF = 0x70;
+
+export class ModuleBuilder {
+  readonly #types: string[] = [];
+  readonly #typeBytes = new ByteWriter();
+  readonly #imports = new ByteWriter();
+  #importCount = 0;
+  #importedFunctions = 0;
+  #importedMemories = 0;
+  #importedGlobals = 0;
+  readonly #functions: { readonly type: number; builder: FunctionBuilder | null }[] = [];
+  readonly #exports = new ByteWriter();
+  #exportCount = 0;
+  readonly #elements = new ByteWriter();
+  #elementCount = 0;
+
+  /** Index of a function type. */
+  type(parameters: readonly ValueType[], results: readonly ValueType[]): number {
+    const key = `${parameters.join()}:${results.join()}`;
+    const known = this.#types.indexOf(key);
+    if (known >= 0) return known;
+    this.#types.push(key);
+    const out = this.#typeBytes;
+    out.u8(0x60);
+    out.u32(parameters.length);
+    for (const type of parameters) out.u8(type);
+    out.u32(results.length);
+    for (const type of results) out.u8(type);
+    return this.#types.length - 1;
+  }
+
+  #import(module: string, name: string, kind: number): ByteWriter {
+    this.#importCount++;
+    this.#imports.name(module);
+    this.#imports.name(name);
+    this.#imports.u8(kind);
+    return this.#imports;
+  }
+
+  /** Imports come before the first `declare`. Returns the function's index. */
+  importFunction(
+    module: string,
+    name: string,
+    parameters: readonly ValueType[],
+    results: readonly ValueType[] = [],
+  ): number {
+    const type = this.type(parameters, results);
+    this.#import(module, name, EXTERNAL_FUNCTION).u32(type);
+    return this.#importedFunctions++;
+  }
+
+  /** A shared memory32; sizes in pages of 64 KiB. */
+  importMemory(module: string, name: string, minimum: number, maximum: number): number {
+    const out = this.#import(module, name, EXTERNAL_MEMORY);
+    out.u8(0x03);
+    out.u32(minimum);
+    out.u32(maximum);
+    return this.#importedMemories++;
+  }
+
+  importTable(module: string, name: string, minimum: number): void {
+    const out = this.#import(module, name, EXTERNAL_TABLE);
+    out.u8(FUNCREF);
+    out.u8(0x00);
+    out.u32(minimum);
+  }
+
+  /** An immutable global. */
+  importGlobal(module: string, name: string, type: ValueType): number {
+    const out = this.#import(module, name, EXTERNAL_GLOBAL);
+    out.u8(type);
+    out.u8(0x00);
+    return this.#importedGlobals++;
+  }
+
+  /** A function of this module, to be defined later. Returns its index. */
+  declare(parameters: readonly ValueType[], results: readonly ValueType[]): number {
+    this.#functions.push({ type: this.type(parameters, results), builder: null });
+    return this.#importedFunctions + this.#functions.length - 1;
+  }
+
+  define(index: number, builder: FunctionBuilder): void {
+    this.#functions[index - this.#importedFunctions].builder = builder;
+  }
+
+  export(name: string, functionIndex: number): void {
+    this.#exportCount++;
+    this.#exports.name(name);
+    this.#exports.u8(EXTERNAL_FUNCTION);
+    this.#exports.u32(functionIndex);
+  }
+
+  /** Puts functions of this module into table 0 from `first` on. */
+  element(first: number, functionIndexes: readonly number[]): void {
+    this.#elementCount++;
+    const out = this.#elements;
+    out.u32(0);
+    out.u8(0x41);
+    out.s32(first);
+    out.u8(0x0b);
+    out.u32(functionIndexes.length);
+    for (const index of functionIndexes) out.u32(index);
+  }
+
+  finish(): Uint8Array<ArrayBuffer> {
+    const out = new ByteWriter(65536);
+    out.append(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0));
+    const body = new ByteWriter(65536);
+    const section = (id: number, count: number, content: Uint8Array): void => {
+      if (count === 0) return;
+      const prefix = new ByteWriter(8);
+      prefix.u32(count);
+      out.u8(id);
+      out.u32(prefix.length + content.length);
+      out.append(prefix.view());
+      out.append(content);
+    };
+    section(1, this.#types.length, this.#typeBytes.view());
+    section(2, this.#importCount, this.#imports.view());
+    for (const { type } of this.#functions) body.u32(type);
+    section(3, this.#functions.length, body.view());
+    section(7, this.#exportCount, this.#exports.view());
+    section(9, this.#elementCount, this.#elements.view());
+    body.clear();
+    for (const { builder } of this.#functions) {
+      if (builder === null) throw new Error('bug: a declared function was not defined');
+      builder.finish(body);
+    }
+    section(10, this.#functions.length, body.view());
+    return out.view().slice();
+  }
+}

@@ -1,0 +1,367 @@
+/**
+ * Instructions that are executed by TypeScript: those that are rare, that touch the system, or that need more than a line of
+ * WebAssembly. Each finds the flags and rip in the block and answers NEXT, JUMP or an ExitKind.
+ */
+
+import { VCPU } from '../../machine/vcpu-block.ts';
+import { EXIT_EXCEPTION, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../engine.ts';
+import { FORMS, type Form } from '../x86/forms.ts';
+import { Descriptors } from './descriptors.ts';
+import { STATE } from './layout.ts';
+import type { Processor } from './processor.ts';
+import * as segments from './rare-segments.ts';
+import { NEXT } from './rare-status.ts';
+import * as strings from './rare-strings.ts';
+import { x87Instruction } from './rare-x87.ts';
+import { stem } from './semantics/table.ts';
+
+const RAX = 0;
+const RCX = 1;
+const RDX = 2;
+const RBX = 3;
+const RSP = 4;
+const RBP = 5;
+const R11 = 11;
+const ZF = 0x40;
+const TF = 0x100;
+const CR4_TSD = 4;
+
+/** What instructions need of the engine. */
+export interface RareHost {
+  /** The guest's TSC, into these two words. */
+  readTsc(out: Uint32Array): void;
+  /** Runs `body` while no other vCPU of the domain runs one. */
+  exclusively(body: () => void): void;
+}
+
+export type RareInstruction = (p: Processor, d: Descriptors, host: RareHost) => number;
+
+const finish = (p: Processor): number => {
+  p.advance();
+  return NEXT;
+};
+
+const raise =
+  (vector: number): RareInstruction =>
+  (p) =>
+    p.raise(vector);
+
+/** An exception that is reported behind the instruction. */
+const trap =
+  (vector: number): RareInstruction =>
+  (p) => {
+    p.advance();
+    return p.raise(vector);
+  };
+
+const INT80 = 0x80;
+
+/** INT n: gates that CPL 3 may use are those of #BP, #OF and 0x80, as Xen has them; what is behind the others the hypervisor knows. */
+const softwareInterrupt: RareInstruction = (p, d, host) => {
+  const vector = p.instruction.immLo & 0xff;
+  if (vector === 3 || vector === 4 || vector === INT80) return trap(vector)(p, d, host);
+  return p.raise(13, vector * 8 + 2);
+};
+
+const systemCall: RareInstruction = (p) => {
+  p.advance();
+  const { u32 } = p;
+  const flags = p.flags();
+  u32[VCPU.rflags / 4] = flags;
+  p.setGpr(RCX, 8, u32[VCPU.rip / 4], u32[VCPU.rip / 4 + 1]);
+  p.setGpr(R11, 8, flags, 0);
+  return EXIT_SYSCALL;
+};
+
+const tsc = new Uint32Array(2);
+
+const readTsc: RareInstruction = (p, _d, host) => {
+  if ((p.u32[VCPU.cr4 / 4] & CR4_TSD) !== 0) return p.raise(13);
+  host.readTsc(tsc);
+  p.setGpr(RAX, 4, tsc[0], 0);
+  p.setGpr(RDX, 4, tsc[1], 0);
+  if (stem(FORMS[p.instruction.form]) === 'rdtscp') p.setGpr(RCX, 4, p.u32[VCPU.tscAux / 4], 0);
+  return finish(p);
+};
+
+const popFlags: RareInstruction = (p) => {
+  const size = p.instruction.operandSize;
+  if (!p.read(p.gprLo(RSP), p.gprHi(RSP), size)) return EXIT_EXCEPTION;
+  segments.setFlags(p, p.lo, size);
+  p.addGpr(RSP, 8, size);
+  p.advance();
+  // Single-stepping begins outside of the interpreter.
+  return (p.u32[VCPU.rflags / 4] & TF) !== 0 ? EXIT_INTERRUPTED : NEXT;
+};
+
+/** ENTER. Nesting levels read the frame pointers of the frames around. */
+const enter: RareInstruction = (p) => {
+  const i = p.instruction;
+  const size = i.operandSize;
+  const level = i.imm2 & 31;
+  const total = (level + 1) * size;
+  const framePointer: [number, number] = [p.gprLo(RSP), p.gprHi(RSP)];
+  const below = (from: readonly [number, number], bytes: number): [number, number] => {
+    const lo = from[0] - bytes;
+    return [lo >>> 0, (from[1] - (lo < 0 ? 1 : 0)) >>> 0];
+  };
+  const frame = below(framePointer, size);
+  const values: [number, number][] = [[p.gprLo(RBP), p.gprHi(RBP)]];
+  for (let n = 1; n < level; n++) {
+    const from = below([p.gprLo(RBP), p.gprHi(RBP)], n * size);
+    if (!p.read(from[0], from[1], size)) return EXIT_EXCEPTION;
+    values.push([p.lo, p.hi]);
+  }
+  if (level > 0) values.push(frame);
+  const end = below(framePointer, total + (i.immLo & 0xffff));
+  // All of it must be there, and the place where the next push goes.
+  for (let n = 0; n < values.length; n++) {
+    const at = below(framePointer, (n + 1) * size);
+    if (p.writing(at[0], at[1], size) === -1) return EXIT_EXCEPTION;
+  }
+  if (p.writing(end[0], end[1], 1) === -1) return EXIT_EXCEPTION;
+  values.forEach(([lo, hi], n) => {
+    const at = below(framePointer, (n + 1) * size);
+    p.write(at[0], at[1], size, lo, hi);
+  });
+  p.setGpr(RBP, size, frame[0], frame[1]);
+  p.setGpr(RSP, 8, end[0], end[1]);
+  return finish(p);
+};
+
+/** MOV between the accumulator and an absolute address. */
+function absoluteMove(toMemory: boolean): RareInstruction {
+  return (p) => {
+    const i = p.instruction;
+    const size = i.operandSize;
+    p.lo = i.immLo >>> 0;
+    p.hi = i.addressSize === 4 ? 0 : i.immHi >>> 0;
+    p.addSegment(i.segment);
+    if (toMemory) {
+      if (!p.write(p.lo, p.hi, size, p.gprLo(RAX), p.gprHi(RAX))) return EXIT_EXCEPTION;
+    } else {
+      if (!p.read(p.lo, p.hi, size)) return EXIT_EXCEPTION;
+      p.setGpr(RAX, size, p.lo, p.hi);
+    }
+    return finish(p);
+  };
+}
+
+const translateByte: RareInstruction = (p) => {
+  const i = p.instruction;
+  const lo = p.gprLo(RBX) + (p.gprLo(RAX) & 0xff);
+  p.lo = lo >>> 0;
+  p.hi = i.addressSize === 4 ? 0 : (p.gprHi(RBX) + (lo > 0xffffffff ? 1 : 0)) >>> 0;
+  p.addSegment(i.segment);
+  if (!p.read(p.lo, p.hi, 1)) return EXIT_EXCEPTION;
+  p.setGpr(RAX, 1, p.lo, 0);
+  return finish(p);
+};
+
+/** CMPXCHG8B and CMPXCHG16B. */
+const compareExchangePair: RareInstruction = (p, _d, host) => {
+  const half = p.instruction.operandSize;
+  p.effective();
+  if (half === 8 && (p.lo & 15) !== 0) return p.raise(13);
+  const at = p.writing(p.lo, p.hi, 2 * half);
+  if (at === -1) return EXIT_EXCEPTION;
+  const offset = at >>> 0;
+  const flags = p.flags();
+  host.exclusively(() => {
+    const words: number[] = [];
+    for (let i = 0; i < half / 2; i++) words.push(p.load(offset + 4 * i, 4));
+    const expected =
+      half === 4 ? [p.gprLo(RAX), p.gprLo(RDX)] : [p.gprLo(RAX), p.gprHi(RAX), p.gprLo(RDX), p.gprHi(RDX)];
+    const equal = words.every((word, i) => word === expected[i]);
+    if (equal) {
+      const replacement =
+        half === 4 ? [p.gprLo(RBX), p.gprLo(RCX)] : [p.gprLo(RBX), p.gprHi(RBX), p.gprLo(RCX), p.gprHi(RCX)];
+      storePairs(p, offset, replacement);
+      p.setArithmeticFlags(flags | ZF);
+    } else {
+      p.setGpr(RAX, half, words[0], half === 8 ? words[1] : 0);
+      p.setGpr(RDX, half, words[half / 4], half === 8 ? words[3] : 0);
+      p.setArithmeticFlags(flags & ~ZF);
+    }
+  });
+  p.stored(at, 2 * half);
+  return finish(p);
+};
+
+/** Stores words, two at a time where they are aligned: others never see half of a pair. */
+function storePairs(p: Processor, offset: number, words: readonly number[]): void {
+  const { u64 } = p.memory.machine;
+  if ((offset & 7) === 0)
+    for (let i = 0; i < words.length; i += 2)
+      Atomics.store(u64, (offset >>> 3) + i / 2, (BigInt(words[i + 1] >>> 0) << 32n) | BigInt(words[i] >>> 0));
+  else
+    words.forEach((word, i) => {
+      p.store(offset + 4 * i, 4, word);
+    });
+}
+
+/** The selector operand of LAR, LSL, VERR and VERW; -1 = fault. */
+function selectorOperand(p: Processor): number {
+  const i = p.instruction;
+  if (i.mod === 3) return p.gprLo(i.rm) & 0xffff;
+  p.effective();
+  return p.read(p.lo, p.hi, 2) ? p.lo : -1;
+}
+
+const zeroFlag = (p: Processor, set: boolean): number => {
+  const flags = p.flags();
+  p.setArithmeticFlags(set ? flags | ZF : flags & ~ZF);
+  return finish(p);
+};
+
+const loadAccessRights: RareInstruction = (p, d) => {
+  const selector = selectorOperand(p);
+  if (selector < 0) return EXIT_EXCEPTION;
+  const rights = d.accessRights(selector);
+  if (rights >= 0) p.setGpr(p.instruction.reg, p.instruction.operandSize, rights, 0);
+  return zeroFlag(p, rights >= 0);
+};
+
+const loadLimit: RareInstruction = (p, d) => {
+  const selector = selectorOperand(p);
+  if (selector < 0) return EXIT_EXCEPTION;
+  const found = d.hasLimit(selector);
+  if (found) p.setGpr(p.instruction.reg, p.instruction.operandSize, d.limit(), 0);
+  return zeroFlag(p, found);
+};
+
+function verify(write: boolean): RareInstruction {
+  return (p, d) => {
+    const selector = selectorOperand(p);
+    if (selector < 0) return EXIT_EXCEPTION;
+    return zeroFlag(p, d.verify(selector, write));
+  };
+}
+
+/** Stores of other vCPUs become visible in order by themselves; this keeps ours before later loads. */
+const memoryFence: RareInstruction = (p) => {
+  Atomics.add(p.block.i32, VCPU.exitCount >> 2, 0);
+  return finish(p);
+};
+
+/** CLFLUSH and its like: the address must be readable. */
+const flushLine: RareInstruction = (p) => {
+  p.effective();
+  return p.reading(p.lo, p.hi, 1) === -1 ? EXIT_EXCEPTION : finish(p);
+};
+
+const MXCSR_RESERVED = 0xffff0000;
+
+const loadMxcsr: RareInstruction = (p) => {
+  p.effective();
+  if (!p.read(p.lo, p.hi, 4)) return EXIT_EXCEPTION;
+  if ((p.lo & MXCSR_RESERVED) !== 0) return p.raise(13);
+  p.u32[STATE.mxcsr >> 2] = p.lo;
+  return finish(p);
+};
+
+const storeMxcsr: RareInstruction = (p) => {
+  p.effective();
+  return p.write(p.lo, p.hi, 4, p.u32[STATE.mxcsr >> 2], 0) ? finish(p) : EXIT_EXCEPTION;
+};
+
+const BY_MNEMONIC: Readonly<Record<string, RareInstruction>> = {
+  movsb: strings.moveString,
+  movsw: strings.moveString,
+  stosb: strings.storeString,
+  stosw: strings.storeString,
+  lodsb: strings.loadString,
+  lodsw: strings.loadString,
+  cmpsb: strings.compareStrings,
+  cmpsw: strings.compareStrings,
+  scasb: strings.scanString,
+  scasw: strings.scanString,
+  int: softwareInterrupt,
+  int3: trap(3),
+  int1: trap(1),
+  syscall: systemCall,
+  // Xen answers for the CPU, as with CPUID faulting.
+  cpuid: raise(13),
+  rdtsc: readTsc,
+  rdtscp: readTsc,
+  popf: popFlags,
+  enter,
+  xlatb: translateByte,
+  xlat: translateByte,
+  cmpxchg8b: compareExchangePair,
+  lar: loadAccessRights,
+  lsl: loadLimit,
+  verr: verify(false),
+  verw: verify(true),
+  mfence: memoryFence,
+  clflush: flushLine,
+  ldmxcsr: loadMxcsr,
+  stmxcsr: storeMxcsr,
+  iret: segments.interruptReturn,
+  retf: segments.farReturn,
+};
+
+/** Forms of a mnemonic that has others too. */
+const BY_KEY: Readonly<Record<string, RareInstruction>> = {
+  'mov AL,Ob': absoluteMove(false),
+  'mov rAX,Ov': absoluteMove(false),
+  'mov Ob,AL': absoluteMove(true),
+  'mov Ov,rAX': absoluteMove(true),
+  'mov RvMw,Sw': segments.storeSegment,
+  'mov Sw,Ew': segments.loadSegment,
+  'push FS': (p) => segments.pushSegment(p, segments.SEGMENTS.fs),
+  'push GS': (p) => segments.pushSegment(p, segments.SEGMENTS.gs),
+  'pop FS': (p, d) => segments.popSegment(p, d, segments.SEGMENTS.fs),
+  'pop GS': (p, d) => segments.popSegment(p, d, segments.SEGMENTS.gs),
+  'lss Gv,Mp': (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.ss),
+  'lfs Gv,Mp': (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.fs),
+  'lgs Gv,Mp': (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.gs),
+  'jmp Mp': (p, d) => segments.farJump(p, d, false),
+  'call Mp': (p, d) => segments.farJump(p, d, true),
+};
+
+function find(form: Form): RareInstruction {
+  switch (form.privilege) {
+    case 'cpl0':
+    case 'iopl':
+    case 'pce':
+    case 'umip':
+      return raise(13);
+    case 'ud':
+      return raise(6);
+    default:
+      break;
+  }
+  if (Object.hasOwn(BY_KEY, form.key)) return BY_KEY[form.key];
+  const name = stem(form);
+  if (Object.hasOwn(BY_MNEMONIC, name)) return BY_MNEMONIC[name];
+  const x87 = x87Instruction(form);
+  if (x87 !== undefined) return x87;
+  // Not shown in CPUID, or not built: the guest sees what a CPU without it does.
+  return raise(6);
+}
+
+const TABLE: readonly RareInstruction[] = FORMS.map(find);
+
+export class Rare {
+  readonly #p: Processor;
+  readonly #d: Descriptors;
+  readonly #host: RareHost;
+  /** Executions by form, for statistics and to see what deserves better. */
+  readonly counts = new Uint32Array(FORMS.length);
+
+  constructor(processor: Processor, host: RareHost) {
+    this.#p = processor;
+    this.#d = new Descriptors(processor);
+    this.#host = host;
+  }
+
+  /** Executes the instruction at rip. */
+  execute(): number {
+    const p = this.#p;
+    if (!p.decode()) return EXIT_EXCEPTION;
+    const { form } = p.instruction;
+    this.counts[form]++;
+    return TABLE[form](p, this.#d, this.#host);
+  }
+}

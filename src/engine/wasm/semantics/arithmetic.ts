@@ -1,0 +1,284 @@
+/** Integer arithmetic and logic. Source: Intel SDM vol. 2, the page of each mnemonic. */
+
+import type { Cpu } from '../cpu.ts';
+import { AF, CF, type IntegerSize, OF } from '../flags.ts';
+import { I64, i32, i64, type Node } from '../nodes.ts';
+import { type Meaning, maskTo, signExtend, zeroExtend } from './common.ts';
+
+const ZERO = i64.small(0);
+
+function addition(operation: 'add' | 'sub'): Meaning {
+  return (cpu) => {
+    const b = cpu.f.let(cpu.read(1));
+    const a = cpu.modify(0, operation, b);
+    if (operation === 'add') cpu.flags.add(cpu.size, a, b);
+    else cpu.flags.sub(cpu.size, a, b);
+  };
+}
+
+/** CF, AF and OF of a + b + carry = r or a - b - borrow = r, in their places. Values may have anything above `size`. */
+export function carryBits(size: IntegerSize, subtract: boolean, a: Node, b: Node, result: Node): Node {
+  // The carry out of every bit. Source: Hacker's Delight, 2-13 (overflow detection).
+  const out = subtract
+    ? i64.or(i64.and(i64.xor(a, i64.small(-1)), b), i64.and(i64.xor(i64.xor(a, b), i64.small(-1)), result))
+    : i64.or(i64.and(a, b), i64.and(i64.or(a, b), i64.xor(result, i64.small(-1))));
+  const top = 8 * size - 1;
+  const overflow = subtract
+    ? i64.and(i64.xor(a, b), i64.xor(a, result))
+    : i64.and(i64.xor(a, result), i64.xor(b, result));
+  const at = (value: Node, from: number, mask: number, to: number): Node => {
+    const moved = from >= to ? i64.shrU(value, i64.small(from - to)) : i64.shl(value, i64.small(to - from));
+    return i64.and(moved, i64.small(mask));
+  };
+  return i64.or(
+    i64.or(at(out, top, CF, 0), at(overflow, top, OF, 11)),
+    i64.and(i64.xor(i64.xor(a, b), result), i64.small(AF)),
+  );
+}
+
+function withCarry(subtract: boolean): Meaning {
+  return (cpu) => {
+    const { f, size } = cpu;
+    const carry = f.let(i64.extendI32U(cpu.flags.carry()));
+    const b = f.let(cpu.read(1));
+    const a = cpu.modify(0, subtract ? 'sub' : 'add', f.let(i64.add(b, carry)));
+    const sum = i64.add(b, carry);
+    const result = f.let(subtract ? i64.sub(a, sum) : i64.add(a, sum));
+    cpu.flags.result(size, result, carryBits(size, subtract, a, b, result));
+  };
+}
+
+function logic(operation: 'and' | 'or' | 'xor'): Meaning {
+  return (cpu) => {
+    const b = cpu.f.let(cpu.read(1));
+    const a = cpu.modify(0, operation, b);
+    cpu.flags.result(cpu.size, i64[operation](a, b), ZERO);
+  };
+}
+
+const compare: Meaning = (cpu) => {
+  const b = cpu.f.let(cpu.read(1));
+  const a = cpu.f.let(cpu.read(0));
+  cpu.flags.sub(cpu.size, a, b);
+};
+
+const test: Meaning = (cpu) => {
+  const b = cpu.f.let(cpu.read(1));
+  cpu.flags.result(cpu.size, i64.and(cpu.read(0), b), ZERO);
+};
+
+/** INC and DEC leave CF alone. */
+function step(operation: 'add' | 'sub'): Meaning {
+  return (cpu) => {
+    const { f, size } = cpu;
+    const carry = f.let(i64.extendI32U(cpu.flags.carry()));
+    const one = i64.small(1);
+    const a = cpu.modify(0, operation, one);
+    const result = f.let(i64[operation](a, one));
+    const bits = i64.and(carryBits(size, operation === 'sub', a, one, result), i64.small(AF | OF));
+    cpu.flags.result(size, result, i64.or(bits, carry));
+  };
+}
+
+const negate: Meaning = (cpu) => {
+  const { f } = cpu;
+  if (cpu.locked) {
+    // No atomic negation: try until nobody was faster.
+    const memory = cpu.operands[0];
+    if (memory.kind !== 'memory') throw new Error('bug: LOCK NEG of a register');
+    const seen = f.let(cpu.read(0));
+    f.loop((again) => {
+      const old = cpu.modify(0, 'cmpxchg', seen, i64.sub(ZERO, seen));
+      f.if(i64.ne(old, seen), () => {
+        f.set(seen, old);
+        f.br(again);
+      });
+    });
+    cpu.flags.sub(cpu.size, ZERO, seen);
+    return;
+  }
+  const old = cpu.modify(0, 'negate', ZERO);
+  cpu.flags.sub(cpu.size, ZERO, old);
+};
+
+const not: Meaning = (cpu) => {
+  cpu.modify(0, 'xor', i64.small(-1));
+};
+
+const exchangeAdd: Meaning = (cpu) => {
+  const { f } = cpu;
+  const b = f.let(cpu.read(1));
+  const a = cpu.modify(0, 'add', b);
+  // XADD with the same register twice leaves the sum: the sum is written last.
+  cpu.write(1, a);
+  if (cpu.operands[0].kind !== 'memory') cpu.write(0, i64.add(a, b));
+  cpu.flags.add(cpu.size, a, b);
+};
+
+const exchange: Meaning = (cpu) => {
+  const b = cpu.f.let(cpu.read(1));
+  const a = cpu.modify(0, 'xchg', b);
+  cpu.write(1, a);
+};
+
+/** CMPXCHG: memory is written in either case, the accumulator only when they differ. */
+const compareExchange: Meaning = (cpu) => {
+  const { f, size } = cpu;
+  const accumulator = f.let(cpu.gpr(0, size));
+  const source = f.let(cpu.read(1));
+  const old = cpu.modify(0, 'cmpxchg', accumulator, source);
+  f.if(i64.ne(old, accumulator), () => cpu.setGpr(0, size, old));
+  cpu.flags.sub(size, accumulator, old);
+};
+
+/** The high 64 bits of a * b, unsigned. */
+export function highProduct(cpu: Cpu, a: Node, b: Node): Node {
+  const { f } = cpu;
+  const mask = i64.const(-1, 0);
+  const a0 = f.let(i64.and(a, mask));
+  const a1 = f.let(i64.shrU(a, i64.small(32)));
+  const b0 = f.let(i64.and(b, mask));
+  const b1 = f.let(i64.shrU(b, i64.small(32)));
+  const middle = f.let(i64.add(i64.mul(a1, b0), i64.shrU(i64.mul(a0, b0), i64.small(32))));
+  const middle2 = f.let(i64.add(i64.mul(a0, b1), i64.and(middle, mask)));
+  return f.let(i64.add(i64.mul(a1, b1), i64.add(i64.shrU(middle, i64.small(32)), i64.shrU(middle2, i64.small(32)))));
+}
+
+function signedHighProduct(cpu: Cpu, a: Node, b: Node): Node {
+  const sign = (x: Node, y: Node): Node => i64.and(i64.shrS(x, i64.small(63)), y);
+  return cpu.f.let(i64.sub(i64.sub(highProduct(cpu, a, b), sign(a, b)), sign(b, a)));
+}
+
+/** SF, ZF, AF and PF are undefined: this CPU computes them from the low half, AF 0. */
+function multiplyFlags(cpu: Cpu, size: IntegerSize, low: Node, overflow: Node): void {
+  cpu.flags.result(size, low, i64.mul(i64.extendI32U(overflow), i64.small(CF | OF)));
+}
+
+/** MUL and one-operand IMUL: rDX:rAX = rAX * operand. */
+function multiply(signed: boolean): Meaning {
+  return (cpu) => {
+    const { f, size } = cpu;
+    const extend = signed ? signExtend : zeroExtend;
+    const b = f.let(extend(size, cpu.read(0)));
+    const a = f.let(extend(size, cpu.gpr(0, size)));
+    const low = f.let(i64.mul(a, b));
+    if (size === 8) {
+      const high = signed ? signedHighProduct(cpu, a, b) : highProduct(cpu, a, b);
+      cpu.setGpr(0, 8, low);
+      cpu.setGpr(2, 8, high);
+      const overflow = signed ? i64.ne(high, i64.shrS(low, i64.small(63))) : i64.ne(high, ZERO);
+      multiplyFlags(cpu, size, low, overflow);
+      return;
+    }
+    if (size === 1) cpu.setGpr(0, 2, low);
+    else {
+      cpu.setGpr(0, size, low);
+      cpu.setGpr(2, size, i64.shrU(low, i64.small(8 * size)));
+    }
+    multiplyFlags(cpu, size, low, i64.ne(extend(size, low), low));
+  };
+}
+
+/** IMUL with two or three operands. */
+const multiplyTo: Meaning = (cpu) => {
+  const { f, size } = cpu;
+  const three = cpu.operands.length === 3;
+  const a = f.let(signExtend(size, cpu.read(three ? 1 : 0)));
+  const b = f.let(signExtend(size, cpu.read(three ? 2 : 1)));
+  const low = f.let(i64.mul(a, b));
+  const overflow =
+    size === 8
+      ? f.let(i64.ne(signedHighProduct(cpu, a, b), i64.shrS(low, i64.small(63))))
+      : i64.ne(signExtend(size, low), low);
+  multiplyFlags(cpu, size, low, overflow);
+  cpu.write(0, low);
+};
+
+/** DIV and IDIV up to 32 bits, and 64 bits whose high half is the extension of the low; the rest is `wideDivide`. */
+function divide(signed: boolean): Meaning {
+  return (cpu) => {
+    const { f, size } = cpu;
+    const extend = signed ? signExtend : zeroExtend;
+    const divisor = f.let(extend(size, cpu.read(0)));
+    const fail = (condition: Node): void => f.if(condition, () => cpu.raise(0));
+    fail(i64.eqz(divisor));
+    const quotient = f.temporary(I64);
+    const remainder = f.temporary(I64);
+    if (size === 8) {
+      const low = f.let(cpu.gpr(0, 8));
+      const high = f.let(cpu.gpr(2, 8));
+      const simple = signed ? i64.eq(high, i64.shrS(low, i64.small(63))) : i64.eqz(high);
+      f.if(
+        simple,
+        () => {
+          // The most negative number by -1 would trap.
+          if (signed) fail(i32.and(i64.eq(low, i64.const(0, -0x80000000)), i64.eq(divisor, i64.small(-1))));
+          f.set(quotient, signed ? i64.divS(low, divisor) : i64.divU(low, divisor));
+          f.set(remainder, signed ? i64.remS(low, divisor) : i64.remU(low, divisor));
+        },
+        () => cpu.wideDivide(signed, high, low, divisor, quotient, remainder),
+      );
+      cpu.setGpr(0, 8, quotient);
+      cpu.setGpr(2, 8, remainder);
+      return;
+    }
+    const dividend = f.let(
+      size === 1
+        ? signed
+          ? i64.extend16S(cpu.gpr(0, 2))
+          : cpu.gpr(0, 2)
+        : i64.or(cpu.gpr(0, size), i64.shl(cpu.gpr(2, size), i64.small(8 * size))),
+    );
+    const wide = size === 2 ? f.let(signed ? i64.extend32S(dividend) : dividend) : dividend;
+    if (signed) fail(i32.and(i64.eq(wide, i64.const(0, -0x80000000)), i64.eq(divisor, i64.small(-1))));
+    f.set(quotient, signed ? i64.divS(wide, divisor) : i64.divU(wide, divisor));
+    f.set(remainder, signed ? i64.remS(wide, divisor) : i64.remU(wide, divisor));
+    fail(i64.ne(extend(size, quotient), quotient));
+    if (size === 1) cpu.setGpr(0, 2, i64.or(maskTo(1, quotient), i64.shl(maskTo(1, remainder), i64.small(8))));
+    else {
+      cpu.setGpr(0, size, quotient);
+      cpu.setGpr(2, size, remainder);
+    }
+  };
+}
+
+/** CBW, CWDE, CDQE. */
+const widenAccumulator: Meaning = (cpu) => {
+  const half = (cpu.size / 2) as IntegerSize;
+  cpu.setGpr(0, cpu.size, signExtend(half, cpu.gpr(0, half)));
+};
+
+/** CWD, CDQ, CQO. */
+const signToData: Meaning = (cpu) => {
+  const { size } = cpu;
+  cpu.setGpr(2, size, i64.shrS(signExtend(size, cpu.gpr(0, size)), i64.small(63)));
+};
+
+export const ARITHMETIC: Readonly<Record<string, Meaning>> = {
+  add: addition('add'),
+  sub: addition('sub'),
+  adc: withCarry(false),
+  sbb: withCarry(true),
+  and: logic('and'),
+  or: logic('or'),
+  xor: logic('xor'),
+  cmp: compare,
+  test,
+  inc: step('add'),
+  dec: step('sub'),
+  neg: negate,
+  not,
+  xadd: exchangeAdd,
+  xchg: exchange,
+  cmpxchg: compareExchange,
+  mul: multiply(false),
+  imul: (cpu) => (cpu.operands.length === 1 ? multiply(true)(cpu) : multiplyTo(cpu)),
+  div: divide(false),
+  idiv: divide(true),
+  cbw: widenAccumulator,
+  cwde: widenAccumulator,
+  cdqe: widenAccumulator,
+  cwd: signToData,
+  cdq: signToData,
+  cqo: signToData,
+};

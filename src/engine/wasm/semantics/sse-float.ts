@@ -1,0 +1,243 @@
+/**
+ * Floating-point arithmetic and comparisons of SSE. Source: Intel SDM vol. 1, 11.5; vol. 2, the page of each mnemonic.
+ *
+ * WebAssembly rounds to nearest and has no flags. Its result is the CPU's, and MXCSR stays as it is, when
+ * - no operand or result is a denormal, an infinity or a NaN, nor a result so small that it may have been one before rounding
+ *   (a zero operand is fine): then only the precision flag can come up;
+ * - that flag is set already and masked, and the rounding mode is nearest. A program sets it with its first inexact operation.
+ * In all other cases `exactVector` (x86/sse-exact.ts) does the operation again. DAZ and FTZ need no test of their own: without
+ * denormals they change nothing.
+ */
+
+import * as operations from '../../x86/sse-operations.ts';
+import { operationNumber } from '../../x86/sse-operations.ts';
+import type { Cpu } from '../cpu.ts';
+import { STATE } from '../layout.ts';
+import { i32, i64, type Node, shuffle, V128 } from '../nodes.ts';
+import { f32x4, f64x2, i32x4, v128 } from '../simd.ts';
+import type { Meaning } from './common.ts';
+import { byImmediate, immediateByte, readAligned, repeated, vectors } from './sse-common.ts';
+import { anyOf, isDenormal, isNan, isSpecial, type Shape, SHAPE_PD, SHAPE_PS, SHAPES } from './sse-lanes.ts';
+
+/** RC, the precision mask and the precision flag; what they must be to forget about them. */
+const INEXACT_BITS = 0x7020;
+const INEXACT_MASKED = 0x1020;
+
+/** i32: inexact results need the slow path. */
+export function inexactCounts(cpu: Cpu): Node {
+  return i32.ne(i32.and(cpu.state(STATE.mxcsr, 4), i32.const(INEXACT_BITS)), i32.const(INEXACT_MASKED));
+}
+
+/** `result`, or what the slow path makes of the operands if `slow`. Kept. */
+export function exactly(cpu: Cpu, result: Node, slow: Node, operation: Node, a: Node, b: Node): Node {
+  const { f } = cpu;
+  const kept = f.temporary(V128);
+  f.set(kept, result);
+  f.if(slow, () => f.set(kept, cpu.exactVector(operation, a, b)));
+  return kept;
+}
+
+type Compute = (s: Shape, a: Node, b: Node) => Node;
+/** A mask of the lanes where more than the precision flag may matter. */
+type Doubtful = (s: Shape, a: Node, b: Node, result: Node) => Node;
+
+/** operand 0 = operand 0 op operand 1; values kept, result put in its lanes. */
+function arithmetic(s: Shape, operation: number, compute: Compute, doubtful: Doubtful): Meaning {
+  return (cpu) => {
+    const { f } = cpu;
+    const right = readAligned(cpu, 1);
+    const left = f.let(cpu.readVector(0));
+    const a = f.let(s.take(left));
+    const b = f.let(s.take(right));
+    const result = f.let(compute(s, a, b));
+    const slow = i32.or(s.any(doubtful(s, a, b, result)), inexactCounts(cpu));
+    const number = i32.const(operationNumber(operation, s.number));
+    cpu.writeVector(0, exactly(cpu, s.put(left, result), slow, number, left, right));
+  };
+}
+
+const operandsDenormal = (s: Shape, a: Node, b: Node): Node => s.or(isDenormal(s, a), isDenormal(s, b));
+
+/** A denormal sum is exact, but FTZ would clear it. */
+const doubtfulSum: Doubtful = (s, a, b, result) =>
+  anyOf(s, operandsDenormal(s, a, b), isDenormal(s, result), isSpecial(s, result));
+
+/** The least normal number may be what a smaller one was rounded to. */
+const isTiny = (s: Shape, result: Node): Node => s.le(s.abs(result), s.leastNormal);
+const doubtfulProduct: Doubtful = (s, a, b, result) =>
+  anyOf(
+    s,
+    operandsDenormal(s, a, b),
+    isSpecial(s, result),
+    s.and(isTiny(s, result), s.and(s.ne(a, s.zero), s.ne(b, s.zero))),
+  );
+const doubtfulQuotient: Doubtful = (s, a, b, result) =>
+  anyOf(s, operandsDenormal(s, a, b), isSpecial(s, result), s.and(isTiny(s, result), s.ne(a, s.zero)));
+const doubtfulRoot: Doubtful = (s, _a, b, result) => s.or(isDenormal(s, b), isSpecial(s, result));
+
+/** MINPS is `a < b ? a : b`: exact with any operands, but NaNs and denormals are told. */
+function extreme(s: Shape, greater: boolean): Meaning {
+  const packed = s.single ? f32x4 : f64x2;
+  const operation = greater ? operations.MAXIMUM : operations.MINIMUM;
+  return (cpu) => {
+    const { f } = cpu;
+    const right = readAligned(cpu, 1);
+    const left = f.let(cpu.readVector(0));
+    const a = f.let(s.take(left));
+    const b = f.let(s.take(right));
+    const chosen = greater ? packed.pmax(right, left) : packed.pmin(right, left);
+    const slow = s.any(anyOf(s, operandsDenormal(s, a, b), isNan(s, a), isNan(s, b)));
+    const result = s.scalar ? mergeLow(s, left, chosen) : chosen;
+    const number = i32.const(operationNumber(operation, s.number));
+    cpu.writeVector(0, exactly(cpu, result, slow, number, left, right));
+  };
+}
+
+const LOW_SINGLE = [16, 17, 18, 19, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+const LOW_DOUBLE = [16, 17, 18, 19, 20, 21, 22, 23, 8, 9, 10, 11, 12, 13, 14, 15];
+/** The lowest lane of `value`, the others of `old`. */
+const mergeLow = (s: Shape, old: Node, value: Node): Node => shuffle(old, value, s.single ? LOW_SINGLE : LOW_DOUBLE);
+
+/** CMPPS and its like. Without NaNs a predicate and its opposite are 4 apart. */
+function comparison(s: Shape): Meaning {
+  const shape = s.single ? SHAPE_PS : SHAPE_PD;
+  return (cpu) => {
+    const { f } = cpu;
+    const right = readAligned(cpu, 1);
+    const left = f.let(cpu.readVector(0));
+    const a = f.let(s.take(left));
+    const b = f.let(s.take(right));
+    const immediate = immediateByte(cpu, 2);
+    const relation = (known: number): Node => {
+      const plain = [shape.eq, shape.lt, shape.le, () => repeated(4, 0)][known & 3](left, right);
+      return (known & 4) !== 0 ? v128.not(plain) : plain;
+    };
+    const mask = byImmediate(immediate, relation, (read) => {
+      const bit = (number: number): Node => i32x4.splat(i32.shrS(i32.shl(read, i32.const(31 - number)), i32.const(31)));
+      // Bits 0 and 1 choose among EQ, LT, LE and never.
+      const low = v128.bitselect(shape.lt(left, right), shape.eq(left, right), bit(0));
+      const plain = v128.bitselect(v128.andNot(shape.le(left, right), bit(0)), low, bit(1));
+      return v128.xor(plain, bit(2));
+    });
+    const slow = s.any(anyOf(s, operandsDenormal(s, a, b), isNan(s, a), isNan(s, b)));
+    const result = s.scalar ? mergeLow(s, left, mask) : mask;
+    const number = i32.or(
+      i32.const(operationNumber(operations.COMPARE, s.number)),
+      i32.shl(i32.and(immediate, i32.const(7)), i32.const(16)),
+    );
+    cpu.writeVector(0, exactly(cpu, result, slow, number, left, right));
+  };
+}
+
+const ZERO = 0x40;
+
+/** COMISS and its like: ZF equal, CF less, all three unordered. */
+function compareFlags(s: Shape, operation: number): Meaning {
+  return (cpu) => {
+    const { f } = cpu;
+    const right = readAligned(cpu, 1);
+    const left = f.let(cpu.readVector(0));
+    const a = f.let(s.take(left));
+    const b = f.let(s.take(right));
+    const flags = f.let(i32.or(s.lt(a, b), i32.mul(s.eq(a, b), i32.const(ZERO))));
+    const bits = f.let(i64.extendI32U(flags));
+    const slow = anyOf(s, operandsDenormal(s, a, b), isNan(s, a), isNan(s, b));
+    f.if(slow, () => {
+      const answer = cpu.exactVector(i32.const(operationNumber(operation, s.number)), left, right);
+      f.set(bits, i64.extendI32U(i32x4.extractLane(answer, 0)));
+    });
+    cpu.flags.explicit(bits);
+  };
+}
+
+/** Even and odd lanes of both operands. */
+const neighbours = (s: Shape, a: Node, b: Node): readonly [Node, Node] => {
+  const size = s.single ? 4 : 8;
+  const pick = (first: number): Node =>
+    shuffle(
+      a,
+      b,
+      Array.from({ length: 16 }, (_, byte) => (2 * Math.floor(byte / size) + first) * size + (byte % size)),
+    );
+  return [pick(0), pick(1)];
+};
+
+function horizontal(s: Shape, operation: number, compute: Compute): Meaning {
+  return (cpu) => {
+    const { f } = cpu;
+    const right = readAligned(cpu, 1);
+    const left = f.let(cpu.readVector(0));
+    const [even, odd] = neighbours(s, left, right);
+    const a = f.let(even);
+    const b = f.let(odd);
+    const result = f.let(compute(s, a, b));
+    const slow = i32.or(s.any(doubtfulSum(s, a, b, result)), inexactCounts(cpu));
+    const number = i32.const(operationNumber(operation, s.number));
+    cpu.writeVector(0, exactly(cpu, result, slow, number, left, right));
+  };
+}
+
+/** Differences in the even lanes. */
+const addSubtract: Compute = (s, a, b) =>
+  v128.bitselect(s.sub(a, b), s.add(a, b), s.single ? repeated(4, -1, 0) : repeated(4, -1, -1, 0, 0));
+
+/** DPPS, DPPD. Lanes that are not chosen are zeros, which disturb nothing. */
+function dotProduct(s: Shape): Meaning {
+  return (cpu) => {
+    const { f } = cpu;
+    const right = readAligned(cpu, 1);
+    const left = f.let(cpu.readVector(0));
+    const immediate = immediateByte(cpu, 2);
+    const chosen = (at: number): Node => {
+      const bits = s.single ? repeated(4, 1, 2, 4, 8) : repeated(4, 1, 1, 2, 2);
+      return i32x4.eq(v128.and(i32x4.splat(i32.shrU(immediate, i32.const(at))), bits), bits);
+    };
+    const factors = f.let(chosen(4));
+    const a = f.let(v128.and(left, factors));
+    const b = f.let(v128.and(right, factors));
+    const products = f.let(s.mul(a, b));
+    const doubts = [doubtfulProduct(s, a, b, products)];
+    let sum = products;
+    for (const distance of s.single ? [4, 8] : [8]) {
+      const other = f.let(
+        shuffle(
+          sum,
+          sum,
+          Array.from({ length: 16 }, (_, byte) => byte ^ distance),
+        ),
+      );
+      const next = f.let(s.add(sum, other));
+      doubts.push(doubtfulSum(s, sum, other, next));
+      sum = next;
+    }
+    const slow = i32.or(s.any(anyOf(s, ...doubts)), inexactCounts(cpu));
+    const number = i32.or(
+      i32.const(operationNumber(operations.DOT_PRODUCT, s.number)),
+      i32.shl(immediate, i32.const(16)),
+    );
+    cpu.writeVector(0, exactly(cpu, v128.and(sum, chosen(0)), slow, number, left, right));
+  };
+}
+
+const table: Record<string, Meaning> = {};
+for (const [suffix, s] of SHAPES) {
+  table[`add${suffix}`] = arithmetic(s, operations.ADD, (_s, a, b) => s.add(a, b), doubtfulSum);
+  table[`sub${suffix}`] = arithmetic(s, operations.SUBTRACT, (_s, a, b) => s.sub(a, b), doubtfulSum);
+  table[`mul${suffix}`] = arithmetic(s, operations.MULTIPLY, (_s, a, b) => s.mul(a, b), doubtfulProduct);
+  table[`div${suffix}`] = arithmetic(s, operations.DIVIDE, (_s, a, b) => s.div(a, b), doubtfulQuotient);
+  table[`sqrt${suffix}`] = arithmetic(s, operations.SQRT, (_s, _a, b) => s.sqrt(b), doubtfulRoot);
+  table[`min${suffix}`] = extreme(s, false);
+  table[`max${suffix}`] = extreme(s, true);
+  table[`cmp${suffix}`] = comparison(s);
+  if (s.scalar) {
+    table[`comi${suffix}`] = compareFlags(s, operations.COMPARE_ORDERED);
+    table[`ucomi${suffix}`] = compareFlags(s, operations.COMPARE_UNORDERED);
+  } else {
+    table[`hadd${suffix}`] = horizontal(s, operations.HORIZONTAL_ADD, (_s, a, b) => s.add(a, b));
+    table[`hsub${suffix}`] = horizontal(s, operations.HORIZONTAL_SUBTRACT, (_s, a, b) => s.sub(a, b));
+    table[`addsub${suffix}`] = arithmetic(s, operations.ADD_SUBTRACT, addSubtract, doubtfulSum);
+    table[`dp${suffix}`] = dotProduct(s);
+  }
+}
+
+export const SSE_FLOAT: Readonly<Record<string, Meaning>> = vectors(table);

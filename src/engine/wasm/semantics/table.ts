@@ -1,0 +1,35 @@
+/** The meaning of every instruction that has one here, by mnemonic; the others are control flow (interpreter.ts) or rare (rare.ts). */
+
+import type { Form } from '../../x86/forms.ts';
+import { OPERANDS } from '../../x86/operands.ts';
+import { ARITHMETIC } from './arithmetic.ts';
+import { BITS } from './bits.ts';
+import type { Meaning } from './common.ts';
+import { MMX } from './mmx.ts';
+import { MOVES } from './moves.ts';
+import { SHIFTS } from './shifts.ts';
+import { SSE_FLOAT } from './sse-float.ts';
+import { SSE_INTEGER } from './sse-integer.ts';
+import { SSE_MOVES } from './sse-moves.ts';
+import { SSE_SHUFFLE } from './sse-shuffle.ts';
+
+const INTEGER: Readonly<Record<string, Meaning>> = { ...ARITHMETIC, ...SHIFTS, ...BITS, ...MOVES };
+
+/** By name, or by a form's key where a name means several things. Most names are both MMX and SSE. */
+const SSE: Readonly<Record<string, Meaning>> = { ...SSE_MOVES, ...SSE_INTEGER, ...SSE_SHUFFLE, ...SSE_FLOAT };
+
+/** The first of a form's names. */
+export const stem = (form: Form): string => form.mnemonic.split('/')[0];
+
+/** An instruction that the interpreter has in its own function. */
+export function integerMeaning(form: Form): Meaning | undefined {
+  return Object.hasOwn(INTEGER, stem(form)) ? INTEGER[stem(form)] : undefined;
+}
+
+/** An instruction that has a function of its own. */
+export function vectorMeaning(form: Form): Meaning | undefined {
+  const mmx = form.mnemonic === 'emms' || form.operands.some((type) => OPERANDS[type].class === 'mmx');
+  const table = mmx ? MMX : SSE;
+  if (Object.hasOwn(table, form.key)) return table[form.key];
+  return Object.hasOwn(table, stem(form)) ? table[stem(form)] : undefined;
+}

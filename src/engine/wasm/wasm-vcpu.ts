@@ -1,0 +1,352 @@
+/**
+ * One vCPU in WebAssembly: the engine behind `engine = "wasm"`.
+ *
+ * `run` interprets from the block's rip until something happens. What it executes comes from the code cache, addresses go through the
+ * TLB in memory 1; both are this vCPU's own. Others reach it only through its flag word, which every branch looks at.
+ */
+
+import type { MachineMemory } from '../../machine/memory.ts';
+import { FLAG_EVENT, FLAG_FLUSH_TLB, VCPU, type VcpuBlock } from '../../machine/vcpu-block.ts';
+import type { CpuidResult, Engine, EngineFacts, ExitKind } from '../engine.ts';
+import { EXIT_EXCEPTION, EXIT_INTERRUPTED } from '../engine.ts';
+import { showFeatures } from '../x86/tables.ts';
+import { CodeCache } from './code-cache.ts';
+import { cpuid, SHOWN_FEATURES } from './cpuid.ts';
+import { ARITHMETIC_FLAGS, FLAGS_EXPLICIT } from './flags.ts';
+import { FETCH, GuestMemory } from './guest-memory.ts';
+import { createInterpreter, type Interpreter } from './interpreter.ts';
+import { JUMP_ENTRIES, JUMP_ENTRY, JUMP_MICRO_OP, JUMP_TAG, JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
+import { Processor } from './processor.ts';
+import { Rare } from './rare.ts';
+import { CodeNews, type WasmDomainHandle } from './wasm-domain.ts';
+import { divideWide } from './wide-divide.ts';
+
+/** Branches between two looks at the clock. */
+const BUDGET = 10_000;
+const TF = 0x100;
+/** DR6: single step. */
+const DR6_BS = 0x4000;
+const DEBUG_EXCEPTION = 1;
+/** All exceptions masked. Source: Intel SDM vol. 1, 10.2.3. */
+const MXCSR_INITIAL = 0x1f80;
+
+/** What the engine needs of the host. */
+export interface WasmHost {
+  /** Monotonic clock in ns, the same in all threads. */
+  monotonicNs(): number;
+}
+
+export class WasmVcpu implements Engine {
+  readonly facts: EngineFacts;
+  readonly #host: WasmHost;
+  readonly #block: VcpuBlock;
+  readonly #others: readonly VcpuBlock[];
+  readonly #news: CodeNews;
+  readonly #memory: GuestMemory;
+  readonly #code: CodeCache;
+  readonly #processor: Processor;
+  readonly #rare: Rare;
+  readonly #interpreter: Interpreter;
+  #deadlineNs = 0;
+  #kernelRoot = -1;
+  #userRoot = -1;
+  /** Counts flushes: what was looked up before one may be wrong after it. */
+  #generation = 0;
+  /** Jump-cache entries in use, or more than the list holds. */
+  readonly #jumps = new Uint16Array(JUMP_ENTRIES);
+  #jumpCount = 0;
+  /** Instructions that cross pages are in the jump cache: they depend on a page that is not their tag's. */
+  #crossings = false;
+  /** The next micro-op to find is one instruction alone. */
+  #stepping = false;
+
+  constructor(
+    handle: WasmDomainHandle,
+    machine: MachineMemory,
+    blocks: readonly VcpuBlock[],
+    id: number,
+    host: WasmHost,
+  ) {
+    showFeatures(SHOWN_FEATURES);
+    this.facts = handle.facts;
+    this.#host = host;
+    this.#block = blocks[id];
+    this.#others = blocks.filter((block) => block.vcpuId !== id);
+    this.#news = new CodeNews(handle);
+    this.#memory = new GuestMemory(machine, this.#block, {
+      granules: this.#news.granules,
+      changed: (frame, offset, size) => this.#codeChanged(frame, offset, size),
+    });
+    this.#code = new CodeCache(machine, this.#block, (frame, bits) => this.#watch(frame, bits));
+    this.#processor = new Processor(this.#memory, () => this.#interpreter.rflags());
+    this.#rare = new Rare(this.#processor, {
+      readTsc: (out) => this.#tsc(out),
+      exclusively: (body) => this.#news.exclusively(body),
+    });
+    this.#interpreter = createInterpreter(
+      { guest: machine.memory, cpu: this.#block.memory, scratch: machine.layout.scratchOffset },
+      {
+        miss: this.#memory.miss,
+        commit: this.#memory.commit,
+        divide: (signed, high, low, divisor) => divideWide(this.#block, signed, high, low, divisor),
+        resolve: (lo, hi, from) => this.#resolve(lo, hi, from),
+        rare: () => this.#rare.execute(),
+      },
+    );
+    this.#flushJumps(true);
+    this.#processor.x87.fninit();
+    this.#block.u32[STATE.mxcsr >> 2] = MXCSR_INITIAL;
+  }
+
+  run(): ExitKind {
+    const { u32, i32 } = this.#block;
+    Atomics.store(i32, VCPU.inGuest >> 2, 1);
+    let exit: ExitKind = EXIT_INTERRUPTED;
+    if (Atomics.load(i32, VCPU.flags >> 2) === 0) {
+      this.#enter();
+      const rflags = u32[VCPU.rflags >> 2];
+      exit = (rflags & TF) !== 0 ? this.#step() : this.#interpret();
+      u32[VCPU.rflags >> 2] =
+        (u32[VCPU.rflags >> 2] & ~ARITHMETIC_FLAGS) | (this.#interpreter.rflags() & ARITHMETIC_FLAGS) | 2;
+    }
+    Atomics.store(i32, VCPU.inGuest >> 2, 0);
+    Atomics.add(i32, VCPU.exitCount >> 2, 1);
+    Atomics.notify(i32, VCPU.inGuest >> 2);
+    return exit;
+  }
+
+  /** From the block's registers to the engine's state. */
+  #enter(): void {
+    const { u32 } = this.#block;
+    const kernelRoot = u32[VCPU.kernelRoot >> 2];
+    const userRoot = u32[VCPU.userRoot >> 2];
+    if (kernelRoot !== this.#kernelRoot || userRoot !== this.#userRoot) {
+      this.#kernelRoot = kernelRoot;
+      this.#userRoot = userRoot;
+      this.flushTlb();
+    }
+    if (this.#news.pending(this.#block.vcpuId)) this.#hearNews();
+    if (this.#code.isFull) this.#dropCode();
+    u32[STATE.flagsKind >> 2] = FLAGS_EXPLICIT;
+    u32[STATE.flagsA >> 2] = u32[VCPU.rflags >> 2] & ARITHMETIC_FLAGS;
+    u32[(STATE.flagsA >> 2) + 1] = 0;
+  }
+
+  #interpret(): ExitKind {
+    const { i32, u32 } = this.#block;
+    const user = u32[VCPU.userMode >> 2] !== 0;
+    const tlb = STATE.tlb + (user ? TLB_SIZE : 0);
+    const tag = user ? JUMP_USER_HI : 0;
+    for (;;) {
+      i32[STATE.budget >> 2] = BUDGET;
+      const exit = this.#interpreter.interpret(tlb, tag);
+      if (exit !== EXIT_INTERRUPTED) return exit;
+      if (Atomics.load(i32, VCPU.flags >> 2) !== 0 || (u32[VCPU.rflags >> 2] & TF) !== 0) return exit;
+      if (this.#deadlineNs !== 0 && this.#host.monotonicNs() >= this.#deadlineNs) return exit;
+      if (this.#code.isFull) this.#dropCode();
+    }
+  }
+
+  /** One instruction, and #DB behind it. */
+  #step(): ExitKind {
+    const { i32, u32 } = this.#block;
+    const user = u32[VCPU.userMode >> 2] !== 0;
+    this.#flushJumps(false);
+    this.#stepping = true;
+    // The lookup of the first instruction takes one, that of the second the other.
+    i32[STATE.budget >> 2] = 2;
+    const exit = this.#interpreter.interpret(STATE.tlb + (user ? TLB_SIZE : 0), user ? JUMP_USER_HI : 0);
+    this.#stepping = false;
+    this.#flushJumps(false);
+    if (exit !== EXIT_INTERRUPTED || i32[STATE.budget >> 2] > 0) return exit;
+    u32[VCPU.exitVector >> 2] = DEBUG_EXCEPTION;
+    u32[VCPU.exitErrorCode >> 2] = 0;
+    u32[VCPU.exitDetail >> 2] = DR6_BS;
+    return EXIT_EXCEPTION;
+  }
+
+  /** The micro-op of an address, for the interpreter's lookup; 0 with a fault in the block. */
+  #resolve(lo: number, hi: number, from: number): number {
+    const low = lo >>> 0;
+    const high = hi >>> 0;
+    for (;;) {
+      const generation = this.#generation;
+      const page = this.#memory.walk(low, high, FETCH);
+      if (page < 0) return 0;
+      const frame = page >>> 12;
+      const offset = low & 0xfff;
+      if (this.#stepping) {
+        this.#stepping = false;
+        return this.#code.single(frame, offset, () => this.#nextFrame(low, high));
+      }
+      let microOp = this.#code.find(frame, offset);
+      if (microOp === 0) {
+        const next = this.#nextFrame(low, high);
+        if (next < 0) return 0;
+        microOp = this.#code.findCrossing(frame, offset, next);
+        this.#crossings = true;
+      } else if (from !== 0) this.#code.link(from, microOp, frame);
+      // Whoever had this vCPU flush while it waited for others (#watch) must not find the old page here.
+      if (generation !== this.#generation) continue;
+      this.#remember(low, high, microOp);
+      return microOp;
+    }
+  }
+
+  /** Frame of the page behind an address, or -1. */
+  #nextFrame(lo: number, hi: number): number {
+    const nextLo = ((lo & ~0xfff) + 4096) >>> 0;
+    const page = this.#memory.walk(nextLo, nextLo === 0 ? (hi + 1) >>> 0 : hi, FETCH);
+    return page < 0 ? -1 : page >>> 12;
+  }
+
+  #remember(lo: number, hi: number, microOp: number): void {
+    const { u32 } = this.#block;
+    const index = (lo ^ (lo >>> 10)) & (JUMP_ENTRIES - 1);
+    const entry = (STATE.jumpCache + index * JUMP_ENTRY) >>> 2;
+    u32[entry + JUMP_TAG / 4] = lo;
+    u32[entry + JUMP_TAG / 4 + 1] = u32[VCPU.userMode >> 2] === 0 ? hi : hi ^ JUMP_USER_HI;
+    u32[entry + JUMP_MICRO_OP / 4] = microOp;
+    if (this.#jumpCount < JUMP_ENTRIES) this.#jumps[this.#jumpCount] = index;
+    this.#jumpCount++;
+  }
+
+  #flushJumps(all: boolean): void {
+    const { u32 } = this.#block;
+    const whole = all || this.#jumpCount > JUMP_ENTRIES;
+    const count = whole ? JUMP_ENTRIES : this.#jumpCount;
+    for (let i = 0; i < count; i++) {
+      const entry = (STATE.jumpCache + (whole ? i : this.#jumps[i]) * JUMP_ENTRY) >>> 2;
+      // No address has this tag: not canonical in either mode.
+      u32[entry] = 0xffffffff;
+      u32[entry + 1] = 0x0fffffff;
+    }
+    this.#jumpCount = 0;
+    this.#crossings = false;
+  }
+
+  flushTlb(): void {
+    this.#generation++;
+    this.#memory.flush();
+    this.#flushJumps(false);
+  }
+
+  invalidatePage(vaLo: number, _vaHi: number): void {
+    this.#generation++;
+    this.#memory.flushPage(vaLo);
+    if (this.#jumpCount > 64 || this.#crossings) {
+      this.#flushJumps(false);
+      return;
+    }
+    const { u32 } = this.#block;
+    for (let i = 0; i < this.#jumpCount; i++) {
+      const entry = (STATE.jumpCache + this.#jumps[i] * JUMP_ENTRY) >>> 2;
+      if (u32[entry] >>> 12 === vaLo >>> 12) u32[entry + 1] = 0x0fffffff;
+    }
+  }
+
+  // --- code that changes
+
+  /** Code of a frame is about to be decoded for the first time, at these granules. */
+  #watch(frame: number, bits: number): void {
+    const { granules } = this.#news;
+    const before = Atomics.or(granules, frame, bits);
+    if (before !== 0) return;
+    // Nobody may store there without coming by `GuestMemory.miss`.
+    this.#memory.dropWrites(frame);
+    if (this.#others.length > 0) this.#flushOthers();
+  }
+
+  /** Makes the other vCPUs flush, and waits until those in guest code have. Meanwhile this one counts as flushed, and flushes if asked. */
+  #flushOthers(): void {
+    const mine = this.#block.i32;
+    const waiting: VcpuBlock[] = [];
+    for (const other of this.#others) {
+      if (Atomics.load(other.i32, VCPU.inGuest >> 2) === 0) {
+        Atomics.or(other.i32, VCPU.flags >> 2, FLAG_FLUSH_TLB);
+        if (Atomics.load(other.i32, VCPU.inGuest >> 2) === 0) continue;
+      } else Atomics.or(other.i32, VCPU.flags >> 2, FLAG_FLUSH_TLB);
+      waiting.push(other);
+    }
+    if (waiting.length === 0) return;
+    Atomics.store(mine, VCPU.inGuest >> 2, 0);
+    Atomics.notify(mine, VCPU.inGuest >> 2);
+    for (const { i32 } of waiting)
+      while (Atomics.load(i32, VCPU.inGuest >> 2) !== 0 && (Atomics.load(i32, VCPU.flags >> 2) & FLAG_FLUSH_TLB) !== 0)
+        Atomics.wait(i32, VCPU.inGuest >> 2, 1, 1);
+    Atomics.store(mine, VCPU.inGuest >> 2, 1);
+    if ((Atomics.and(mine, VCPU.flags >> 2, ~FLAG_FLUSH_TLB) & FLAG_FLUSH_TLB) !== 0) this.flushTlb();
+  }
+
+  /** Bytes of a frame with code have changed. */
+  #codeChanged(frame: number, offset: number, size: number): void {
+    const { granules } = this.#news;
+    const first = offset >>> 7;
+    const last = (offset + size - 1) >>> 7;
+    for (let granule = first; granule <= last; granule++) {
+      if ((Atomics.and(granules, frame, ~(1 << granule)) & (1 << granule)) === 0) continue;
+      this.#code.invalidate(frame, granule << 7, 128);
+      for (const other of this.#others) {
+        this.#news.post(other.vcpuId, frame, granule);
+        Atomics.or(other.i32, VCPU.flags >> 2, FLAG_EVENT);
+      }
+    }
+  }
+
+  #hearNews(): void {
+    const complete = this.#news.take(this.#block.vcpuId, (frame, granule) =>
+      this.#code.invalidate(frame, granule << 7, 128),
+    );
+    if (!complete) this.#dropCode();
+  }
+
+  #dropCode(): void {
+    this.#code.clear();
+    this.#flushJumps(true);
+  }
+
+  // --- the rest of the engine's interface
+
+  /** The page walk sees every store. */
+  pageTableStored(_offset: number): void {}
+
+  /** The M2P needs no page tables here. */
+  prepareRoot(_offset: number): void {}
+
+  /** Descriptors are read when a selector is loaded. */
+  descriptorTablesChanged(): void {}
+
+  xcr0Changed(): void {}
+
+  debugRegistersChanged(): void {}
+
+  setRunDeadline(deadlineNs: number): void {
+    this.#deadlineNs = deadlineNs;
+  }
+
+  #tsc(out: Uint32Array): void {
+    const now = this.#host.monotonicNs();
+    out[0] = now % 0x100000000;
+    out[1] = Math.floor(now / 0x100000000);
+  }
+
+  readTsc(): { tscLo: number; tscHi: number; atNs: number } {
+    const atNs = Math.floor(this.#host.monotonicNs());
+    return { tscLo: atNs % 0x100000000, tscHi: Math.floor(atNs / 0x100000000), atNs };
+  }
+
+  cpuid(leaf: number, subleaf: number): CpuidResult {
+    return cpuid(leaf, subleaf);
+  }
+
+  describeError(): string {
+    return 'no detail';
+  }
+
+  /** Instructions decoded, TLB misses, and executions of rare instructions by form. */
+  statistics(): { decoded: number; misses: number; rare: Uint32Array } {
+    return { decoded: this.#code.decoded, misses: this.#memory.misses, rare: this.#rare.counts };
+  }
+
+  close(): void {}
+}

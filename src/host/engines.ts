@@ -1,0 +1,52 @@
+/** The engines by name: which one runs a domain, and how its parts are made in the main thread and in the vCPU workers. */
+
+import type { Engine, Kicker } from '../engine/engine.ts';
+import { createKvmKicker } from '../engine/kvm/kicker.ts';
+import { closeKvmDomain, createKvmDomain, type KvmDomainHandle } from '../engine/kvm/kvm-domain.ts';
+import { openKvmVcpu } from '../engine/kvm/kvm-vcpu.ts';
+import { probeKvm } from '../engine/kvm/self-test.ts';
+import { createWasmDomain, createWasmKicker, type WasmDomainHandle } from '../engine/wasm/wasm-domain.ts';
+import { WasmVcpu } from '../engine/wasm/wasm-vcpu.ts';
+import type { Domain } from '../hypervisor/domain.ts';
+import type { MachineMemory } from '../machine/memory.ts';
+import type { EngineChoice as EngineName } from '../toolstack/config/domain-config.ts';
+import { monotonicNs } from './clock.ts';
+
+/** What is posted to the vCPU workers. */
+export type EngineHandle = { readonly kind: 'kvm'; readonly kvm: KvmDomainHandle } | WasmDomainHandle;
+
+export type EngineKind = 'kvm' | 'wasm';
+
+export interface EngineChoice {
+  readonly kind: EngineKind;
+  /** Why, in words for the log. */
+  readonly why: string;
+}
+
+/** @throws Error with one line when the engine that was asked for cannot run here. */
+export function chooseEngine(asked: EngineName): EngineChoice {
+  if (asked === 'wasm') return { kind: 'wasm', why: 'asked for' };
+  const probe = probeKvm();
+  if (asked === 'kvm') {
+    if (!probe.usable) throw new Error(`no engine can run the domain: ${probe.reason}`);
+    return { kind: 'kvm', why: 'asked for' };
+  }
+  return probe.usable ? { kind: 'kvm', why: '/dev/kvm is usable' } : { kind: 'wasm', why: probe.reason };
+}
+
+export function createEngineDomain(kind: EngineKind, machine: MachineMemory, vcpus: number): EngineHandle {
+  return kind === 'kvm' ? { kind, kvm: createKvmDomain(machine, vcpus) } : createWasmDomain(machine, vcpus);
+}
+
+export function closeEngineDomain(handle: EngineHandle): void {
+  if (handle.kind === 'kvm') closeKvmDomain(handle.kvm);
+}
+
+export function createKicker(handle: EngineHandle): Kicker {
+  return handle.kind === 'kvm' ? createKvmKicker(handle.kvm) : createWasmKicker();
+}
+
+export function openVcpu(handle: EngineHandle, domain: Domain, vcpuId: number): Engine {
+  if (handle.kind === 'kvm') return openKvmVcpu(handle.kvm, domain.machine, domain.vcpus[vcpuId]);
+  return new WasmVcpu(handle, domain.machine, domain.vcpus, vcpuId, { monotonicNs });
+}
