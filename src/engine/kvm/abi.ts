@@ -76,6 +76,7 @@ export const REGS_RFLAGS_W = RUN_REGS_W + 17 * 2;
  *   word 5  g | avl << 8 | unusable << 16
  */
 export const SEGMENT_WORDS = 6;
+export const SEGMENT_UNUSABLE_W5 = 0x00010000;
 export const SREGS_CS_W = RUN_SREGS_W;
 export const SREGS_DS_W = RUN_SREGS_W + 6;
 export const SREGS_ES_W = RUN_SREGS_W + 12;

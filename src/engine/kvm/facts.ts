@@ -5,8 +5,8 @@ import { createVcpuBlock } from '../../machine/vcpu-block.ts';
 import type { EngineFacts } from '../engine.ts';
 import { CPUID_ENTRY_WORDS, KVM_GET_TSC_KHZ } from './abi.ts';
 import { requireHost } from './host.ts';
-import { PROBE_XGETBV } from './hypervisor-area.ts';
-import { KvmVcpu, M2P_VA } from './kvm-vcpu.ts';
+import { M2P_VA_HI, M2P_VA_LO, PROBE_XGETBV } from './hypervisor-area.ts';
+import { KvmVcpu } from './kvm-vcpu.ts';
 import type { HostTraits, KvmDomainHandle } from './vm.ts';
 import { createVm, destroyVm } from './vm.ts';
 
@@ -36,8 +36,8 @@ export function measureFacts(): HostTraits {
     tscKhz: 1,
     tscStable: true,
     xcr0Mask: 0,
-    m2pVaLo: M2P_VA.lo,
-    m2pVaHi: M2P_VA.hi,
+    m2pVaLo: M2P_VA_LO,
+    m2pVaHi: M2P_VA_HI,
   };
   const vm = createVm(machine, 1, { facts: unknown, interceptsCpuid: true });
   const handle: KvmDomainHandle = { ...vm, cpuid: markCpuid(vm.cpuid) };

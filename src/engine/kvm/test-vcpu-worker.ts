@@ -1,4 +1,7 @@
-/** Runs one vCPU of a test until FLAG_STOP: nothing is handled, flushes are obeyed. Posts 'open' and then { exits, lastExit, error }. */
+/**
+ * Runs one vCPU of a test until FLAG_STOP: nothing is handled, flushes are obeyed. Or reads its TSC until then. Posts 'open' and then
+ * { exits, lastExit, error }.
+ */
 
 import { parentPort, workerData } from 'node:worker_threads';
 import type { MachineMemoryHandle } from '../../machine/memory.ts';
@@ -9,11 +12,14 @@ import { openKvmVcpu } from './kvm-vcpu.ts';
 import { prepareTestRoot } from './test-guest.ts';
 import type { KvmDomainHandle } from './vm.ts';
 
+export type TestVcpuWork = 'run' | 'readTsc';
+
 export interface TestVcpuData {
   readonly domain: KvmDomainHandle;
   readonly machine: MachineMemoryHandle;
-  readonly block: SharedArrayBuffer;
+  readonly block: WebAssembly.Memory;
   readonly vcpuId: number;
+  readonly work: TestVcpuWork;
   /** Leave without closing the vCPU. */
   readonly leak: boolean;
 }
@@ -35,7 +41,8 @@ for (;;) {
   const flags = Atomics.exchange(block.i32, VCPU.flags / 4, 0);
   if ((flags & FLAG_STOP) !== 0) break;
   if ((flags & FLAG_FLUSH_TLB) !== 0) vcpu.flushTlb();
-  lastExit = vcpu.run();
+  if (data.work === 'run') lastExit = vcpu.run();
+  else vcpu.readTsc();
   exits++;
   if (lastExit !== EXIT_INTERRUPTED) break;
 }
