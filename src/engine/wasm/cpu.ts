@@ -66,6 +66,7 @@ export interface Cpu {
   writeVector(operand: number, value: Node): void;
   /** XMM register by number. */
   xmm(number: number): Node;
+  setXmm(number: number, value: Node): void;
   /** First of all in an instruction of the vector registers: leaves with #NM if CR0.TS is set. */
   requireVectors(): void;
   /** An operation of x86/sse-exact.ts, by a call out of WebAssembly: the result, kept. Leaves with #XM for an unmasked exception. */

@@ -193,6 +193,12 @@ export const FIRST_COLD: number = FIRST_VARIANT + hot.length;
 for (let i = 0; i < HANDLER_OF.length; i++)
   if ((HANDLER_OF[i] & 0x8000) !== 0) HANDLER_OF[i] = FIRST_COLD + (HANDLER_OF[i] & 0x7fff);
 
+/** What a handler does, for those that have a meaning. */
+export function variantOf(handler: number): Variant | null {
+  if (handler < FIRST_VARIANT) return null;
+  return handler < FIRST_COLD ? hot[handler - FIRST_VARIANT] : cold[handler - FIRST_COLD];
+}
+
 /** The handler of a decoded instruction. */
 export function handlerOf(instruction: Instruction): number {
   return HANDLER_OF[keyOf(instruction.form, instruction.operandSize, instruction.mod !== 3, instruction.lock)];

@@ -303,6 +303,10 @@ export class InterpreterCpu implements Cpu {
     return simdLoad(0, CPU, zeroAddress, STATE.xmm + 16 * number);
   }
 
+  setXmm(number: number, value: Node): void {
+    this.f.store(16, CPU, zeroAddress, STATE.xmm + 16 * number, value);
+  }
+
   requireVectors(): void {
     this.f.if(i32.load(CPU, zeroAddress, VCPU.cr0Ts), () => this.raise(7));
   }

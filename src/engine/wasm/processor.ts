@@ -23,6 +23,9 @@ export class Processor {
   readonly instruction = new Instruction();
   readonly x87: X87;
   readonly #bytes = new Uint8Array(16);
+  /** The bytes of `instruction`: from codeAt on in code. */
+  code: Uint8Array = this.#bytes;
+  codeAt = 0;
   readonly #rflags: () => number;
   /** Results of `effective` and of 64-bit reads. */
   lo = 0;
@@ -94,6 +97,8 @@ export class Processor {
     const u8 = memory.machine.u8;
     const offset = lo & 0xfff;
     let status = decode(u8, page + offset, page + 4096, 64, instruction);
+    this.code = u8;
+    this.codeAt = page + offset;
     if (status === DECODE_SHORT) {
       const nextLo = ((lo & ~0xfff) + 4096) >>> 0;
       const next = memory.walk(nextLo, nextLo === 0 ? hi + 1 : hi, FETCH);
@@ -101,6 +106,8 @@ export class Processor {
       const first = 4096 - offset;
       for (let i = 0; i < 15; i++) this.#bytes[i] = i < first ? u8[page + offset + i] : u8[next + i - first];
       status = decode(this.#bytes, 0, 15, 64, instruction);
+      this.code = this.#bytes;
+      this.codeAt = 0;
     }
     if (status === DECODE_OK) return true;
     memory.fault(status === DECODE_UD ? 6 : 13, 0);
@@ -168,6 +175,12 @@ export class Processor {
 
   /** The memory operand's address. */
   effective(): void {
+    this.effectiveOffset();
+    this.addSegment(this.instruction.segment);
+  }
+
+  /** The same without the base of its segment. */
+  effectiveOffset(): void {
     const i = this.instruction;
     let lo = i.displacement >>> 0;
     let hi = i.displacement < 0 ? -1 : 0;
@@ -194,7 +207,6 @@ export class Processor {
     if (i.addressSize === 4) hi = 0;
     this.lo = lo;
     this.hi = hi >>> 0;
-    this.addSegment(i.segment);
   }
 
   /** Adds an FS or GS base to lo and hi. */

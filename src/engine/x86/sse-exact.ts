@@ -6,6 +6,7 @@
  * Only the vCPU's own thread touches its memory.
  */
 
+import { reciprocal, reciprocalRoot } from './sse-approximate.ts';
 import {
   add,
   compare,
@@ -180,6 +181,12 @@ function perform(operation: number, shape: number, immediate: number): void {
       return;
     case operations.ROUND:
       for (let lane = 0; lane < count; lane++) set(bits, lane, roundToIntegral(e, f, get(f, all + lane), immediate));
+      return;
+    case operations.RECIPROCAL:
+      for (let lane = 0; lane < count; lane++) result[lane] = reciprocal(operands[4 + lane]);
+      return;
+    case operations.RECIPROCAL_SQRT:
+      for (let lane = 0; lane < count; lane++) result[lane] = reciprocalRoot(operands[4 + lane]);
       return;
     default:
       if (operation > operations.MAXIMUM) convert(operation, shape, immediate);

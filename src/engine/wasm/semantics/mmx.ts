@@ -1,16 +1,13 @@
 /**
- * MMX. A register is the significand of an x87 register: an instruction makes all of them valid, TOP 0, and what it writes has an
- * exponent of all ones. It raises the #MF that an x87 instruction left behind. Source: Intel SDM vol. 1, 9.6.2; vol. 3, 12.2.
+ * MMX. Source: Intel SDM vol. 1, chapter 9; vol. 2, the page of each mnemonic. The conversions are in sse-convert.ts.
  *
  * Registers come as vectors whose high half is zero, or nothing: only the low half of what is written counts.
  */
 
-import { ES, X87_STATE } from '../../x86/x87/state.ts';
-import type { Cpu } from '../cpu.ts';
-import { STATE } from '../layout.ts';
 import { i32, i64, shuffle } from '../nodes.ts';
 import { i8x16, i16x8, i64x2, v128 } from '../simd.ts';
 import type { Meaning } from './common.ts';
+import { enterMmx, leaveMmx, requireMmx } from './mmx-state.ts';
 import {
   type Binary,
   binary,
@@ -26,36 +23,18 @@ import {
   unary,
   writeI32,
 } from './sse-common.ts';
+import { MMX_CONVERT } from './sse-convert.ts';
 import { HORIZONTAL, LANEWISE, LANEWISE_UNARY, SHIFT_BY_IMMEDIATE, SHIFT_BY_VECTOR } from './sse-integer.ts';
 import { maskedStore } from './sse-moves.ts';
 import { extract, insert, shuffleBytes, UNPACK_LOW } from './sse-shuffle.ts';
 
-const MF = 16;
-/** FCW and FSW, and what begins with FTW, as words. */
-const CONTROL_AND_STATUS = STATE.x87 + X87_STATE.FCW;
-const TAGS = STATE.x87 + X87_STATE.FTW;
-const TOP_MASK = 0x3800;
-
-/** Before anything else: #NM, #MF. */
-export function requireMmx(cpu: Cpu): void {
-  cpu.requireVectors();
-  const pending = i32.and(cpu.state(CONTROL_AND_STATUS, 4), i32.const(ES << 16));
-  cpu.f.if(pending, () => cpu.raise(MF));
-}
-
-/** TOP = 0, and which registers are not empty. */
-function setStack(cpu: Cpu, tags: number): void {
-  cpu.setState(CONTROL_AND_STATUS, 4, i32.and(cpu.state(CONTROL_AND_STATUS, 4), i32.const(~(TOP_MASK << 16))));
-  cpu.setState(TAGS, 4, i32.or(i32.and(cpu.state(TAGS, 4), i32.const(~0xff)), i32.const(tags)));
-}
-
 /** An instruction that reads or writes an MMX register. */
-export const withMmx =
+const withMmx =
   (meaning: Meaning): Meaning =>
   (cpu) => {
     requireMmx(cpu);
     meaning(cpu);
-    setStack(cpu, 0xff);
+    enterMmx(cpu);
   };
 
 /** The operation of XMM registers on both operands joined gives both halves at once. */
@@ -103,10 +82,9 @@ const byteMask: Meaning = (cpu) => writeI32(cpu, 0, i32.and(i8x16.bitmask(cpu.re
 /** MOVQ2DQ clears the upper half; the register's vector has it clear. */
 const mmxToXmm: Meaning = (cpu) => cpu.writeVector(0, i64x2.replaceLane(cpu.readVector(1), 1, i64.small(0)));
 
-/** No register is in use; nothing else changes. */
 const empty: Meaning = (cpu) => {
   requireMmx(cpu);
-  setStack(cpu, 0);
+  leaveMmx(cpu);
 };
 
 const mapTo = <T>(table: Readonly<Record<string, T>>, make: (value: T) => Meaning): Record<string, Meaning> =>
@@ -140,4 +118,8 @@ const REGISTERS: Readonly<Record<string, Meaning>> = {
   maskmovq: maskedStore(8),
 };
 
-export const MMX: Readonly<Record<string, Meaning>> = { ...mapTo(REGISTERS, withMmx), emms: empty };
+export const MMX: Readonly<Record<string, Meaning>> = {
+  ...mapTo(REGISTERS, withMmx),
+  ...MMX_CONVERT,
+  emms: empty,
+};

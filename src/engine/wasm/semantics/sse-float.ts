@@ -17,7 +17,7 @@ import { i32, i64, type Node, shuffle, V128 } from '../nodes.ts';
 import { f32x4, f64x2, i32x4, v128 } from '../simd.ts';
 import type { Meaning } from './common.ts';
 import { byImmediate, immediateByte, readAligned, repeated, vectors } from './sse-common.ts';
-import { anyOf, isDenormal, isNan, isSpecial, type Shape, SHAPE_PD, SHAPE_PS, SHAPES } from './sse-lanes.ts';
+import { anyOf, isDenormal, isNan, isSpecial, SHAPE_PD, SHAPE_PS, SHAPES, type Shape } from './sse-lanes.ts';
 
 /** RC, the precision mask and the precision flag; what they must be to forget about them. */
 const INEXACT_BITS = 0x7020;

@@ -18,7 +18,8 @@ export interface Shape {
   /** The lanes that count of a vector, and a vector with them in their places. */
   readonly take: Unary;
   readonly put: (old: Node, value: Node) => Node;
-  /** The same value in all lanes. */
+  /** The same value in all lanes, by the bits of a single or by the upper half of a double's. */
+  readonly constant: (bits: number) => Node;
   readonly zero: Node;
   readonly leastNormal: Node;
   readonly infinity: Node;
@@ -53,7 +54,6 @@ const same: Unary = (a) => a;
 const packedMasks = { and: v128.and, or: v128.or, not: v128.not, any: v128.anyTrue };
 const scalarMasks = { and: i32.and, or: i32.or, not: i32.eqz, any: same };
 
-
 export const SHAPE_PS: Shape = {
   ...f32x4,
   ...packedMasks,
@@ -62,6 +62,7 @@ export const SHAPE_PS: Shape = {
   scalar: false,
   take: same,
   put: (_old, value) => value,
+  constant: (bits) => repeated(4, bits),
   zero: repeated(4, 0),
   leastNormal: repeated(4, LEAST_SINGLE),
   infinity: repeated(4, INFINITY_SINGLE),
@@ -75,6 +76,7 @@ export const SHAPE_PD: Shape = {
   scalar: false,
   take: same,
   put: (_old, value) => value,
+  constant: (high) => repeated(4, 0, high),
   zero: repeated(4, 0),
   leastNormal: repeated(4, 0, LEAST_DOUBLE),
   infinity: repeated(4, 0, INFINITY_DOUBLE),
@@ -88,6 +90,7 @@ export const SHAPE_SS: Shape = {
   scalar: true,
   take: (a) => f32x4.extractLane(a, 0),
   put: (old, value) => f32x4.replaceLane(old, 0, value),
+  constant: f32Const,
   zero: f32Const(0),
   leastNormal: f32Const(LEAST_SINGLE),
   infinity: f32Const(INFINITY_SINGLE),
@@ -101,6 +104,7 @@ export const SHAPE_SD: Shape = {
   scalar: true,
   take: (a) => f64x2.extractLane(a, 0),
   put: (old, value) => f64x2.replaceLane(old, 0, value),
+  constant: f64Const,
   zero: f64Const(0),
   leastNormal: f64Const(LEAST_DOUBLE),
   infinity: f64Const(INFINITY_DOUBLE),

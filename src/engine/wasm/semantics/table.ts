@@ -8,15 +8,26 @@ import type { Meaning } from './common.ts';
 import { MMX } from './mmx.ts';
 import { MOVES } from './moves.ts';
 import { SHIFTS } from './shifts.ts';
+import { SSE_CONTROL } from './sse-control.ts';
+import { SSE_CONVERT } from './sse-convert.ts';
 import { SSE_FLOAT } from './sse-float.ts';
 import { SSE_INTEGER } from './sse-integer.ts';
 import { SSE_MOVES } from './sse-moves.ts';
 import { SSE_SHUFFLE } from './sse-shuffle.ts';
+import { SSE_STRINGS } from './sse-strings.ts';
 
 const INTEGER: Readonly<Record<string, Meaning>> = { ...ARITHMETIC, ...SHIFTS, ...BITS, ...MOVES };
 
 /** By name, or by a form's key where a name means several things. Most names are both MMX and SSE. */
-const SSE: Readonly<Record<string, Meaning>> = { ...SSE_MOVES, ...SSE_INTEGER, ...SSE_SHUFFLE, ...SSE_FLOAT };
+const SSE: Readonly<Record<string, Meaning>> = {
+  ...SSE_MOVES,
+  ...SSE_INTEGER,
+  ...SSE_SHUFFLE,
+  ...SSE_FLOAT,
+  ...SSE_CONVERT,
+  ...SSE_STRINGS,
+  ...SSE_CONTROL,
+};
 
 /** The first of a form's names. */
 export const stem = (form: Form): string => form.mnemonic.split('/')[0];
