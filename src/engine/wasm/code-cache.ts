@@ -15,7 +15,7 @@ import type { VcpuBlock } from '../../machine/vcpu-block.ts';
 import { DECODE_OK, DECODE_SHORT, decode } from '../x86/decoder.ts';
 import { Instruction } from '../x86/instruction.ts';
 import { ENCODED_MAX, Encoder } from './encode.ts';
-import { CALL, ENDS_RUN, JCC, JUMP, LEAVE_PAGE, LINK, LOOP, RARE, STALE } from './handlers.ts';
+import { CALL, ENDS_RUN, JCC, JUMP, LEAVE_PAGE, LINK, LOOP, RARE, REGION, STALE } from './handlers.ts';
 import { STATE } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
 
@@ -241,14 +241,25 @@ export class CodeCache {
     return this.#block.u8[microOp] | (this.#block.u8[microOp + 1] << 8);
   }
 
-  /** `from` goes to `target` (both micro-ops), an address of the same page: the next time without looking. */
-  link(from: number, target: number, frame: number): void {
+  /** `from` goes to `target` (both micro-ops), at an offset of the same page: the next time without looking. */
+  link(from: number, target: number, frame: number, offset: number): void {
     if (this.ownerOf(from) !== frame || this.ownerOf(target) !== frame) return;
     const handler = this.#handler(from);
     if (handler !== JUMP && handler !== CALL && !(handler >= LOOP && handler <= JCC + 15)) return;
     const immediate = this.#block.i32[(from + MICRO_OP.immediate) >>> 2];
-    if (immediate < 0 || immediate > 4095) return;
+    // Regions may have run since.
+    if (immediate !== offset) return;
     this.#block.i32[(from + MICRO_OP.displacement) >>> 2] = target;
+  }
+
+  /** A region starts here: who comes by a link looks the address up. Its instructions are decoded anew when they are needed. */
+  markRegion(frame: number, offset: number): void {
+    const runs = this.#pages.get(frame)?.runs;
+    const run = runs?.get(offset);
+    if (run === undefined) return;
+    this.#block.u8[run.microOps[0]] = REGION;
+    this.#block.u8[run.microOps[0] + 1] = 0;
+    runs?.delete(offset);
   }
 
   /** Bytes of a frame have changed. */

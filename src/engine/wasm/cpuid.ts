@@ -19,8 +19,8 @@ const bits = (...numbers: number[]): number => numbers.reduce((mask, bit) => mas
 const LEAF1_ECX = bits(0, 9, 13, 19, 20, 22, 23);
 /** FPU DE TSC MSR PAE MCE CX8 APIC SEP MCA CMOV PAT CLFSH MMX FXSR SSE SSE2 */
 const LEAF1_EDX = bits(0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 19, 23, 24, 25, 26);
-/** ERMS */
-const LEAF7_EBX = bits(9);
+/** ERMS, no FPU CS and DS */
+const LEAF7_EBX = bits(9, 13);
 /** LAHF */
 const LEAF80000001_ECX = bits(0);
 /** SYSCALL NX RDTSCP LM */

@@ -19,6 +19,7 @@ import {
 /** A block, loop or if that is open; `br` names it. */
 export interface Label {
   readonly depth: number;
+  isOpen: boolean;
 }
 
 const EMPTY_BLOCK = 0x40;
@@ -158,7 +159,9 @@ export class FunctionBuilder {
     this.code.u8(opcode);
     this.code.u8(EMPTY_BLOCK);
     this.#depth++;
-    body({ depth: this.#depth });
+    const label = { depth: this.#depth, isOpen: true };
+    body(label);
+    label.isOpen = false;
     this.#depth--;
     this.code.u8(0x0b);
   }
@@ -182,15 +185,20 @@ export class FunctionBuilder {
     });
   }
 
+  #distance(label: Label): number {
+    if (!label.isOpen) throw new Error('bug: a branch to what is closed');
+    return this.#depth - label.depth;
+  }
+
   br(label: Label): void {
     this.code.u8(0x0c);
-    this.code.u32(this.#depth - label.depth);
+    this.code.u32(this.#distance(label));
   }
 
   brIf(label: Label, condition: Node): void {
     this.emit(condition);
     this.code.u8(0x0d);
-    this.code.u32(this.#depth - label.depth);
+    this.code.u32(this.#distance(label));
   }
 
   /** The last label is the default. */
@@ -198,7 +206,7 @@ export class FunctionBuilder {
     this.emit(index);
     this.code.u8(0x0e);
     this.code.u32(labels.length - 1);
-    for (const label of labels) this.code.u32(this.#depth - label.depth);
+    for (const label of labels) this.code.u32(this.#distance(label));
   }
 
   return(value?: Node): void {

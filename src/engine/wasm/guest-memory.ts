@@ -55,7 +55,8 @@ export class GuestMemory {
   readonly block: VcpuBlock;
   readonly #code: CodeWatcher;
   readonly #fills = [new Uint16Array(FILLS_MAX), new Uint16Array(FILLS_MAX)];
-  readonly #fillCounts = [0, 0];
+  /** As if all had been filled: a new TLB's zeros would be page 0. */
+  readonly #fillCounts = [FILLS_MAX, FILLS_MAX];
   readonly scratch: number;
   #slot = 0;
   /** What a scratch slot stands for: two pieces, by offset in memory 0; the length of the first. */
@@ -64,6 +65,7 @@ export class GuestMemory {
   readonly #firstBytes = new Uint32Array(SLOTS);
   /** Times that `miss` was called. */
   misses = 0;
+  fills = 0;
 
   constructor(machine: MachineMemory, block: VcpuBlock, code: CodeWatcher) {
     this.machine = machine;
@@ -141,6 +143,10 @@ export class GuestMemory {
     return -1;
   }
 
+  /** The last fault was a #GP for this address (its low word): it may have to be #SS (stack-fault.ts). */
+  isNonCanonical = false;
+  nonCanonicalLo = 0;
+
   /** Whether the last `walk` allows a store that needs nothing more. */
   #storable = false;
 
@@ -148,7 +154,11 @@ export class GuestMemory {
   walk(lo: number, hi: number, access: number): number {
     const error = ERROR_U | (access === WRITE ? ERROR_W : access === FETCH ? ERROR_I : 0);
     const top = hi >>> 15;
-    if (top !== 0 && top !== 0x1ffff) return this.fault(13, 0);
+    if (top !== 0 && top !== 0x1ffff) {
+      this.nonCanonicalLo = lo;
+      this.isNonCanonical = access !== FETCH;
+      return this.fault(13, 0);
+    }
     const { machine } = this;
     const { i32 } = machine;
     this.#storable = false;
@@ -230,6 +240,23 @@ export class GuestMemory {
     const at = page + (low & 0xfff);
     if (access === WRITE && hasCode && this.#touchesCode(at, size)) return this.#scratchFor(at, size, 0, size) | 0;
     return at | 0;
+  };
+
+  /** `miss` for regions: -1 too when the access needs a scratch place. */
+  readonly fill = (lo: number, hi: number, request: number): number => {
+    this.fills++;
+    const size = request & 0xff;
+    const access = request >> 8;
+    const low = lo >>> 0;
+    const high = hi >>> 0;
+    if ((low & 0xfff) + size > 4096) return -1;
+    const page = this.walk(low, high, access);
+    if (page < 0) return -1;
+    const frame = page >>> 12;
+    const hasCode = this.#code.granules[frame] !== 0;
+    this.#fill(low, high, page, frame, this.#storable && !hasCode);
+    if (access === WRITE && hasCode) return -1;
+    return (page + (low & 0xfff)) | 0;
   };
 
   #fill(lo: number, hi: number, page: number, frame: number, storable: boolean): void {

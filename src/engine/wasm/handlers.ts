@@ -42,7 +42,9 @@ export const JCC = 16;
 export const JUMP_MEMORY = 32;
 export const CALL_MEMORY = 33;
 export const NOTHING = 34;
-export const FIRST_VARIANT = 35;
+/** A region starts here: looks the address up. */
+export const REGION = 35;
+export const FIRST_VARIANT = 36;
 
 export interface Variant {
   readonly form: Form;
@@ -60,7 +62,9 @@ const keyOf = (form: number, operandSize: number, memory: boolean, locked: boole
 
 /** What runs often enough for a place in the interpreter's own function: V8 optimizes that one as a whole, so it must not grow. */
 const OFTEN = new Set(
-  'mov add sub and or xor cmp test lea push pop inc dec neg not shl shr sar movzx movsx movsxd imul leave cbw cwd bt'.split(' '),
+  'mov add sub and or xor cmp test lea push pop inc dec neg not shl shr sar movzx movsx movsxd imul leave cbw cwd bt'.split(
+    ' ',
+  ),
 );
 const SMALL = new Set(['mov', 'cmp', 'test', 'movzx', 'movsx']);
 
@@ -199,8 +203,13 @@ export function variantOf(handler: number): Variant | null {
   return handler < FIRST_COLD ? hot[handler - FIRST_VARIANT] : cold[handler - FIRST_COLD];
 }
 
+/** BT and its like with a register as bit number, which reaches beyond the operand. */
+const BIT_STRING = Uint8Array.from(FORMS, (form) => (/^bt[src]? Ev,Gv$/.test(form.key) ? 1 : 0));
+
 /** The handler of a decoded instruction. */
 export function handlerOf(instruction: Instruction): number {
+  // What the bit number adds is part of the address, which is cut off behind it.
+  if (instruction.addressSize === 4 && instruction.mod !== 3 && BIT_STRING[instruction.form] !== 0) return RARE;
   return HANDLER_OF[keyOf(instruction.form, instruction.operandSize, instruction.mod !== 3, instruction.lock)];
 }
 

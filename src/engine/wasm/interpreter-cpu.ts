@@ -18,7 +18,7 @@ export interface Runtime {
   /** (signed, high, low, divisor) -> 0, or 1 for #DE; results at STATE.helper. */
   readonly divide: number;
   /** (operation) -> 0, or 1 for #XM; operands and result at STATE.vector. x86/sse-exact.ts */
-  readonly vector?: number;
+  readonly vector: number;
   readonly computeFlags: number;
   /** Global: first byte of the scratch area in memory 0. */
   readonly scratch: number;
@@ -57,7 +57,7 @@ function loadInteger(memory: number, size: IntegerSize, at: Node, offset: number
 export class InterpreterCpu implements Cpu {
   readonly f: FunctionBuilder;
   readonly flags: Flags;
-  readonly #frame: Frame;
+  protected readonly frame: Frame;
   readonly #runtime: Runtime;
   #wide = false;
   operands: readonly Operand[] = [];
@@ -67,13 +67,14 @@ export class InterpreterCpu implements Cpu {
 
   constructor(frame: Frame, runtime: Runtime) {
     this.f = frame.f;
-    this.#frame = frame;
+    this.frame = frame;
     this.#runtime = runtime;
     this.flags = new Flags(frame.f, frame.flagLocals);
   }
 
   /** Sets up for a form's variant. `wide`: the immediate is the constant of a wide micro-op. */
   begin(operands: readonly Operand[], instructionSize: number, locked: boolean, wide: boolean): void {
+    this.flags.forget();
     this.operands = operands;
     this.#wide = wide;
     this.instructionSize = instructionSize as IntegerSize;
@@ -84,23 +85,25 @@ export class InterpreterCpu implements Cpu {
     ) as IntegerSize;
   }
 
-  #field(field: 0 | 1 | 2): Node {
-    return i32.load8U(CPU, this.#frame.pc, MICRO_OP.register1 + field);
+  /** Where a register operand stands: byte offset from the start of its table. */
+  protected field(field: 0 | 1 | 2): Node {
+    return i32.load8U(CPU, this.frame.pc, MICRO_OP.register1 + field);
   }
 
   immediate(): Node {
-    return i64.load32S(CPU, this.#frame.pc, MICRO_OP.immediate);
+    if (this.#wide) return i64.load(CPU, this.frame.pc, MICRO_OP.wide);
+    return i64.load32S(CPU, this.frame.pc, MICRO_OP.immediate);
   }
 
   read(index: number): Node {
     const operand = this.operands[index];
     switch (operand.kind) {
       case 'gpr':
-        return loadInteger(CPU, operand.size, this.#field(operand.field), 0);
+        return this.readRegister(operand.field, operand.size);
       case 'fixed':
         return this.gpr(operand.gpr, operand.size);
       case 'immediate':
-        return this.#wide ? i64.load(CPU, this.#frame.pc, MICRO_OP.wide) : this.immediate();
+        return this.immediate();
       case 'one':
         return i64.small(1);
       case 'memory': {
@@ -116,7 +119,7 @@ export class InterpreterCpu implements Cpu {
     const operand = this.operands[index];
     switch (operand.kind) {
       case 'gpr':
-        this.#writeRegister(this.#field(operand.field), operand.size, value);
+        this.writeRegister(operand.field, operand.size, value);
         return;
       case 'fixed':
         this.setGpr(operand.gpr, operand.size, value);
@@ -132,7 +135,12 @@ export class InterpreterCpu implements Cpu {
     }
   }
 
-  #writeRegister(at: Node, size: IntegerSize, value: Node): void {
+  protected readRegister(field: 0 | 1 | 2, size: IntegerSize): Node {
+    return loadInteger(CPU, size, this.field(field), 0);
+  }
+
+  protected writeRegister(field: 0 | 1 | 2, size: IntegerSize, value: Node): void {
+    const at = this.field(field);
     if (size === 4) this.f.store(8, CPU, at, 0, i64.and(value, i64.const(-1, 0)));
     else this.f.store(size, CPU, at, 0, value);
   }
@@ -193,7 +201,7 @@ export class InterpreterCpu implements Cpu {
   }
 
   address(_index: number): Node {
-    const { pc } = this.#frame;
+    const { pc } = this.frame;
     const slot = (offset: number): Node => i64.load(CPU, i32.load8U(CPU, pc, offset), 0);
     const scale = i64.extendI32U(i32.and(i32.load8U(CPU, pc, MICRO_OP.scale), i32.const(3)));
     return this.f.let(
@@ -206,7 +214,7 @@ export class InterpreterCpu implements Cpu {
 
   translate(address: Node, size: number, access: Access): Node {
     const { f } = this;
-    const { tlb } = this.#frame;
+    const { tlb } = this.frame;
     const entry = f.let(i32.add(i32.and(i32.wrap(i64.shrU(address, i64.small(7))), i32.const(0x7fe0)), tlb));
     const tag = i64.load(CPU, entry, access === 'read' ? TLB_READ : TLB_WRITE);
     const last = size === 1 ? address : i64.add(address, i64.small(size - 1));
@@ -226,7 +234,7 @@ export class InterpreterCpu implements Cpu {
             i32.const(request),
           ),
         );
-        f.if(i32.eq(at, i32.const(-1)), () => this.#frame.leave());
+        f.if(i32.eq(at, i32.const(-1)), () => this.frame.leave());
       },
     );
     return at;
@@ -238,10 +246,10 @@ export class InterpreterCpu implements Cpu {
 
   store(at: Node, size: IntegerSize, value: Node): void {
     this.f.store(size, GUEST, at, 0, value);
-    this.#commit(at, size);
+    this.commit(at, size);
   }
 
-  #commit(at: Node, size: number): void {
+  protected commit(at: Node, size: number): void {
     const { f } = this;
     f.if(i32.geU(at, globalGet(this.#runtime.scratch, I32)), () =>
       f.callVoid(this.#runtime.commit, at, i32.const(size)),
@@ -252,9 +260,9 @@ export class InterpreterCpu implements Cpu {
     const operand = this.operands[index];
     switch (operand.kind) {
       case 'xmm':
-        return simdLoad(0, CPU, this.#field(operand.field), STATE.xmm);
+        return simdLoad(0, CPU, this.field(operand.field), STATE.xmm);
       case 'mmx':
-        return simdLoad(0x5d, CPU, this.#field(operand.field), STATE.x87 + X87_STATE.REGISTERS);
+        return simdLoad(0x5d, CPU, this.field(operand.field), STATE.x87 + X87_STATE.REGISTERS);
       case 'memory': {
         const at = this.translate(this.address(index), operand.size, 'read');
         const load = operand.size === 16 ? 0 : operand.size === 8 ? 0x5d : 0x5c;
@@ -269,12 +277,12 @@ export class InterpreterCpu implements Cpu {
     const operand = this.operands[index];
     switch (operand.kind) {
       case 'xmm':
-        this.f.store(16, CPU, this.#field(operand.field), STATE.xmm, value);
+        this.f.store(16, CPU, this.field(operand.field), STATE.xmm, value);
         return;
       case 'mmx': {
         const at = STATE.x87 + X87_STATE.REGISTERS;
-        this.f.store(8, CPU, this.#field(operand.field), at, simd(0x1d, I64, [value], 0));
-        this.f.store(8, CPU, this.#field(operand.field), at + 8, i64.small(0xffff));
+        this.f.store(8, CPU, this.field(operand.field), at, simd(0x1d, I64, [value], 0));
+        this.f.store(8, CPU, this.field(operand.field), at + 8, i64.small(0xffff));
         return;
       }
       case 'memory': {
@@ -296,7 +304,7 @@ export class InterpreterCpu implements Cpu {
     if (size === 16) this.f.store(16, GUEST, at, 0, value);
     else if (size === 8) this.f.store(8, GUEST, at, 0, simd(0x1d, I64, [value], 0));
     else this.f.store(4, GUEST, at, 0, simd(0x1b, I32, [value], 0));
-    this.#commit(at, size);
+    this.commit(at, size);
   }
 
   xmm(number: number): Node {
@@ -314,7 +322,6 @@ export class InterpreterCpu implements Cpu {
   exactVector(operation: Node, a: Node, b: Node): Node {
     const { f } = this;
     const { vector } = this.#runtime;
-    if (vector === undefined) return a;
     f.store(16, CPU, zeroAddress, STATE.vector, a);
     f.store(16, CPU, zeroAddress, STATE.vector + 16, b);
     f.if(call(vector, I32, operation), () => this.raise(19));
@@ -343,6 +350,6 @@ export class InterpreterCpu implements Cpu {
   raise(vector: number): void {
     this.setState(VCPU.exitVector, 4, i32.const(vector));
     this.setState(VCPU.exitErrorCode, 4, i32.const(0));
-    this.#frame.leave();
+    this.frame.leave();
   }
 }

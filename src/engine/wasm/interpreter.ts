@@ -21,12 +21,18 @@ import { computeFlags, type FlagLocals } from './flags.ts';
 import { FunctionBuilder, type Label } from './function-builder.ts';
 import * as handlers from './handlers.ts';
 import { type Frame, InterpreterCpu, type Runtime } from './interpreter-cpu.ts';
-import { CPU, JUMP_ENTRIES, JUMP_MICRO_OP, JUMP_TAG, STATE } from './layout.ts';
+import { CPU, JUMP_COUNT, JUMP_ENTRIES, JUMP_ENTRY, JUMP_MICRO_OP, JUMP_SLOT, JUMP_TAG, STATE } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
 import { ModuleBuilder } from './module-builder.ts';
 import { call, callIndirect, I32, I64, i32, i64, local, type Node } from './nodes.ts';
 import { JUMP, NEXT } from './rare-status.ts';
+import { CONTINUE, RESUME } from './region.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
+
+/** Times that an address is entered before it becomes a region. */
+export const HOT = 1000;
+/** Calls of regions by regions. */
+const DEPTH_MAX = 100;
 
 const RCX = 1;
 const zeroAddress = i32.const(0);
@@ -40,11 +46,22 @@ export interface InterpreterImports {
   resolve(lo: number, hi: number, from: number): number;
   /** The instruction at rip -> NEXT, JUMP (rare-status.ts) or an ExitKind. */
   rare(microOp: number): number;
+  /** An address has been entered HOT times. */
+  hot(lo: number, hi: number): void;
+  /** An operation of x86/sse-exact.ts -> 1 for an unmasked exception. */
+  vector(operation: number): number;
+  /** (lo, hi) -> micro-op of an address where no region may be taken, or 0 with a fault in the block. */
+  resume(lo: number, hi: number): number;
 }
+
+/** The table's first place for a region. */
+export const FIRST_SLOT: number = handlers.COLD.length + 1;
 
 export interface InterpreterMemory {
   readonly guest: WebAssembly.Memory;
   readonly cpu: WebAssembly.Memory;
+  /** Has room for FIRST_SLOT functions. */
+  readonly table: WebAssembly.Table;
   /** First byte of the scratch area in memory 0. */
   readonly scratch: number;
 }
@@ -63,13 +80,16 @@ function build(guestPages: number, cpuPages: number): Uint8Array<ArrayBuffer> {
   const divide = m.importFunction('e', 'divide', [I32, I64, I64, I64], [I32]);
   const resolve = m.importFunction('e', 'resolve', [I32, I32, I32], [I32]);
   const rare = m.importFunction('e', 'rare', [I32], [I32]);
+  const hot = m.importFunction('e', 'hot', [I32, I32]);
+  const resume = m.importFunction('e', 'resume', [I32, I32], [I32]);
+  const vector = m.importFunction('e', 'vector', [I32], [I32]);
   m.importMemory('e', 'guest', guestPages, guestPages);
   m.importMemory('e', 'cpu', cpuPages, cpuPages);
   m.importTable('e', 'table', handlers.COLD.length + 1);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const flagsFunction = m.declare([I32, I64, I64], [I32]);
   m.define(flagsFunction, computeFlags());
-  const runtime: Runtime = { miss, commit, divide, computeFlags: flagsFunction, scratch };
+  const runtime: Runtime = { miss, commit, divide, vector, computeFlags: flagsFunction, scratch };
 
   const coldType = m.type([I32, I32], [I32]);
   const coldFunctions = handlers.COLD.map((variant) => {
@@ -92,7 +112,10 @@ function build(guestPages: number, cpuPages: number): Uint8Array<ArrayBuffer> {
   if (coldFunctions.length > 0) m.element(0, coldFunctions);
 
   const interpret = m.declare([I32, I32], [I32]);
-  m.define(interpret, interpretFunction(runtime, resolve, rare, coldType));
+  m.define(
+    interpret,
+    interpretFunction(runtime, { resolve, rare, hot, resume, coldType, regionType: m.type([I64, I32], [I32]) }),
+  );
   m.export('interpret', interpret);
   const rflags = m.declare([], [I32]);
   const r = new FunctionBuilder([]);
@@ -125,7 +148,18 @@ function storeFlags(f: FunctionBuilder, flags: FlagLocals): void {
   f.store(8, CPU, zeroAddress, STATE.flagsB, flags.b);
 }
 
-function interpretFunction(runtime: Runtime, resolve: number, rare: number, coldType: number): FunctionBuilder {
+/** Function and type indexes of the interpreter's module. */
+interface Indexes {
+  readonly resolve: number;
+  readonly rare: number;
+  readonly hot: number;
+  readonly resume: number;
+  readonly coldType: number;
+  readonly regionType: number;
+}
+
+function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder {
+  const { resolve, rare, hot, resume, coldType, regionType } = indexes;
   const f = new FunctionBuilder([I32, I32]);
   const tlb = local(0, I32);
   const user = local(1, I32);
@@ -134,6 +168,8 @@ function interpretFunction(runtime: Runtime, resolve: number, rare: number, cold
   const target = f.newLocal(I64);
   const budget = f.newLocal(I32);
   const reason = f.newLocal(I32);
+  /** 1 unless the way to the next lookup does not count as entering: returns. */
+  const counting = f.newLocal(I32);
   const flagLocals = newFlagLocals(f, runtime.computeFlags);
   const labels: Label[] = [];
 
@@ -143,6 +179,7 @@ function interpretFunction(runtime: Runtime, resolve: number, rare: number, cold
 
   f.set(budget, i32.load(CPU, zeroAddress, STATE.budget));
   loadFlags(f, flagLocals);
+  f.set(counting, i32.const(1));
   f.set(pc, i32.const(STATE.microOps));
 
   f.block((done) => {
@@ -181,6 +218,16 @@ function interpretFunction(runtime: Runtime, resolve: number, rare: number, cold
           const jumpRelative = (): void => {
             const linked = f.let(displacement);
             f.if(linked, () => {
+              const relative = i32.load(CPU, pc, MICRO_OP.immediate);
+              const backward = i32.leS(relative, i32.wrap(offsetInPage));
+              f.if(backward, () => {
+                const count = f.let(i32.add(i32.load16U(CPU, pc, MICRO_OP.count), i32.const(1)));
+                f.store(2, CPU, pc, MICRO_OP.count, count);
+                f.if(i32.eq(count, i32.const(HOT)), () => {
+                  f.set(target, i64.add(page, immediate));
+                  f.callVoid(hot, i32.wrap(target), i32.wrap(i64.shrU(target, i64.small(32))));
+                });
+              });
               f.set(pc, linked);
               poll();
             });
@@ -188,7 +235,7 @@ function interpretFunction(runtime: Runtime, resolve: number, rare: number, cold
             f.br(lookup);
           };
           const branches = (): void => {
-            branchHandlers(f, cpu, { pc, page, target, lookup, advance, jumpRelative }, emitHandler);
+            branchHandlers(f, cpu, { pc, page, target, counting, lookup, advance, jumpRelative }, emitHandler);
           };
           const emitHandler = (handler: number, body: () => void): void => {
             bodies[handler] = body;
@@ -203,6 +250,10 @@ function interpretFunction(runtime: Runtime, resolve: number, rare: number, cold
             f.set(target, i64.or(page, offsetInPage));
             resolveTarget(i32.const(0));
             poll();
+          });
+          emitHandler(handlers.REGION, () => {
+            f.set(target, i64.or(page, offsetInPage));
+            f.br(lookup);
           });
           emitHandler(handlers.RARE, () => {
             storeFlags(f, flagLocals);
@@ -261,15 +312,51 @@ function interpretFunction(runtime: Runtime, resolve: number, rare: number, cold
         });
 
         // lookup: `target` is where to go; `pc` where it comes from.
-        const low = i32.wrap(target);
-        const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(10))), i32.const(JUMP_ENTRIES - 1));
-        const entry = f.let(i32.shl(hash, i32.const(4)));
-        const tag = i64.xor(target, i64.shl(i64.extendI32U(user), i64.small(32)));
-        f.if(
-          i64.eq(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag),
-          () => f.set(pc, i32.load(CPU, entry, STATE.jumpCache + JUMP_MICRO_OP)),
-          () => resolveTarget(pc),
-        );
+        f.loop((again) => {
+          const low = i32.wrap(target);
+          const high = i32.wrap(i64.shrU(target, i64.small(32)));
+          const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(10))), i32.const(JUMP_ENTRIES - 1));
+          const entry = f.let(i32.mul(hash, i32.const(JUMP_ENTRY)));
+          const tag = f.let(i64.xor(target, i64.shl(i64.extendI32U(user), i64.small(32))));
+          const isHere = i64.eq(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag);
+          const slot = i32.load(CPU, entry, STATE.jumpCache + JUMP_SLOT);
+          f.if(
+            isHere,
+            () => {
+              f.if(slot, () => {
+                storeFlags(f, flagLocals);
+                f.store(4, CPU, zeroAddress, STATE.budget, i32.sub(budget, i32.const(1)));
+                f.set(reason, callIndirect(regionType, I32, target, i32.const(DEPTH_MAX), slot));
+                loadFlags(f, flagLocals);
+                f.set(budget, i32.load(CPU, zeroAddress, STATE.budget));
+                f.set(target, i64.load(CPU, zeroAddress, VCPU.rip));
+                f.if(i32.eq(reason, i32.const(CONTINUE)), () => {
+                  const wanted = i32.ne(i32.load(CPU, zeroAddress, VCPU.flags), i32.const(0));
+                  f.brIf(again, i32.eqz(i32.or(i32.leS(budget, i32.const(0)), wanted)));
+                  f.set(reason, i32.const(EXIT_INTERRUPTED));
+                });
+                f.brIf(done, i32.ne(reason, i32.const(RESUME)));
+                f.set(pc, call(resume, I32, low, high));
+                f.if(i32.eqz(pc), () => {
+                  f.set(reason, i32.const(EXIT_EXCEPTION));
+                  f.br(done);
+                });
+                f.set(page, i64.and(target, i64.small(-4096)));
+                f.store(8, CPU, zeroAddress, STATE.codePage, page);
+                f.br(next);
+              });
+              f.set(pc, i32.load(CPU, entry, STATE.jumpCache + JUMP_MICRO_OP));
+              const count = f.let(i32.add(i32.load(CPU, entry, STATE.jumpCache + JUMP_COUNT), counting));
+              f.store(4, CPU, entry, STATE.jumpCache + JUMP_COUNT, count);
+              f.if(i32.eq(count, i32.const(HOT)), () => f.callVoid(hot, low, high));
+            },
+            () => {
+              resolveTarget(pc);
+              f.brIf(again, i32.and(isHere, i32.ne(slot, i32.const(0))));
+            },
+          );
+        });
+        f.set(counting, i32.const(1));
         f.set(page, i64.and(target, i64.small(-4096)));
         f.store(8, CPU, zeroAddress, STATE.codePage, page);
         poll();
@@ -287,6 +374,7 @@ interface Control {
   readonly pc: Node;
   readonly page: Node;
   readonly target: Node;
+  readonly counting: Node;
   readonly lookup: Label;
   readonly advance: (bytes: number) => void;
   /** Goes to the target of a branch with a displacement. */
@@ -309,6 +397,11 @@ function branchHandlers(
     push(cpu, 8, returnAddress);
     jumpRelative();
   });
+  /** A branch to an address that is not canonical is #GP where it stands, with nothing changed. */
+  const requireCanonical = (to: Node): void => {
+    const extended = i64.shrS(i64.shl(to, i64.small(16)), i64.small(16));
+    f.if(i64.ne(extended, to), () => cpu.raise(13));
+  };
   for (const [handler, operand] of [
     [handlers.JUMP_INDIRECT, register],
     [handlers.JUMP_MEMORY, memory],
@@ -316,6 +409,7 @@ function branchHandlers(
     emit(handler, () => {
       cpu.begin([operand], 8, false, false);
       f.set(target, cpu.read(0));
+      requireCanonical(target);
       f.br(lookup);
     });
   // The address operand uses the bytes of `nextOffset`: the offset after the instruction is the immediate.
@@ -327,14 +421,21 @@ function branchHandlers(
     emit(handler, () => {
       cpu.begin([operand], 8, false, false);
       const to = f.let(cpu.read(0));
-      push(cpu, 8, afterIndirect);
+      // The stack's page fault comes before.
+      const top = f.let(i64.sub(cpu.gpr(4, 8), i64.small(8)));
+      const at = cpu.translate(top, 8, 'write');
+      requireCanonical(to);
+      cpu.store(at, 8, afterIndirect);
+      cpu.setGpr(4, 8, top);
       f.set(target, to);
       f.br(lookup);
     });
   emit(handlers.RETURN, () => {
     const to = stackTop(cpu, 8);
+    requireCanonical(to);
     dropStack(cpu, 8);
     cpu.setGpr(4, 8, i64.add(cpu.gpr(4, 8), cpu.immediate()));
+    f.set(control.counting, i32.const(0));
     f.set(target, to);
     f.br(lookup);
   });
@@ -387,13 +488,16 @@ export function createInterpreter(memory: InterpreterMemory, imports: Interprete
     e: {
       guest: memory.guest,
       cpu: memory.cpu,
-      table: new WebAssembly.Table({ element: 'anyfunc', initial: handlers.COLD.length + 1 }),
+      table: memory.table,
       scratch: new WebAssembly.Global({ value: 'i32' }, memory.scratch | 0),
       miss: imports.miss,
       commit: imports.commit,
       divide: imports.divide,
       resolve: imports.resolve,
       rare: imports.rare,
+      hot: imports.hot,
+      vector: imports.vector,
+      resume: imports.resume,
     },
   });
   return instance.exports as unknown as Interpreter;

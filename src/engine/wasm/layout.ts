@@ -50,10 +50,15 @@ export const TLB_SIZE = TLB_ENTRIES * TLB_ENTRY;
 export const TLB_INVALID = 1;
 
 export const JUMP_ENTRIES = 1024;
-/** { i64 tag, i32 micro-op, i32 unused }: the tag is the address, with bit 62 inverted in user mode. */
-export const JUMP_ENTRY = 16;
+/**
+ * { i64 tag, i32 micro-op, i32 slot, i32 count }: the tag is the address, with bit 62 inverted in user mode; the slot is the region's
+ * place in the table, 0 = none; the count says how often the interpreter came by.
+ */
+export const JUMP_ENTRY = 32;
 export const JUMP_TAG = 0;
 export const JUMP_MICRO_OP = 8;
+export const JUMP_SLOT = 12;
+export const JUMP_COUNT = 16;
 /** Bit of the tag's high word that tells the modes apart; 1 in user mode. */
 export const JUMP_USER_HI = 0x40000000;
 

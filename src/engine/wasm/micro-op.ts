@@ -12,13 +12,15 @@
  *   16 i64  constant (32-byte records only)
  *
  * In branches: displacement = micro-op of the target when it is linked (0 = not), immediate = target relative to the page,
- * base and index = u16 offset after the instruction.
+ * base and index = u16 offset after the instruction, registers = u16 count of the times that they went backwards.
  */
 
 export const MICRO_OP = {
   handler: 0,
   register1: 2,
   register2: 3,
+  /** In branches: times that they went backwards. */
+  count: 2,
   base: 4,
   index: 5,
   /** In branches. */

@@ -7,8 +7,9 @@ import type { IntegerSize } from './flags.ts';
 function bytes(size: OperandSize, operandSize: number): number {
   switch (size) {
     case 'v':
-    case 'y':
       return operandSize;
+    case 'y':
+      return Math.max(operandSize, 4);
     case 'z':
       return Math.min(operandSize, 4);
     case 'x':
@@ -40,6 +41,8 @@ export function resolveOperands(types: readonly OperandType[], operandSize: numb
           : { kind: 'gpr', size: size as IntegerSize, field: field(info.place) };
       case 'immediate':
         return { kind: 'immediate', size: size as IntegerSize };
+      case 'mask-destination':
+        return { kind: 'fixed', size: 8, gpr: 7 };
       case 'one':
         return { kind: 'one', size: 1 };
       case 'xmm':

@@ -170,13 +170,14 @@ export function compareStrings(p: Processor): number {
     return NEXT;
   }
   for (;;) {
-    address(p, RSI, i.segment);
-    if (!p.read(p.lo, p.hi, size)) return EXIT_EXCEPTION;
-    const aLo = p.lo;
-    const aHi = p.hi;
+    // The second operand first, as AMD's CPUs do: it decides which of two faults comes.
     address(p, RDI, -1);
     if (!p.read(p.lo, p.hi, size)) return EXIT_EXCEPTION;
-    p.compare(size, aLo, aHi, p.lo, p.hi);
+    const bLo = p.lo;
+    const bHi = p.hi;
+    address(p, RSI, i.segment);
+    if (!p.read(p.lo, p.hi, size)) return EXIT_EXCEPTION;
+    p.compare(size, p.lo, p.hi, bLo, bHi);
     p.addGpr(RSI, i.addressSize, step);
     p.addGpr(RDI, i.addressSize, step);
     counted(p, 1);

@@ -146,7 +146,10 @@ const NUMERIC: Operations = {
   'fisttp Md': to(4, (x) => x.fisttp(32)),
   'fisttp Mq': to(8, (x) => x.fisttp(64)),
   'fbstp Mt': to(10, (x) => x.fbstp()),
-  'fstpnce STi': stack((x, i) => x.fstSt(i, true)),
+  'fstpnce STi': stack((x, i) => {
+    if (x.isEmpty(0)) x.fincstp();
+    else x.fstSt(i, true);
+  }),
   'fxch ST0,STi': stack((x, i) => x.fxch(i)),
   // Arithmetic of ST(0).
   fchs: plain((x) => x.fchs()),

@@ -22,6 +22,7 @@ const RBX = 3;
 const RSP = 4;
 const RBP = 5;
 const R11 = 11;
+const CF = 1;
 const ZF = 0x40;
 const TF = 0x100;
 const CR4_TSD = 4;
@@ -94,38 +95,38 @@ const popFlags: RareInstruction = (p) => {
   return (p.u32[VCPU.rflags / 4] & TF) !== 0 ? EXIT_INTERRUPTED : NEXT;
 };
 
-/** ENTER. Nesting levels read the frame pointers of the frames around. */
+/**
+ * ENTER. Nesting levels push the frame pointers of the frames around. Pushes are stored one by one, as CPUs do it: those before a
+ * fault stay, below the stack pointer, which has not moved.
+ */
 const enter: RareInstruction = (p) => {
   const i = p.instruction;
   const size = i.operandSize;
   const level = i.imm2 & 31;
-  const total = (level + 1) * size;
-  const framePointer: [number, number] = [p.gprLo(RSP), p.gprHi(RSP)];
-  const below = (from: readonly [number, number], bytes: number): [number, number] => {
-    const lo = from[0] - bytes;
-    return [lo >>> 0, (from[1] - (lo < 0 ? 1 : 0)) >>> 0];
+  const stackLo = p.gprLo(RSP);
+  const stackHi = p.gprHi(RSP);
+  const baseLo = p.gprLo(RBP);
+  const baseHi = p.gprHi(RBP);
+  const push = (n: number, lo: number, hi: number): boolean => {
+    const at = stackLo - n * size;
+    return p.write(at >>> 0, (stackHi - (at < 0 ? 1 : 0)) >>> 0, size, lo, hi);
   };
-  const frame = below(framePointer, size);
-  const values: [number, number][] = [[p.gprLo(RBP), p.gprHi(RBP)]];
+  const frame = stackLo - size;
+  const frameLo = frame >>> 0;
+  const frameHi = (stackHi - (frame < 0 ? 1 : 0)) >>> 0;
+  if (!push(1, baseLo, baseHi)) return EXIT_EXCEPTION;
   for (let n = 1; n < level; n++) {
-    const from = below([p.gprLo(RBP), p.gprHi(RBP)], n * size);
-    if (!p.read(from[0], from[1], size)) return EXIT_EXCEPTION;
-    values.push([p.lo, p.hi]);
+    const at = baseLo - n * size;
+    if (!p.read(at >>> 0, (baseHi - (at < 0 ? 1 : 0)) >>> 0, size)) return EXIT_EXCEPTION;
+    if (!push(n + 1, p.lo, p.hi)) return EXIT_EXCEPTION;
   }
-  if (level > 0) values.push(frame);
-  const end = below(framePointer, total + (i.immLo & 0xffff));
-  // All of it must be there, and the place where the next push goes.
-  for (let n = 0; n < values.length; n++) {
-    const at = below(framePointer, (n + 1) * size);
-    if (p.writing(at[0], at[1], size) === -1) return EXIT_EXCEPTION;
-  }
-  if (p.writing(end[0], end[1], 1) === -1) return EXIT_EXCEPTION;
-  values.forEach(([lo, hi], n) => {
-    const at = below(framePointer, (n + 1) * size);
-    p.write(at[0], at[1], size, lo, hi);
-  });
-  p.setGpr(RBP, size, frame[0], frame[1]);
-  p.setGpr(RSP, 8, end[0], end[1]);
+  if (level > 0 && !push(level + 1, frameLo, frameHi)) return EXIT_EXCEPTION;
+  const end = stackLo - (level + 1) * size - (i.immLo & 0xffff);
+  const endHi = (stackHi - (end < 0 ? 1 : 0)) >>> 0;
+  // The place where the next push goes must be there.
+  if (p.writing(end >>> 0, endHi, 1) === -1) return EXIT_EXCEPTION;
+  p.setGpr(RBP, size, frameLo, frameHi);
+  p.setGpr(RSP, 8, end >>> 0, endHi);
   return finish(p);
 };
 
@@ -157,6 +158,49 @@ const translateByte: RareInstruction = (p) => {
   p.setGpr(RAX, 1, p.lo, 0);
   return finish(p);
 };
+
+/**
+ * BT, BTS, BTR and BTC of memory with a register as bit number and an address of 32 bits (the others: semantics/bits.ts): the
+ * distance is added before the address is cut off.
+ */
+function bitString(change: 'none' | 'set' | 'reset' | 'complement'): RareInstruction {
+  return (p) => {
+    const i = p.instruction;
+    const size = i.operandSize;
+    const { segment } = i;
+    const number = p.gprLo(i.reg);
+    const distance =
+      size === 8
+        ? ((number >>> 6) | (p.gprHi(i.reg) << 26)) << 3
+        : size === 4
+          ? (number >> 5) << 2
+          : ((number << 16) >> 20) << 1;
+    i.segment = -1;
+    p.effective();
+    i.segment = segment;
+    p.lo = (p.lo + distance) >>> 0;
+    p.hi = 0;
+    p.addSegment(segment);
+    const at = change === 'none' ? p.reading(p.lo, p.hi, size) : p.writing(p.lo, p.hi, size);
+    if (at === -1) return EXIT_EXCEPTION;
+    const { u8 } = p.memory.machine;
+    const byte = (at >>> 0) + ((number & (8 * size - 1)) >>> 3);
+    const mask = 1 << (number & 7);
+    // With or without LOCK.
+    const old =
+      change === 'set'
+        ? Atomics.or(u8, byte, mask)
+        : change === 'reset'
+          ? Atomics.and(u8, byte, ~mask)
+          : change === 'complement'
+            ? Atomics.xor(u8, byte, mask)
+            : u8[byte];
+    if (change !== 'none') p.stored(at, size);
+    const flags = p.flags();
+    p.setArithmeticFlags((old & mask) !== 0 ? flags | CF : flags & ~CF);
+    return finish(p);
+  };
+}
 
 /** CMPXCHG8B and CMPXCHG16B. */
 const compareExchangePair: RareInstruction = (p, _d, host) => {
@@ -309,6 +353,10 @@ const BY_KEY: Readonly<Record<string, RareInstruction>> = {
   'mov Ov,rAX': absoluteMove(true),
   'mov RvMw,Sw': segments.storeSegment,
   'mov Sw,Ew': segments.loadSegment,
+  'bt Ev,Gv': bitString('none'),
+  'bts Ev,Gv': bitString('set'),
+  'btr Ev,Gv': bitString('reset'),
+  'btc Ev,Gv': bitString('complement'),
   'push FS': (p) => segments.pushSegment(p, segments.SEGMENTS.fs),
   'push GS': (p) => segments.pushSegment(p, segments.SEGMENTS.gs),
   'pop FS': (p, d) => segments.popSegment(p, d, segments.SEGMENTS.fs),

@@ -9,15 +9,28 @@ import type { MachineMemory } from '../../machine/memory.ts';
 import { FLAG_EVENT, FLAG_FLUSH_TLB, VCPU, type VcpuBlock } from '../../machine/vcpu-block.ts';
 import type { CpuidResult, Engine, EngineFacts, ExitKind } from '../engine.ts';
 import { EXIT_EXCEPTION, EXIT_INTERRUPTED } from '../engine.ts';
+import { createExactVector } from '../x86/sse-exact.ts';
 import { showFeatures } from '../x86/tables.ts';
 import { CodeCache } from './code-cache.ts';
 import { cpuid, SHOWN_FEATURES } from './cpuid.ts';
 import { ARITHMETIC_FLAGS, FLAGS_EXPLICIT } from './flags.ts';
 import { FETCH, GuestMemory } from './guest-memory.ts';
 import { createInterpreter, type Interpreter } from './interpreter.ts';
-import { JUMP_ENTRIES, JUMP_ENTRY, JUMP_MICRO_OP, JUMP_TAG, JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
+import {
+  JUMP_COUNT,
+  JUMP_ENTRIES,
+  JUMP_ENTRY,
+  JUMP_MICRO_OP,
+  JUMP_SLOT,
+  JUMP_TAG,
+  JUMP_USER_HI,
+  STATE,
+  TLB_SIZE,
+} from './layout.ts';
 import { Processor } from './processor.ts';
 import { Rare } from './rare.ts';
+import { RegionCache } from './region-cache.ts';
+import { isStackFault } from './stack-fault.ts';
 import { CodeNews, type WasmDomainHandle } from './wasm-domain.ts';
 import { divideWide } from './wide-divide.ts';
 
@@ -27,6 +40,8 @@ const TF = 0x100;
 /** DR6: single step. */
 const DR6_BS = 0x4000;
 const DEBUG_EXCEPTION = 1;
+const STACK_FAULT = 12;
+const GENERAL_PROTECTION = 13;
 /** All exceptions masked. Source: Intel SDM vol. 1, 10.2.3. */
 const MXCSR_INITIAL = 0x1f80;
 
@@ -34,6 +49,20 @@ const MXCSR_INITIAL = 0x1f80;
 export interface WasmHost {
   /** Monotonic clock in ns, the same in all threads. */
   monotonicNs(): number;
+}
+
+export interface WasmStatistics {
+  /** Instructions decoded for the interpreter. */
+  readonly decoded: number;
+  /** TLB misses of the interpreter and of regions. */
+  readonly misses: number;
+  readonly fills: number;
+  /** Executions of rare instructions by form. */
+  readonly rare: Uint32Array;
+  /** Regions, their instructions, and the time it took. */
+  readonly translated: number;
+  readonly instructions: number;
+  readonly milliseconds: number;
 }
 
 export class WasmVcpu implements Engine {
@@ -46,6 +75,7 @@ export class WasmVcpu implements Engine {
   readonly #code: CodeCache;
   readonly #processor: Processor;
   readonly #rare: Rare;
+  readonly #regions: RegionCache;
   readonly #interpreter: Interpreter;
   #deadlineNs = 0;
   #kernelRoot = -1;
@@ -59,6 +89,8 @@ export class WasmVcpu implements Engine {
   #crossings = false;
   /** The next micro-op to find is one instruction alone. */
   #stepping = false;
+  /** No region may run: single-stepping. */
+  #alone = false;
 
   constructor(
     handle: WasmDomainHandle,
@@ -83,12 +115,31 @@ export class WasmVcpu implements Engine {
       readTsc: (out) => this.#tsc(out),
       exclusively: (body) => this.#news.exclusively(body),
     });
+    const divide = (signed: number, high: bigint, low: bigint, divisor: bigint): number =>
+      divideWide(this.#block, signed, high, low, divisor);
+    const vector = createExactVector(this.#block.buffer, STATE.vector, STATE.mxcsr);
+    const scratch = machine.layout.scratchOffset;
+    this.#regions = new RegionCache({
+      u8: machine.u8,
+      guest: machine.memory,
+      cpu: this.#block.memory,
+      scratch,
+      frame: (lo, hi, relative) => this.#frame(lo, hi, relative),
+      watch: (frame, bits) => this.#watch(frame, bits),
+      ready: (frame, offset) => this.#code.markRegion(frame, offset),
+      fill: this.#memory.fill,
+      divide,
+      vector,
+    });
     this.#interpreter = createInterpreter(
-      { guest: machine.memory, cpu: this.#block.memory, scratch: machine.layout.scratchOffset },
+      { guest: machine.memory, cpu: this.#block.memory, table: this.#regions.table, scratch },
       {
         miss: this.#memory.miss,
         commit: this.#memory.commit,
-        divide: (signed, high, low, divisor) => divideWide(this.#block, signed, high, low, divisor),
+        divide,
+        vector,
+        hot: (lo, hi) => this.#hot(lo, hi),
+        resume: (lo, hi) => this.#microOpAt(lo, hi),
         resolve: (lo, hi, from) => this.#resolve(lo, hi, from),
         rare: () => this.#rare.execute(),
       },
@@ -104,15 +155,27 @@ export class WasmVcpu implements Engine {
     let exit: ExitKind = EXIT_INTERRUPTED;
     if (Atomics.load(i32, VCPU.flags >> 2) === 0) {
       this.#enter();
+      this.#memory.isNonCanonical = false;
       const rflags = u32[VCPU.rflags >> 2];
       exit = (rflags & TF) !== 0 ? this.#step() : this.#interpret();
       u32[VCPU.rflags >> 2] =
         (u32[VCPU.rflags >> 2] & ~ARITHMETIC_FLAGS) | (this.#interpreter.rflags() & ARITHMETIC_FLAGS) | 2;
     }
+    if (exit === EXIT_EXCEPTION && u32[VCPU.exitVector >> 2] === GENERAL_PROTECTION) this.#stackFault();
     Atomics.store(i32, VCPU.inGuest >> 2, 0);
     Atomics.add(i32, VCPU.exitCount >> 2, 1);
     Atomics.notify(i32, VCPU.inGuest >> 2);
     return exit;
+  }
+
+  /** #GP for a non-canonical address is #SS if it is the stack's. */
+  #stackFault(): void {
+    const { u32 } = this.#block;
+    if (u32[VCPU.exitErrorCode >> 2] !== 0) return;
+    const { isNonCanonical, nonCanonicalLo } = this.#memory;
+    const isStack = isStackFault(this.#processor, isNonCanonical ? nonCanonicalLo : -1);
+    u32[VCPU.exitVector >> 2] = isStack ? STACK_FAULT : GENERAL_PROTECTION;
+    u32[VCPU.exitErrorCode >> 2] = 0;
   }
 
   /** From the block's registers to the engine's state. */
@@ -126,7 +189,7 @@ export class WasmVcpu implements Engine {
       this.flushTlb();
     }
     if (this.#news.pending(this.#block.vcpuId)) this.#hearNews();
-    if (this.#code.isFull) this.#dropCode();
+    if (this.#code.isFull || this.#regions.isFull) this.#dropCode();
     u32[STATE.flagsKind >> 2] = FLAGS_EXPLICIT;
     u32[STATE.flagsA >> 2] = u32[VCPU.rflags >> 2] & ARITHMETIC_FLAGS;
     u32[(STATE.flagsA >> 2) + 1] = 0;
@@ -141,10 +204,17 @@ export class WasmVcpu implements Engine {
       i32[STATE.budget >> 2] = BUDGET;
       const exit = this.#interpreter.interpret(tlb, tag);
       if (exit !== EXIT_INTERRUPTED) return exit;
+      if (this.#regions.hasPending) this.#translate();
       if (Atomics.load(i32, VCPU.flags >> 2) !== 0 || (u32[VCPU.rflags >> 2] & TF) !== 0) return exit;
       if (this.#deadlineNs !== 0 && this.#host.monotonicNs() >= this.#deadlineNs) return exit;
-      if (this.#code.isFull) this.#dropCode();
+      if (this.#code.isFull || this.#regions.isFull) this.#dropCode();
     }
+  }
+
+  #translate(): void {
+    this.#regions.translate();
+    // What is in the jump cache has no slots yet.
+    this.#flushJumps(false);
   }
 
   /** One instruction, and #DB behind it. */
@@ -153,10 +223,12 @@ export class WasmVcpu implements Engine {
     const user = u32[VCPU.userMode >> 2] !== 0;
     this.#flushJumps(false);
     this.#stepping = true;
+    this.#alone = true;
     // The lookup of the first instruction takes one, that of the second the other.
     i32[STATE.budget >> 2] = 2;
     const exit = this.#interpreter.interpret(STATE.tlb + (user ? TLB_SIZE : 0), user ? JUMP_USER_HI : 0);
     this.#stepping = false;
+    this.#alone = false;
     this.#flushJumps(false);
     if (exit !== EXIT_INTERRUPTED || i32[STATE.budget >> 2] > 0) return exit;
     u32[VCPU.exitVector >> 2] = DEBUG_EXCEPTION;
@@ -169,44 +241,66 @@ export class WasmVcpu implements Engine {
   #resolve(lo: number, hi: number, from: number): number {
     const low = lo >>> 0;
     const high = hi >>> 0;
+    if (this.#stepping) {
+      this.#stepping = false;
+      const page = this.#memory.walk(low, high, FETCH);
+      return page < 0 ? 0 : this.#code.single(page >>> 12, low & 0xfff, () => this.#frame(low, high, 1));
+    }
     for (;;) {
       const generation = this.#generation;
-      const page = this.#memory.walk(low, high, FETCH);
-      if (page < 0) return 0;
-      const frame = page >>> 12;
-      const offset = low & 0xfff;
-      if (this.#stepping) {
-        this.#stepping = false;
-        return this.#code.single(frame, offset, () => this.#nextFrame(low, high));
-      }
-      let microOp = this.#code.find(frame, offset);
-      if (microOp === 0) {
-        const next = this.#nextFrame(low, high);
-        if (next < 0) return 0;
-        microOp = this.#code.findCrossing(frame, offset, next);
-        this.#crossings = true;
-      } else if (from !== 0) this.#code.link(from, microOp, frame);
+      const microOp = this.#microOpAt(low, high);
+      if (microOp === 0) return 0;
+      const frame = this.#code.ownerOf(microOp);
+      const slot = this.#alone ? 0 : this.#regions.find(frame, low, high, this.#memory.mode !== 0);
       // Whoever had this vCPU flush while it waited for others (#watch) must not find the old page here.
       if (generation !== this.#generation) continue;
-      this.#remember(low, high, microOp);
+      if (slot === 0 && from !== 0 && !this.#alone) this.#code.link(from, microOp, frame, low & 0xfff);
+      this.#remember(low, high, microOp, slot);
       return microOp;
     }
   }
 
-  /** Frame of the page behind an address, or -1. */
-  #nextFrame(lo: number, hi: number): number {
-    const nextLo = ((lo & ~0xfff) + 4096) >>> 0;
-    const page = this.#memory.walk(nextLo, nextLo === 0 ? (hi + 1) >>> 0 : hi, FETCH);
+  /** The micro-op of an address; 0 with a fault in the block. */
+  #microOpAt(lo: number, hi: number): number {
+    const low = lo >>> 0;
+    const page = this.#memory.walk(low, hi >>> 0, FETCH);
+    if (page < 0) return 0;
+    const frame = page >>> 12;
+    const offset = low & 0xfff;
+    const microOp = this.#code.find(frame, offset);
+    if (microOp !== 0) return microOp;
+    const next = this.#frame(low, hi >>> 0, 1);
+    if (next < 0) return 0;
+    this.#crossings = true;
+    return this.#code.findCrossing(frame, offset, next);
+  }
+
+  /** Frame of the page `relative` pages from an address's, or -1. */
+  #frame(lo: number, hi: number, relative: number): number {
+    const there = (lo & ~0xfff) + relative * 4096;
+    const carry = Math.floor(((lo & ~0xfff) >>> 0) / 4096) + relative;
+    const high = carry < 0 ? hi - 1 : carry > 0xfffff ? hi + 1 : hi;
+    const page = this.#memory.walk(there >>> 0, high >>> 0, FETCH);
     return page < 0 ? -1 : page >>> 12;
   }
 
-  #remember(lo: number, hi: number, microOp: number): void {
+  /** An address has been entered often. */
+  #hot(lo: number, hi: number): void {
+    const low = lo >>> 0;
+    const high = hi >>> 0;
+    const page = this.#memory.walk(low, high, FETCH);
+    if (page >= 0) this.#regions.request(page >>> 12, low, high, this.#memory.mode !== 0);
+  }
+
+  #remember(lo: number, hi: number, microOp: number, slot: number): void {
     const { u32 } = this.#block;
     const index = (lo ^ (lo >>> 10)) & (JUMP_ENTRIES - 1);
     const entry = (STATE.jumpCache + index * JUMP_ENTRY) >>> 2;
     u32[entry + JUMP_TAG / 4] = lo;
     u32[entry + JUMP_TAG / 4 + 1] = u32[VCPU.userMode >> 2] === 0 ? hi : hi ^ JUMP_USER_HI;
     u32[entry + JUMP_MICRO_OP / 4] = microOp;
+    u32[entry + JUMP_SLOT / 4] = slot;
+    u32[entry + JUMP_COUNT / 4] = 0;
     if (this.#jumpCount < JUMP_ENTRIES) this.#jumps[this.#jumpCount] = index;
     this.#jumpCount++;
   }
@@ -248,13 +342,14 @@ export class WasmVcpu implements Engine {
   // --- code that changes
 
   /** Code of a frame is about to be decoded for the first time, at these granules. */
-  #watch(frame: number, bits: number): void {
+  #watch(frame: number, bits: number): boolean {
     const { granules } = this.#news;
     const before = Atomics.or(granules, frame, bits);
-    if (before !== 0) return;
+    if (before !== 0) return (before & bits) !== bits;
     // Nobody may store there without coming by `GuestMemory.miss`.
     this.#memory.dropWrites(frame);
     if (this.#others.length > 0) this.#flushOthers();
+    return true;
   }
 
   /** Makes the other vCPUs flush, and waits until those in guest code have. Meanwhile this one counts as flushed, and flushes if asked. */
@@ -285,7 +380,7 @@ export class WasmVcpu implements Engine {
     const last = (offset + size - 1) >>> 7;
     for (let granule = first; granule <= last; granule++) {
       if ((Atomics.and(granules, frame, ~(1 << granule)) & (1 << granule)) === 0) continue;
-      this.#code.invalidate(frame, granule << 7, 128);
+      this.#forget(frame, granule);
       for (const other of this.#others) {
         this.#news.post(other.vcpuId, frame, granule);
         Atomics.or(other.i32, VCPU.flags >> 2, FLAG_EVENT);
@@ -293,15 +388,19 @@ export class WasmVcpu implements Engine {
     }
   }
 
+  #forget(frame: number, granule: number): void {
+    this.#code.invalidate(frame, granule << 7, 128);
+    if (this.#regions.invalidate(frame, granule << 7, 128)) this.#flushJumps(false);
+  }
+
   #hearNews(): void {
-    const complete = this.#news.take(this.#block.vcpuId, (frame, granule) =>
-      this.#code.invalidate(frame, granule << 7, 128),
-    );
+    const complete = this.#news.take(this.#block.vcpuId, (frame, granule) => this.#forget(frame, granule));
     if (!complete) this.#dropCode();
   }
 
   #dropCode(): void {
     this.#code.clear();
+    this.#regions.clear();
     this.#flushJumps(true);
   }
 
@@ -344,8 +443,18 @@ export class WasmVcpu implements Engine {
   }
 
   /** Instructions decoded, TLB misses, and executions of rare instructions by form. */
-  statistics(): { decoded: number; misses: number; rare: Uint32Array } {
-    return { decoded: this.#code.decoded, misses: this.#memory.misses, rare: this.#rare.counts };
+  statistics(): WasmStatistics {
+    const { translated, instructions, milliseconds } = this.#regions;
+    const { misses, fills } = this.#memory;
+    return {
+      decoded: this.#code.decoded,
+      misses,
+      fills,
+      rare: this.#rare.counts,
+      translated,
+      instructions,
+      milliseconds,
+    };
   }
 
   close(): void {}

@@ -1,4 +1,7 @@
-/** Conversions of one lane, exactly (see sse-format.ts). Source: Intel SDM vol. 1, 4.8.4 and 11.4.1.6; vol. 2, the page of each mnemonic. */
+/**
+ * Conversions of one lane, exactly (see sse-format.ts). Source: Intel SDM vol. 1, 4.8.4 and 11.4.1.6; vol. 2, the page of each
+ * mnemonic.
+ */
 
 import {
   DE,

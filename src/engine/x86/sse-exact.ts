@@ -63,13 +63,13 @@ function compute(operation: number, single: boolean, to: number, first: number, 
   if (operation < QUICK.length) {
     if (single) {
       const value = quick.quickSingle(e, QUICK[operation], singles[first], singles[second]);
-      if (value === value) {
+      if (!Number.isNaN(value)) {
         resultSingles[to] = value;
         return;
       }
     } else {
       const value = quick.quickDouble(e, QUICK[operation], doubles[first], doubles[second]);
-      if (value === value) {
+      if (!Number.isNaN(value)) {
         resultDoubles[to] = value;
         return;
       }

@@ -7,7 +7,7 @@
  * product with the divisor or of the root with itself. Singles are computed in doubles, which is exact for products and does no harm
  * for the others: 53 bits are more than twice 24 and two. Source: Handbook of Floating-Point Arithmetic, 4.3, 4.4 and 3.3.1.
  *
- * Measured (test machine): 20 to 40 ns an operation against 1 to 2 us in bigints.
+ * Measured: 30 to 55 ns an operation on SD, 75 to 170 on PS, call included; 1.0 to 1.9 us on SD in bigints.
  */
 
 import { DOWN, type Environment, NEAREST, PE, UP } from './sse-format.ts';
@@ -96,7 +96,10 @@ function direction(e: Environment, value: number): number {
   return up ? (error > 0 ? 1 : 0) : error < 0 ? -1 : 0;
 }
 
-/** The result in the environment's rounding mode, or REFUSED. A zero from a sum depends on the mode: it is refused unless that is nearest. */
+/**
+ * The result in the environment's rounding mode, or REFUSED. A zero that is a sum has its sign from the mode: it is refused unless
+ * that is nearest.
+ */
 export function quickDouble(e: Environment, operation: QuickOperation, a: number, b: number): number {
   const value = operation(a, b);
   if (!inRange(value)) return REFUSED;

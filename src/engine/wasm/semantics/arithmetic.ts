@@ -84,17 +84,17 @@ const negate: Meaning = (cpu) => {
   const { f } = cpu;
   if (cpu.locked) {
     // No atomic negation: try until nobody was faster.
-    const memory = cpu.operands[0];
-    if (memory.kind !== 'memory') throw new Error('bug: LOCK NEG of a register');
-    const seen = f.let(cpu.read(0));
+    const { size } = cpu;
+    const at = cpu.translate(cpu.address(0), size, 'modify');
+    const seen = f.let(cpu.load(at, size));
     f.loop((again) => {
-      const old = cpu.modify(0, 'cmpxchg', seen, i64.sub(ZERO, seen));
+      const old = cpu.modifyAt(at, size, 'cmpxchg', seen, i64.sub(ZERO, seen));
       f.if(i64.ne(old, seen), () => {
         f.set(seen, old);
         f.br(again);
       });
     });
-    cpu.flags.sub(cpu.size, ZERO, seen);
+    cpu.flags.sub(size, ZERO, seen);
     return;
   }
   const old = cpu.modify(0, 'negate', ZERO);
@@ -121,11 +121,21 @@ const exchange: Meaning = (cpu) => {
   cpu.write(1, a);
 };
 
-/** CMPXCHG: memory is written in either case, the accumulator only when they differ. */
+/** CMPXCHG: memory is written in either case, a register (and its upper half) only when they are equal, else the accumulator is. */
 const compareExchange: Meaning = (cpu) => {
   const { f, size } = cpu;
   const accumulator = f.let(cpu.gpr(0, size));
   const source = f.let(cpu.read(1));
+  if (cpu.operands[0].kind !== 'memory') {
+    const old = f.let(cpu.read(0));
+    f.if(
+      i64.eq(old, accumulator),
+      () => cpu.write(0, source),
+      () => cpu.setGpr(0, size, old),
+    );
+    cpu.flags.sub(size, accumulator, old);
+    return;
+  }
   const old = cpu.modify(0, 'cmpxchg', accumulator, source);
   f.if(i64.ne(old, accumulator), () => cpu.setGpr(0, size, old));
   cpu.flags.sub(size, accumulator, old);

@@ -41,18 +41,54 @@ type Compute = (s: Shape, a: Node, b: Node) => Node;
 /** A mask of the lanes where more than the precision flag may matter. */
 type Doubtful = (s: Shape, a: Node, b: Node, result: Node) => Node;
 
-/** operand 0 = operand 0 op operand 1; values kept, result put in its lanes. */
+/** Operands and results of a test for doubts; what the slow path needs. */
+interface Arithmetic {
+  readonly s: Shape;
+  /** As operationNumber makes it. */
+  readonly operation: Node;
+  readonly doubtful: Doubtful;
+  readonly left: Node;
+  readonly right: Node;
+}
+
+/**
+ * Writes `result` (in its lanes) to operand 0, or what the slow path says. All nodes are kept.
+ *
+ * The first test is cheap and takes zeros for doubtful; few values but zeros get to the second. Measured on chains of MULSD and ADDSD
+ * (MULPD and ADDPD): 1.5 (1.6) ns an operation, 2.1 (3.2) with the second test alone, 1.1 (0.8) with none.
+ */
+function finish(cpu: Cpu, { s, operation, doubtful, left, right }: Arithmetic, a: Node, b: Node, result: Node): void {
+  const { f } = cpu;
+  const kept = f.temporary(V128);
+  f.set(kept, s.put(left, result));
+  f.if(i32.or(s.any(isSuspicious(s, a, b, result)), inexactCounts(cpu)), () => {
+    const slow = i32.or(s.any(doubtful(s, a, b, result)), inexactCounts(cpu));
+    f.if(slow, () => f.set(kept, cpu.exactVector(operation, left, right)));
+  });
+  cpu.writeVector(0, kept);
+}
+
+/** Some value is tiny or zero, or the result infinite or a NaN. */
+function isSuspicious(s: Shape, a: Node, b: Node, result: Node): Node {
+  const [x, y, z] = [a, b, result].map(s.abs);
+  const isSmall = (value: Node): Node => s.le(value, s.leastNormal);
+  const small = s.scalar
+    ? anyOf(s, isSmall(x), isSmall(y), isSmall(z))
+    : isSmall((s.single ? f32x4 : f64x2).pmin((s.single ? f32x4 : f64x2).pmin(x, y), z));
+  return s.or(small, isSpecial(s, result));
+}
+
+/** operand 0 = operand 0 op operand 1. */
 function arithmetic(s: Shape, operation: number, compute: Compute, doubtful: Doubtful): Meaning {
   return (cpu) => {
     const { f } = cpu;
     const right = readAligned(cpu, 1);
     const left = f.let(cpu.readVector(0));
-    const a = f.let(s.take(left));
     const b = f.let(s.take(right));
+    const a = operation === operations.SQRT ? b : f.let(s.take(left));
     const result = f.let(compute(s, a, b));
-    const slow = i32.or(s.any(doubtful(s, a, b, result)), inexactCounts(cpu));
     const number = i32.const(operationNumber(operation, s.number));
-    cpu.writeVector(0, exactly(cpu, s.put(left, result), slow, number, left, right));
+    finish(cpu, { s, operation: number, doubtful, left, right }, a, b, result);
   };
 }
 
@@ -171,9 +207,8 @@ function horizontal(s: Shape, operation: number, compute: Compute): Meaning {
     const a = f.let(even);
     const b = f.let(odd);
     const result = f.let(compute(s, a, b));
-    const slow = i32.or(s.any(doubtfulSum(s, a, b, result)), inexactCounts(cpu));
     const number = i32.const(operationNumber(operation, s.number));
-    cpu.writeVector(0, exactly(cpu, result, slow, number, left, right));
+    finish(cpu, { s, operation: number, doubtful: doubtfulSum, left, right }, a, b, result);
   };
 }
 

@@ -45,7 +45,11 @@ export class X87Core {
   /** A number taken apart, or one on its way to rounding: sign and exponent (or less), significand high, low, bits below. */
   readonly temp = new Int32Array(4);
 
-  constructor(u32: Uint32Array, stateOffset: number, transfer: Uint32Array) {
+  /**
+   * Over the state at `u32`'s start + `stateOffset` (bytes, a multiple of 4). `transfer` is 128 words or more, private by default;
+   * it may lie in shared memory too, where translated code reaches it.
+   */
+  constructor(u32: Uint32Array, stateOffset: number, transfer: Uint32Array = new Uint32Array(TRANSFER_WORDS)) {
     this.words = new Int32Array(u32.buffer, u32.byteOffset + stateOffset, X87_STATE.SIZE / 4);
     this.transfer = transfer;
   }

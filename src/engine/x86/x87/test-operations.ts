@@ -144,6 +144,14 @@ export const OPERATIONS: readonly Operation[] = [
   stack('fdecstp', [0xd9, 0xf6], (x) => x.fdecstp()),
   stack('ffree st1', [0xdd, 0xc1], (x) => x.ffree(1)),
 
+  stack('ffreep st1', [0xdf, 0xc1], (x) => x.ffreep(1)),
+  stack('ffreep st0', [0xdf, 0xc0], (x) => x.ffreep(0)),
+  stack('fstpnce st1', [0xd9, 0xd9], (x) => x.fstpnce(1)),
+  stack('fcom2 st1', [0xdc, 0xd1], (x) => x.fcom(1, 0)),
+  stack('fxch4 st1', [0xdd, 0xc9], (x) => x.fxch(1)),
+  stack('fstp8 st1', [0xdf, 0xd1], (x) => x.fstSt(1, true)),
+  stack('fnop', [0xd9, 0xd0], () => undefined),
+
   stack('emms', [0x0f, 0x77], (x) => x.emms()),
   source('movq mm2, m64', [0x0f, 0x6f, 0x16], 'm64', (x, m) => {
     x.enterMmx();

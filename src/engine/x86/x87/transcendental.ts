@@ -2,7 +2,7 @@
  * F2XM1, FYL2X, FYL2XP1, FPTAN, FPATAN, FSIN, FCOS, FSINCOS: operands and special cases. The mathematics is in fixed.ts.
  *
  * Results are correctly rounded by RC to 64 bits (precision control does not apply). A CPU promises less, an error below one unit
- * in the last place, and each model has its own last bits. Against Zen 4 no result of 4.8 million was more than one unit off,
+ * in the last place, and each model has its own last bits. Against Zen 4 no result of 4 million was more than one unit off,
  * no flag but C1 differed, and this many were equal to the last bit, C1 included (all kinds of operands, RC and masks | ordinary
  * operands, to nearest):
  *

@@ -39,7 +39,7 @@ import {
   examine,
   test,
 } from './compare.ts';
-import { CONTROL_STATUS, REGISTER_WORDS, TAGS_OPCODE, TRANSFER_WORDS, X87Core } from './core.ts';
+import { CONTROL_STATUS, REGISTER_WORDS, TAGS_OPCODE, X87Core } from './core.ts';
 import {
   clearExceptions,
   emptyMmx,
@@ -62,14 +62,6 @@ import { storeDouble, storeExtended, storeInteger, storeSingle, storeToRegister 
 import { arcTangentTwo, power, sineCosine, tangent, timesLog } from './transcendental.ts';
 
 export class X87 extends X87Core {
-  /**
-   * Over the state at `u32`'s start + `stateOffset` (bytes, a multiple of 4). `transfer` is 128 words or more, private by default;
-   * it may lie in shared memory too, where translated code reaches it.
-   */
-  constructor(u32: Uint32Array, stateOffset: number, transfer: Uint32Array = new Uint32Array(TRANSFER_WORDS)) {
-    super(u32, stateOffset, transfer);
-  }
-
   /** An unmasked exception waits: the next waiting instruction raises #MF instead of running. */
   pending(): boolean {
     return (this.words[CONTROL_STATUS] & (ES << 16)) !== 0;
@@ -287,6 +279,16 @@ export class X87 extends X87Core {
     storeToRegister(this, i, pop);
   }
 
+  /** D9 D8+i, undocumented: FSTP ST(i), but an empty ST(0) is just popped. */
+  fstpnce(i: number): void {
+    if (!this.isEmpty(0)) {
+      storeToRegister(this, i, true);
+      return;
+    }
+    this.clearC1();
+    this.pop();
+  }
+
   /** bits = 16 (the low half of a word), 32, or 64 (two words; FISTP only). */
   fist(bits: number, pop: boolean): boolean {
     return storeInteger(this, bits, false, pop);
@@ -336,6 +338,12 @@ export class X87 extends X87Core {
   ffree(i: number): void {
     this.clearC1();
     this.clearTag(i);
+  }
+
+  /** DF C0+i, undocumented: FFREE ST(i) and a pop. */
+  ffreep(i: number): void {
+    this.ffree(i);
+    this.pop();
   }
 
   /** 28 bytes (wide) or 14 in transfer. */

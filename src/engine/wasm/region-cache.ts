@@ -1,0 +1,189 @@
+/**
+ * The translated regions of one vCPU: requests, modules, and what may be entered where.
+ *
+ * A region belongs to the frames that it was read from. It may be entered at any address that maps its entry's frame, if the pages
+ * around it that it also has code of map the same frames there. Regions are translated several at a time: a module for each is
+ * slow to make, and its code lies badly in the caches. Source: design measurements, modules of one function cost 45-75 us each.
+ */
+
+import { FIRST_SLOT } from './interpreter.ts';
+import { JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
+import { translateRegions } from './region.ts';
+import { discover, type RegionGraph } from './region-graph.ts';
+
+/** The most regions that wait for a module. */
+const BATCH = 64;
+/** Slots before everything is dropped and starts anew. */
+const SLOTS_MAX = 1 << 16;
+
+interface Region {
+  readonly key: number;
+  readonly graph: RegionGraph;
+  readonly frame: number;
+  readonly user: boolean;
+  /** 0 = not translated yet. */
+  slot: number;
+}
+
+export interface RegionHost {
+  readonly u8: Uint8Array;
+  readonly guest: WebAssembly.Memory;
+  readonly cpu: WebAssembly.Memory;
+  readonly scratch: number;
+  /** Frame of the page `relative` pages from an address's, or -1. Leaves the block's fault alone or not. */
+  frame(lo: number, hi: number, relative: number): number;
+  /** Stores into these granules of a frame must be seen. True when that is new. */
+  watch(frame: number, bits: number): boolean;
+  /** A region has been made at an offset of a frame. */
+  ready(frame: number, offset: number): void;
+  readonly fill: (lo: number, hi: number, request: number) => number;
+  readonly divide: (signed: number, high: bigint, low: bigint, divisor: bigint) => number;
+  readonly vector: (operation: number) => number;
+}
+
+const keyOf = (frame: number, offset: number, user: boolean): number => (frame * 4096 + offset) * 2 + (user ? 1 : 0);
+
+export class RegionCache {
+  readonly table: WebAssembly.Table;
+  readonly #host: RegionHost;
+  readonly #regions = new Map<number, Region>();
+  /** Regions with code in a frame. */
+  readonly #byFrame = new Map<number, Set<Region>>();
+  #pending: Region[] = [];
+  #nextSlot = FIRST_SLOT;
+  /** For statistics. */
+  translated = 0;
+  instructions = 0;
+  milliseconds = 0;
+
+  constructor(host: RegionHost) {
+    this.#host = host;
+    this.table = new WebAssembly.Table({ element: 'anyfunc', initial: FIRST_SLOT + 1024 });
+  }
+
+  get hasPending(): boolean {
+    return this.#pending.length > 0;
+  }
+
+  get isFull(): boolean {
+    return this.#nextSlot + BATCH >= SLOTS_MAX;
+  }
+
+  clear(): void {
+    for (const region of this.#regions.values()) if (region.slot !== 0) this.table.set(region.slot, null);
+    this.#regions.clear();
+    this.#byFrame.clear();
+    this.#pending = [];
+    this.#nextSlot = FIRST_SLOT;
+  }
+
+  /** Slot of the region at an address whose page is `frame`, 0 = none. */
+  find(frame: number, lo: number, hi: number, user: boolean): number {
+    const region = this.#regions.get(keyOf(frame, lo & 0xfff, user));
+    if (region === undefined || region.slot === 0) return 0;
+    for (const [relative, expected] of region.graph.pages)
+      if (relative !== 0 && this.#host.frame(lo, hi, relative) !== expected) return 0;
+    return region.slot;
+  }
+
+  /** Wants a region at an address whose page is `frame`. */
+  request(frame: number, lo: number, hi: number, user: boolean): void {
+    const offset = lo & 0xfff;
+    const key = keyOf(frame, offset, user);
+    if (this.#regions.has(key) || this.isFull) return;
+    const source = {
+      u8: this.#host.u8,
+      frame: (relative: number) => (relative === 0 ? frame : this.#host.frame(lo, hi, relative)),
+    };
+    let graph = discover(source, offset);
+    // Code must be watched before it is read.
+    while (graph !== null && this.#watch(graph)) graph = discover(source, offset);
+    if (graph === null) return;
+    const region: Region = { key, graph, frame, user, slot: 0 };
+    this.#regions.set(key, region);
+    for (const page of graph.pages.values()) {
+      const known = this.#byFrame.get(page);
+      if (known === undefined) this.#byFrame.set(page, new Set([region]));
+      else known.add(region);
+    }
+    this.#pending.push(region);
+  }
+
+  #watch(graph: RegionGraph): boolean {
+    const bits = new Map<number, number>();
+    for (const block of graph.blocks)
+      for (const { position, instruction } of block.instructions)
+        for (const at of [position, position + instruction.length - 1]) {
+          const frame = graph.pages.get(at >> 12);
+          if (frame !== undefined) bits.set(frame, (bits.get(frame) ?? 0) | (1 << ((at & 0xfff) >>> 7)));
+        }
+    let isNew = false;
+    for (const [frame, mask] of bits) if (this.#host.watch(frame, mask)) isNew = true;
+    return isNew;
+  }
+
+  /** Makes modules of what was requested. */
+  translate(): void {
+    for (const user of [false, true]) {
+      const batch = this.#pending.filter((region) => region.user === user);
+      if (batch.length > 0) this.#translate(batch, user);
+    }
+    this.#pending = [];
+  }
+
+  #translate(batch: readonly Region[], user: boolean): void {
+    const start = performance.now();
+    const { guest, cpu, scratch, fill, divide, vector } = this.#host;
+    const first = this.#nextSlot;
+    const bytes = translateRegions(
+      batch.map((region) => region.graph),
+      {
+        guestPages: guest.buffer.byteLength / 65536,
+        cpuPages: cpu.buffer.byteLength / 65536,
+        tlb: STATE.tlb + (user ? TLB_SIZE : 0),
+        userBit: user ? JUMP_USER_HI : 0,
+      },
+      first,
+    );
+    if (first + batch.length > this.table.length) this.table.grow(Math.max(1024, batch.length));
+    const global = new WebAssembly.Global({ value: 'i32' }, scratch | 0);
+    new WebAssembly.Instance(new WebAssembly.Module(bytes), {
+      e: { guest, cpu, table: this.table, scratch: global, fill, divide, vector },
+    });
+    batch.forEach((region, i) => {
+      region.slot = first + i;
+      this.translated++;
+      this.instructions += region.graph.instructions;
+      this.#host.ready(region.frame, region.graph.entry);
+    });
+    this.#nextSlot = first + batch.length;
+    this.milliseconds += performance.now() - start;
+  }
+
+  /** Code of a frame has changed somewhere in `offset` to `offset + size`. True when a region was dropped. */
+  invalidate(frame: number, offset: number, size: number): boolean {
+    const regions = this.#byFrame.get(frame);
+    if (regions === undefined) return false;
+    let dropped = false;
+    for (const region of regions) {
+      if (!touches(region.graph, frame, offset, size)) continue;
+      dropped = true;
+      this.#regions.delete(region.key);
+      for (const page of region.graph.pages.values()) this.#byFrame.get(page)?.delete(region);
+      if (region.slot !== 0) this.table.set(region.slot, null);
+      else this.#pending = this.#pending.filter((other) => other !== region);
+    }
+    return dropped;
+  }
+}
+
+function touches(graph: RegionGraph, frame: number, offset: number, size: number): boolean {
+  for (const [relative, page] of graph.pages) {
+    if (page !== frame) continue;
+    const start = relative * 4096 + offset;
+    for (const block of graph.blocks)
+      for (const { position, instruction } of block.instructions)
+        if (position < start + size && position + instruction.length > start) return true;
+  }
+  return false;
+}
