@@ -69,6 +69,8 @@ export interface Engine {
   cpuid(leaf: number, subleaf: number): CpuidResult;
   /** After EXIT_INTERNAL_ERROR: what happened, in words for the log. */
   describeError(): string;
+  /** What the engine counted, a line each, for DOMUS_STATS. */
+  statistics(): readonly string[];
   close(): void;
 }
 

@@ -31,6 +31,8 @@ function main(data: VcpuWorkerData): void {
     } catch (error) {
       crashDomain(v, `bug in Domus: ${error instanceof Error ? error.stack : String(error)}`);
     }
+    if (process.env['DOMUS_STATS'])
+      for (const line of engine.statistics()) say({ kind: 'log', line: `d${domain.domid}v${data.vcpuId}: ${line}` });
   } finally {
     engine.close();
   }

@@ -76,6 +76,9 @@ export class TestEngine implements Engine {
   describeError(): string {
     return '';
   }
+  statistics(): string[] {
+    return [];
+  }
   close(): void {}
 }
 

@@ -4,8 +4,8 @@
  * Family 6, model 0x36 is an in-order Atom, which speculates as little as this engine does: kernels turn their mitigations off.
  */
 
-import { FEATURES_V2 } from '../x86/tables.ts';
 import type { CpuidResult } from '../engine.ts';
+import { FEATURES_V2 } from '../x86/tables.ts';
 
 const SIGNATURE = 0x00030661;
 const BRAND = 'Domus translating engine (x86-64-v2)';

@@ -37,6 +37,17 @@ export const READ = 0;
 export const WRITE = 1;
 export const FETCH = 2;
 
+/** What a TLB entry is of: it may outlive the others. */
+const KERNEL_HALF = 0;
+const LOW_HALF = 1;
+const USER_MODE = 2;
+/** First L4 slot behind Xen's hole. */
+const HOLE_END_SLOT = 272;
+/** Code pages that are remembered. */
+const FETCHES = 256;
+/** No canonical address has this high word. */
+const NO_ADDRESS_HI = 0x0fffffff;
+
 /** More entries than this are flushed all at once. */
 const FILLS_MAX = 256;
 const SLOTS = 16;
@@ -54,9 +65,14 @@ export class GuestMemory {
   readonly machine: MachineMemory;
   readonly block: VcpuBlock;
   readonly #code: CodeWatcher;
-  readonly #fills = [new Uint16Array(FILLS_MAX), new Uint16Array(FILLS_MAX)];
+  /** Entries filled since they were last forgotten, by KERNEL_HALF, LOW_HALF and USER_MODE. */
+  readonly #fills = [new Uint16Array(FILLS_MAX), new Uint16Array(FILLS_MAX), new Uint16Array(FILLS_MAX)];
   /** As if all had been filled: a new TLB's zeros would be page 0. */
-  readonly #fillCounts = [FILLS_MAX, FILLS_MAX];
+  readonly #fillCounts = [FILLS_MAX, FILLS_MAX, FILLS_MAX];
+  /** Where code pages are: address of the page, with its mode in bit 0, and its frame. */
+  readonly #fetchLo = new Uint32Array(FETCHES);
+  readonly #fetchHi = new Uint32Array(FETCHES).fill(NO_ADDRESS_HI);
+  readonly #fetchFrame = new Uint32Array(FETCHES);
   readonly scratch: number;
   #slot = 0;
   /** What a scratch slot stands for: two pieces, by offset in memory 0; the length of the first. */
@@ -91,15 +107,54 @@ export class GuestMemory {
 
   /** Forgets all translations. */
   flush(): void {
-    for (let mode = 0; mode < 2; mode++) {
-      const count = this.#fillCounts[mode];
-      const base = STATE.tlb + mode * TLB_SIZE;
-      if (count < FILLS_MAX) {
-        const fills = this.#fills[mode];
-        for (let i = 0; i < count; i++) this.#drop(base + fills[i] * TLB_ENTRY);
-      } else for (let i = 0; i < TLB_ENTRIES; i++) this.#drop(base + i * TLB_ENTRY);
-      this.#fillCounts[mode] = 0;
+    this.#forget(KERNEL_HALF);
+    this.#forget(LOW_HALF);
+    this.#forget(USER_MODE);
+    this.#fetchHi.fill(NO_ADDRESS_HI);
+  }
+
+  /** Forgets all translations but those of the kernel's half in kernel mode. */
+  flushLowHalf(): void {
+    this.#forget(LOW_HALF);
+    this.#forget(USER_MODE);
+    for (let i = 0; i < FETCHES; i++) {
+      if (this.#fetchHi[i] >>> 31 === 0 || (this.#fetchLo[i] & 1) !== 0) this.#fetchHi[i] = NO_ADDRESS_HI;
     }
+  }
+
+  #forget(kind: number): void {
+    const count = this.#fillCounts[kind];
+    const base = STATE.tlb + (kind === USER_MODE ? TLB_SIZE : 0);
+    if (count < FILLS_MAX) {
+      const fills = this.#fills[kind];
+      for (let i = 0; i < count; i++) this.#drop(base + fills[i] * TLB_ENTRY);
+    } else for (let i = 0; i < TLB_ENTRIES; i++) this.#drop(base + i * TLB_ENTRY);
+    this.#fillCounts[kind] = 0;
+  }
+
+  /** Whether two roots map the kernel's half alike, but for accessed bits. */
+  sharesKernelHalf(root: number, other: number): boolean {
+    const { u32, layout } = this.machine;
+    if (root >= layout.nameableFrames || other >= layout.nameableFrames) return false;
+    for (let slot = HOLE_END_SLOT * 2; slot < 1024; slot += 2) {
+      const a = root * 1024 + slot;
+      const b = other * 1024 + slot;
+      if (((u32[a] ^ u32[b]) & ~PTE_A) !== 0 || u32[a + 1] !== u32[b + 1]) return false;
+    }
+    return true;
+  }
+
+  /** Frame of the code at an address, or -1 with a fault in the block. */
+  codeFrame(lo: number, hi: number): number {
+    const tag = (lo & ~0xfff) | this.mode;
+    const i = (lo >>> 12) & (FETCHES - 1);
+    if (this.#fetchHi[i] === hi && this.#fetchLo[i] === tag >>> 0) return this.#fetchFrame[i];
+    const page = this.walk(lo, hi, FETCH);
+    if (page < 0) return -1;
+    this.#fetchLo[i] = tag;
+    this.#fetchHi[i] = hi;
+    this.#fetchFrame[i] = page >>> 12;
+    return page >>> 12;
   }
 
   #drop(entry: number): void {
@@ -115,6 +170,7 @@ export class GuestMemory {
     const index = (lo >>> 12) & (TLB_ENTRIES - 1);
     this.#drop(STATE.tlb + index * TLB_ENTRY);
     this.#drop(STATE.tlb + TLB_SIZE + index * TLB_ENTRY);
+    this.#fetchHi[(lo >>> 12) & (FETCHES - 1)] = NO_ADDRESS_HI;
   }
 
   /** Code of a frame is about to be decoded: stores into it must come here from now on. */
@@ -271,10 +327,11 @@ export class GuestMemory {
     u32[(entry + TLB_WRITE + 4) >>> 2] = storable ? hi : 0xffffffff;
     u32[(entry + TLB_ADDEND) >>> 2] = page - tag;
     u32[(entry + TLB_FRAME) >>> 2] = frame;
-    const count = this.#fillCounts[mode];
+    const kind = mode !== 0 ? USER_MODE : hi >>> 31 !== 0 ? KERNEL_HALF : LOW_HALF;
+    const count = this.#fillCounts[kind];
     if (count < FILLS_MAX) {
-      this.#fills[mode][count] = index;
-      this.#fillCounts[mode] = count + 1;
+      this.#fills[kind][count] = index;
+      this.#fillCounts[kind] = count + 1;
     }
   }
 

@@ -203,13 +203,26 @@ export function variantOf(handler: number): Variant | null {
   return handler < FIRST_COLD ? hot[handler - FIRST_VARIANT] : cold[handler - FIRST_COLD];
 }
 
-/** BT and its like with a register as bit number, which reaches beyond the operand. */
-const BIT_STRING = Uint8Array.from(FORMS, (form) => (/^bt[src]? Ev,Gv$/.test(form.key) ? 1 : 0));
+const ALWAYS = 0;
+/** BT and its like with a register as bit number: what that adds is part of the address, which is cut off behind it. */
+const NOT_WITH_ADDRESS_32 = 1;
+/** Memory at rDI that no ModRM byte describes. */
+const NOT_WITH_SEGMENT_OR_ADDRESS_32 = 2;
+/** Whether the handler of a form serves all addresses; otherwise it is RARE for the others. */
+const ADDRESSES = Uint8Array.from(FORMS, (form) =>
+  /^bt[src]? Ev,Gv$/.test(form.key)
+    ? NOT_WITH_ADDRESS_32
+    : form.mnemonic.startsWith('maskmov')
+      ? NOT_WITH_SEGMENT_OR_ADDRESS_32
+      : ALWAYS,
+);
 
 /** The handler of a decoded instruction. */
 export function handlerOf(instruction: Instruction): number {
-  // What the bit number adds is part of the address, which is cut off behind it.
-  if (instruction.addressSize === 4 && instruction.mod !== 3 && BIT_STRING[instruction.form] !== 0) return RARE;
+  const addresses = ADDRESSES[instruction.form];
+  if (addresses === NOT_WITH_ADDRESS_32 && instruction.addressSize === 4 && instruction.mod !== 3) return RARE;
+  if (addresses === NOT_WITH_SEGMENT_OR_ADDRESS_32 && (instruction.addressSize === 4 || instruction.segment >= 4))
+    return RARE;
   return HANDLER_OF[keyOf(instruction.form, instruction.operandSize, instruction.mod !== 3, instruction.lock)];
 }
 

@@ -21,7 +21,7 @@ import { computeFlags, type FlagLocals } from './flags.ts';
 import { FunctionBuilder, type Label } from './function-builder.ts';
 import * as handlers from './handlers.ts';
 import { type Frame, InterpreterCpu, type Runtime } from './interpreter-cpu.ts';
-import { CPU, JUMP_COUNT, JUMP_ENTRIES, JUMP_ENTRY, JUMP_MICRO_OP, JUMP_SLOT, JUMP_TAG, STATE } from './layout.ts';
+import { CPU, HOT_COUNTS, JUMP_ENTRIES, JUMP_ENTRY, JUMP_MICRO_OP, JUMP_SLOT, JUMP_TAG, STATE } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
 import { ModuleBuilder } from './module-builder.ts';
 import { call, callIndirect, I32, I64, i32, i64, local, type Node } from './nodes.ts';
@@ -346,9 +346,14 @@ function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder 
                 f.br(next);
               });
               f.set(pc, i32.load(CPU, entry, STATE.jumpCache + JUMP_MICRO_OP));
-              const count = f.let(i32.add(i32.load(CPU, entry, STATE.jumpCache + JUMP_COUNT), counting));
-              f.store(4, CPU, entry, STATE.jumpCache + JUMP_COUNT, count);
-              f.if(i32.eq(count, i32.const(HOT)), () => f.callVoid(hot, low, high));
+              const at = i32.and(i32.xor(low, i32.shrU(low, i32.const(12))), i32.const(HOT_COUNTS - 1));
+              const counter = f.let(i32.shl(at, i32.const(2)));
+              const count = f.let(i32.add(i32.load(CPU, counter, STATE.hotCounts), counting));
+              f.store(4, CPU, counter, STATE.hotCounts, count);
+              f.if(i32.geS(count, i32.const(HOT)), () => {
+                f.store(4, CPU, counter, STATE.hotCounts, i32.const(0));
+                f.callVoid(hot, low, high);
+              });
             },
             () => {
               resolveTarget(pc);

@@ -33,6 +33,8 @@ export const STATE = {
   /** Two translation caches, of kernel and of user mode: TLB_ENTRIES of TLB_ENTRY bytes each. */
   tlb: 0x4000,
   jumpCache: 0x14000,
+  /** Times that addresses were entered, i32, by a hash of the address: HOT_COUNTS of them. */
+  hotCounts: 0x1c000,
   /** Micro-ops to the end of the memory. */
   microOps: 0x20000,
 } as const;
@@ -51,14 +53,14 @@ export const TLB_INVALID = 1;
 
 export const JUMP_ENTRIES = 1024;
 /**
- * { i64 tag, i32 micro-op, i32 slot, i32 count }: the tag is the address, with bit 62 inverted in user mode; the slot is the region's
- * place in the table, 0 = none; the count says how often the interpreter came by.
+ * { i64 tag, i32 micro-op, i32 slot }: the tag is the address, with bit 62 inverted in user mode; the slot is the region's place in the
+ * table, 0 = none.
  */
-export const JUMP_ENTRY = 32;
+export const JUMP_ENTRY = 16;
 export const JUMP_TAG = 0;
 export const JUMP_MICRO_OP = 8;
 export const JUMP_SLOT = 12;
-export const JUMP_COUNT = 16;
+export const HOT_COUNTS = 4096;
 /** Bit of the tag's high word that tells the modes apart; 1 in user mode. */
 export const JUMP_USER_HI = 0x40000000;
 

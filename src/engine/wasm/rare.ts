@@ -6,6 +6,7 @@
 import { VCPU } from '../../machine/vcpu-block.ts';
 import { EXIT_EXCEPTION, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../engine.ts';
 import { FORMS, type Form } from '../x86/forms.ts';
+import { X87_STATE } from '../x86/x87/state.ts';
 import { Descriptors } from './descriptors.ts';
 import { STATE } from './layout.ts';
 import type { Processor } from './processor.ts';
@@ -21,6 +22,7 @@ const RDX = 2;
 const RBX = 3;
 const RSP = 4;
 const RBP = 5;
+const RDI = 7;
 const R11 = 11;
 const CF = 1;
 const ZF = 0x40;
@@ -202,6 +204,35 @@ function bitString(change: 'none' | 'set' | 'reset' | 'complement'): RareInstruc
   };
 }
 
+/**
+ * MASKMOVQ and MASKMOVDQU with a segment or an address of 32 bits (the others: semantics/sse-moves.ts). All bytes must be writable;
+ * those whose mask has its top bit are written.
+ */
+function maskedStore(bytes: 8 | 16): RareInstruction {
+  return (p) => {
+    const i = p.instruction;
+    const { u8 } = p.block;
+    if (p.u32[VCPU.cr0Ts / 4] !== 0) return p.raise(7);
+    if (bytes === 8) {
+      if (p.x87.pending()) return p.raise(16);
+      p.x87.enterMmx();
+    }
+    const registers = bytes === 16 ? STATE.xmm : STATE.x87 + X87_STATE.REGISTERS;
+    p.lo = p.gprLo(RDI);
+    p.hi = i.addressSize === 4 ? 0 : p.gprHi(RDI);
+    p.addSegment(i.segment);
+    const { lo, hi } = p;
+    if (p.writing(lo, hi, bytes) === -1) return EXIT_EXCEPTION;
+    for (let n = 0; n < bytes; n++) {
+      if ((u8[registers + 16 * i.rm + n] & 0x80) === 0) continue;
+      const to = lo + n;
+      if (!p.write(to >>> 0, to > 0xffffffff ? (hi + 1) >>> 0 : hi, 1, u8[registers + 16 * i.reg + n], 0))
+        return EXIT_EXCEPTION;
+    }
+    return finish(p);
+  };
+}
+
 /** CMPXCHG8B and CMPXCHG16B. */
 const compareExchangePair: RareInstruction = (p, _d, host) => {
   const half = p.instruction.operandSize;
@@ -328,6 +359,8 @@ const BY_MNEMONIC: Readonly<Record<string, RareInstruction>> = {
   cpuid: raise(13),
   rdtsc: readTsc,
   rdtscp: readTsc,
+  maskmovq: maskedStore(8),
+  maskmovdqu: maskedStore(16),
   popf: popFlags,
   enter,
   xlatb: translateByte,

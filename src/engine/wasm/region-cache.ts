@@ -21,6 +21,8 @@ interface Region {
   readonly graph: RegionGraph;
   readonly frame: number;
   readonly user: boolean;
+  /** Low word of the address where it was wanted. */
+  readonly lo: number;
   /** 0 = not translated yet. */
   slot: number;
 }
@@ -34,8 +36,10 @@ export interface RegionHost {
   frame(lo: number, hi: number, relative: number): number;
   /** Stores into these granules of a frame must be seen. True when that is new. */
   watch(frame: number, bits: number): boolean;
-  /** A region has been made at an offset of a frame. */
-  ready(frame: number, offset: number): void;
+  /** A region has been made of code that was wanted at an address (low word) in a frame. */
+  ready(frame: number, lo: number): void;
+  /** What `find` answers depends on the page `relative` pages from an address's. */
+  depends(lo: number, relative: number): void;
   readonly fill: (lo: number, hi: number, request: number) => number;
   readonly divide: (signed: number, high: bigint, low: bigint, divisor: bigint) => number;
   readonly vector: (operation: number) => number;
@@ -81,8 +85,11 @@ export class RegionCache {
   find(frame: number, lo: number, hi: number, user: boolean): number {
     const region = this.#regions.get(keyOf(frame, lo & 0xfff, user));
     if (region === undefined || region.slot === 0) return 0;
-    for (const [relative, expected] of region.graph.pages)
-      if (relative !== 0 && this.#host.frame(lo, hi, relative) !== expected) return 0;
+    for (const [relative, expected] of region.graph.pages) {
+      if (relative === 0) continue;
+      this.#host.depends(lo, relative);
+      if (this.#host.frame(lo, hi, relative) !== expected) return 0;
+    }
     return region.slot;
   }
 
@@ -99,7 +106,7 @@ export class RegionCache {
     // Code must be watched before it is read.
     while (graph !== null && this.#watch(graph)) graph = discover(source, offset);
     if (graph === null) return;
-    const region: Region = { key, graph, frame, user, slot: 0 };
+    const region: Region = { key, graph, frame, user, lo, slot: 0 };
     this.#regions.set(key, region);
     for (const page of graph.pages.values()) {
       const known = this.#byFrame.get(page);
@@ -154,7 +161,7 @@ export class RegionCache {
       region.slot = first + i;
       this.translated++;
       this.instructions += region.graph.instructions;
-      this.#host.ready(region.frame, region.graph.entry);
+      this.#host.ready(region.frame, region.lo);
     });
     this.#nextSlot = first + batch.length;
     this.milliseconds += performance.now() - start;

@@ -255,8 +255,11 @@ export function discover(source: CodeSource, entry: number): RegionGraph | null 
     let end: BlockEnd | null = null;
     while (end === null) {
       const at = found.get(position);
-      if (at === undefined) end = { kind: 'resume', next: position };
-      else if (position !== start && leaders.has(position)) end = { kind: 'jump', target: position };
+      if (at === undefined) {
+        // What did not fit may become a region of its own.
+        const more = position !== start && decodeAt(source, pages, position) !== null;
+        end = more ? { kind: 'jump', target: position } : { kind: 'resume', next: position };
+      } else if (position !== start && leaders.has(position)) end = { kind: 'jump', target: position };
       else {
         instructions.push(at);
         position += at.instruction.length;

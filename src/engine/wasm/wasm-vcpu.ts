@@ -9,15 +9,15 @@ import type { MachineMemory } from '../../machine/memory.ts';
 import { FLAG_EVENT, FLAG_FLUSH_TLB, VCPU, type VcpuBlock } from '../../machine/vcpu-block.ts';
 import type { CpuidResult, Engine, EngineFacts, ExitKind } from '../engine.ts';
 import { EXIT_EXCEPTION, EXIT_INTERRUPTED } from '../engine.ts';
+import { FORMS } from '../x86/forms.ts';
 import { createExactVector } from '../x86/sse-exact.ts';
 import { showFeatures } from '../x86/tables.ts';
 import { CodeCache } from './code-cache.ts';
 import { cpuid, SHOWN_FEATURES } from './cpuid.ts';
 import { ARITHMETIC_FLAGS, FLAGS_EXPLICIT } from './flags.ts';
-import { FETCH, GuestMemory } from './guest-memory.ts';
+import { GuestMemory } from './guest-memory.ts';
 import { createInterpreter, type Interpreter } from './interpreter.ts';
 import {
-  JUMP_COUNT,
   JUMP_ENTRIES,
   JUMP_ENTRY,
   JUMP_MICRO_OP,
@@ -36,6 +36,15 @@ import { divideWide } from './wide-divide.ts';
 
 /** Branches between two looks at the clock. */
 const BUDGET = 10_000;
+/** Entries that a wanted region waits at most, so that others can join its module. */
+const ENTRIES_WAITED = 16;
+/** Kinds of rare instructions that the statistics name. */
+const RARE_SHOWN = 12;
+const CODE_PAGES = 1024;
+const NO_TAG_HI = 0x0fffffff;
+
+const pageHash = (lo: number): number => ((lo >>> 12) ^ (lo >>> 22)) & (CODE_PAGES - 1);
+
 const TF = 0x100;
 /** DR6: single step. */
 const DR6_BS = 0x4000;
@@ -49,20 +58,6 @@ const MXCSR_INITIAL = 0x1f80;
 export interface WasmHost {
   /** Monotonic clock in ns, the same in all threads. */
   monotonicNs(): number;
-}
-
-export interface WasmStatistics {
-  /** Instructions decoded for the interpreter. */
-  readonly decoded: number;
-  /** TLB misses of the interpreter and of regions. */
-  readonly misses: number;
-  readonly fills: number;
-  /** Executions of rare instructions by form. */
-  readonly rare: Uint32Array;
-  /** Regions, their instructions, and the time it took. */
-  readonly translated: number;
-  readonly instructions: number;
-  readonly milliseconds: number;
 }
 
 export class WasmVcpu implements Engine {
@@ -82,15 +77,23 @@ export class WasmVcpu implements Engine {
   #userRoot = -1;
   /** Counts flushes: what was looked up before one may be wrong after it. */
   #generation = 0;
-  /** Jump-cache entries in use, or more than the list holds. */
-  readonly #jumps = new Uint16Array(JUMP_ENTRIES);
+  /** Jump-cache entries made since all were dropped. */
   #jumpCount = 0;
+  /** Those of the low half or of user mode; a count above the list's length = all may be. */
+  readonly #lowJumps = new Uint16Array(JUMP_ENTRIES);
+  #lowJumpCount = 0;
+  /** By hash of a page's address: jump-cache entries may depend on it. */
+  readonly #codePages = new Uint8Array(CODE_PAGES);
   /** Instructions that cross pages are in the jump cache: they depend on a page that is not their tag's. */
   #crossings = false;
   /** The next micro-op to find is one instruction alone. */
   #stepping = false;
   /** No region may run: single-stepping. */
   #alone = false;
+  /** Entries since regions have been waiting for their module. */
+  #waited = 0;
+  #resolved = 0;
+  #resumed = 0;
 
   constructor(
     handle: WasmDomainHandle,
@@ -126,7 +129,15 @@ export class WasmVcpu implements Engine {
       scratch,
       frame: (lo, hi, relative) => this.#frame(lo, hi, relative),
       watch: (frame, bits) => this.#watch(frame, bits),
-      ready: (frame, offset) => this.#code.markRegion(frame, offset),
+      ready: (frame, lo) => {
+        this.#code.markRegion(frame, lo & 0xfff);
+        // The jump cache may know the address without its region.
+        this.#dropJump((lo ^ (lo >>> 10)) & (JUMP_ENTRIES - 1));
+      },
+      depends: (lo, relative) => {
+        this.#crossings = true;
+        this.#codePages[pageHash(lo + relative * 4096)] = 1;
+      },
       fill: this.#memory.fill,
       divide,
       vector,
@@ -139,12 +150,15 @@ export class WasmVcpu implements Engine {
         divide,
         vector,
         hot: (lo, hi) => this.#hot(lo, hi),
-        resume: (lo, hi) => this.#microOpAt(lo, hi),
+        resume: (lo, hi) => {
+          this.#resumed++;
+          return this.#microOpAt(lo, hi);
+        },
         resolve: (lo, hi, from) => this.#resolve(lo, hi, from),
         rare: () => this.#rare.execute(),
       },
     );
-    this.#flushJumps(true);
+    for (let i = 0; i < JUMP_ENTRIES; i++) this.#dropJump(i);
     this.#processor.x87.fninit();
     this.#block.u32[STATE.mxcsr >> 2] = MXCSR_INITIAL;
   }
@@ -184,11 +198,14 @@ export class WasmVcpu implements Engine {
     const kernelRoot = u32[VCPU.kernelRoot >> 2];
     const userRoot = u32[VCPU.userRoot >> 2];
     if (kernelRoot !== this.#kernelRoot || userRoot !== this.#userRoot) {
+      const alike = this.#kernelRoot >= 0 && this.#memory.sharesKernelHalf(kernelRoot, this.#kernelRoot);
       this.#kernelRoot = kernelRoot;
       this.#userRoot = userRoot;
-      this.flushTlb();
+      if (alike) this.#flushLowHalf();
+      else this.flushTlb();
     }
     if (this.#news.pending(this.#block.vcpuId)) this.#hearNews();
+    if (this.#regions.hasPending && ++this.#waited > ENTRIES_WAITED) this.#translate();
     if (this.#code.isFull || this.#regions.isFull) this.#dropCode();
     u32[STATE.flagsKind >> 2] = FLAGS_EXPLICIT;
     u32[STATE.flagsA >> 2] = u32[VCPU.rflags >> 2] & ARITHMETIC_FLAGS;
@@ -212,16 +229,15 @@ export class WasmVcpu implements Engine {
   }
 
   #translate(): void {
+    this.#waited = 0;
     this.#regions.translate();
-    // What is in the jump cache has no slots yet.
-    this.#flushJumps(false);
   }
 
   /** One instruction, and #DB behind it. */
   #step(): ExitKind {
     const { i32, u32 } = this.#block;
     const user = u32[VCPU.userMode >> 2] !== 0;
-    this.#flushJumps(false);
+    this.#flushJumps();
     this.#stepping = true;
     this.#alone = true;
     // The lookup of the first instruction takes one, that of the second the other.
@@ -229,7 +245,7 @@ export class WasmVcpu implements Engine {
     const exit = this.#interpreter.interpret(STATE.tlb + (user ? TLB_SIZE : 0), user ? JUMP_USER_HI : 0);
     this.#stepping = false;
     this.#alone = false;
-    this.#flushJumps(false);
+    this.#flushJumps();
     if (exit !== EXIT_INTERRUPTED || i32[STATE.budget >> 2] > 0) return exit;
     u32[VCPU.exitVector >> 2] = DEBUG_EXCEPTION;
     u32[VCPU.exitErrorCode >> 2] = 0;
@@ -243,9 +259,10 @@ export class WasmVcpu implements Engine {
     const high = hi >>> 0;
     if (this.#stepping) {
       this.#stepping = false;
-      const page = this.#memory.walk(low, high, FETCH);
-      return page < 0 ? 0 : this.#code.single(page >>> 12, low & 0xfff, () => this.#frame(low, high, 1));
+      const frame = this.#memory.codeFrame(low, high);
+      return frame < 0 ? 0 : this.#code.single(frame, low & 0xfff, () => this.#frame(low, high, 1));
     }
+    this.#resolved++;
     for (;;) {
       const generation = this.#generation;
       const microOp = this.#microOpAt(low, high);
@@ -263,15 +280,15 @@ export class WasmVcpu implements Engine {
   /** The micro-op of an address; 0 with a fault in the block. */
   #microOpAt(lo: number, hi: number): number {
     const low = lo >>> 0;
-    const page = this.#memory.walk(low, hi >>> 0, FETCH);
-    if (page < 0) return 0;
-    const frame = page >>> 12;
+    const frame = this.#memory.codeFrame(low, hi >>> 0);
+    if (frame < 0) return 0;
     const offset = low & 0xfff;
     const microOp = this.#code.find(frame, offset);
     if (microOp !== 0) return microOp;
     const next = this.#frame(low, hi >>> 0, 1);
     if (next < 0) return 0;
     this.#crossings = true;
+    this.#codePages[pageHash(low + 4096)] = 1;
     return this.#code.findCrossing(frame, offset, next);
   }
 
@@ -280,63 +297,77 @@ export class WasmVcpu implements Engine {
     const there = (lo & ~0xfff) + relative * 4096;
     const carry = Math.floor(((lo & ~0xfff) >>> 0) / 4096) + relative;
     const high = carry < 0 ? hi - 1 : carry > 0xfffff ? hi + 1 : hi;
-    const page = this.#memory.walk(there >>> 0, high >>> 0, FETCH);
-    return page < 0 ? -1 : page >>> 12;
+    return this.#memory.codeFrame(there >>> 0, high >>> 0);
   }
 
   /** An address has been entered often. */
   #hot(lo: number, hi: number): void {
     const low = lo >>> 0;
     const high = hi >>> 0;
-    const page = this.#memory.walk(low, high, FETCH);
-    if (page >= 0) this.#regions.request(page >>> 12, low, high, this.#memory.mode !== 0);
+    const frame = this.#memory.codeFrame(low, high);
+    if (frame >= 0) this.#regions.request(frame, low, high, this.#memory.mode !== 0);
   }
 
   #remember(lo: number, hi: number, microOp: number, slot: number): void {
     const { u32 } = this.#block;
+    const user = u32[VCPU.userMode >> 2] !== 0;
     const index = (lo ^ (lo >>> 10)) & (JUMP_ENTRIES - 1);
     const entry = (STATE.jumpCache + index * JUMP_ENTRY) >>> 2;
     u32[entry + JUMP_TAG / 4] = lo;
-    u32[entry + JUMP_TAG / 4 + 1] = u32[VCPU.userMode >> 2] === 0 ? hi : hi ^ JUMP_USER_HI;
+    u32[entry + JUMP_TAG / 4 + 1] = user ? hi ^ JUMP_USER_HI : hi;
     u32[entry + JUMP_MICRO_OP / 4] = microOp;
     u32[entry + JUMP_SLOT / 4] = slot;
-    u32[entry + JUMP_COUNT / 4] = 0;
-    if (this.#jumpCount < JUMP_ENTRIES) this.#jumps[this.#jumpCount] = index;
+    this.#codePages[pageHash(lo)] = 1;
     this.#jumpCount++;
+    if (user || hi >>> 31 === 0) {
+      if (this.#lowJumpCount < JUMP_ENTRIES) this.#lowJumps[this.#lowJumpCount] = index;
+      this.#lowJumpCount++;
+    }
   }
 
-  #flushJumps(all: boolean): void {
-    const { u32 } = this.#block;
-    const whole = all || this.#jumpCount > JUMP_ENTRIES;
-    const count = whole ? JUMP_ENTRIES : this.#jumpCount;
-    for (let i = 0; i < count; i++) {
-      const entry = (STATE.jumpCache + (whole ? i : this.#jumps[i]) * JUMP_ENTRY) >>> 2;
-      // No address has this tag: not canonical in either mode.
-      u32[entry] = 0xffffffff;
-      u32[entry + 1] = 0x0fffffff;
-    }
+  #dropJump(index: number): void {
+    // No address has this tag: not canonical in either mode.
+    this.#block.u32[((STATE.jumpCache + index * JUMP_ENTRY) >>> 2) + 1] = NO_TAG_HI;
+  }
+
+  #flushJumps(): void {
+    if (this.#jumpCount === 0) return;
+    for (let i = 0; i < JUMP_ENTRIES; i++) this.#dropJump(i);
+    this.#codePages.fill(0);
     this.#jumpCount = 0;
+    this.#lowJumpCount = 0;
     this.#crossings = false;
   }
 
   flushTlb(): void {
     this.#generation++;
     this.#memory.flush();
-    this.#flushJumps(false);
+    this.#flushJumps();
+  }
+
+  /** The low half of the address space has changed, and nothing else. */
+  #flushLowHalf(): void {
+    this.#generation++;
+    this.#memory.flushLowHalf();
+    if (this.#lowJumpCount > JUMP_ENTRIES) {
+      this.#flushJumps();
+      return;
+    }
+    for (let i = 0; i < this.#lowJumpCount; i++) this.#dropJump(this.#lowJumps[i]);
+    this.#lowJumpCount = 0;
   }
 
   invalidatePage(vaLo: number, _vaHi: number): void {
     this.#generation++;
     this.#memory.flushPage(vaLo);
-    if (this.#jumpCount > 64 || this.#crossings) {
-      this.#flushJumps(false);
+    if (this.#codePages[pageHash(vaLo)] === 0) return;
+    if (this.#crossings) {
+      this.#flushJumps();
       return;
     }
     const { u32 } = this.#block;
-    for (let i = 0; i < this.#jumpCount; i++) {
-      const entry = (STATE.jumpCache + this.#jumps[i] * JUMP_ENTRY) >>> 2;
-      if (u32[entry] >>> 12 === vaLo >>> 12) u32[entry + 1] = 0x0fffffff;
-    }
+    for (let i = 0; i < JUMP_ENTRIES; i++)
+      if (u32[(STATE.jumpCache + i * JUMP_ENTRY) >>> 2] >>> 12 === vaLo >>> 12) this.#dropJump(i);
   }
 
   // --- code that changes
@@ -390,7 +421,7 @@ export class WasmVcpu implements Engine {
 
   #forget(frame: number, granule: number): void {
     this.#code.invalidate(frame, granule << 7, 128);
-    if (this.#regions.invalidate(frame, granule << 7, 128)) this.#flushJumps(false);
+    if (this.#regions.invalidate(frame, granule << 7, 128)) this.#flushJumps();
   }
 
   #hearNews(): void {
@@ -401,7 +432,7 @@ export class WasmVcpu implements Engine {
   #dropCode(): void {
     this.#code.clear();
     this.#regions.clear();
-    this.#flushJumps(true);
+    this.#flushJumps();
   }
 
   // --- the rest of the engine's interface
@@ -442,19 +473,19 @@ export class WasmVcpu implements Engine {
     return 'no detail';
   }
 
-  /** Instructions decoded, TLB misses, and executions of rare instructions by form. */
-  statistics(): WasmStatistics {
+  statistics(): string[] {
     const { translated, instructions, milliseconds } = this.#regions;
     const { misses, fills } = this.#memory;
-    return {
-      decoded: this.#code.decoded,
-      misses,
-      fills,
-      rare: this.#rare.counts,
-      translated,
-      instructions,
-      milliseconds,
-    };
+    const { counts } = this.#rare;
+    const rare = FORMS.filter((form) => counts[form.index] > 0)
+      .sort((a, b) => counts[b.index] - counts[a.index])
+      .slice(0, RARE_SHOWN)
+      .map((form) => `${form.key} ${counts[form.index]}`);
+    return [
+      `decoded ${this.#code.decoded} instructions; ${translated} regions of ${instructions} instructions in ${milliseconds.toFixed(0)} ms`,
+      `TLB misses: ${misses} interpreted, ${fills} in regions; addresses resolved ${this.#resolved}, resumed ${this.#resumed}`,
+      `instructions by TypeScript: ${rare.join(', ')}`,
+    ];
   }
 
   close(): void {}
