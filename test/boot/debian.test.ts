@@ -27,28 +27,30 @@ echo "END"
 const ZEROS = '30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58';
 const UUID = '12345678-1234-4321-8765-0123456789ab';
 
-for (const kernel of KERNELS)
-  for (const vcpus of [1, 2])
-    test(`${kernel.kernelPackage} ${kernel.version} with ${vcpus} vCPU(s) runs to the shell on kvm`, async (context) => {
-      const probe = probeKvm();
-      if (!probe.usable) return context.skip(probe.reason);
-      const run = await runGuest({ ...kernel, script: SCRIPT, overrides: [`vcpus=${vcpus}`, `uuid="${UUID}"`] });
-      const told = run.console.slice(run.console.indexOf('BEGIN'), run.console.indexOf('END'));
-      expect(told, `${run.console}\n${run.log}`).toContain(`Linux domus ${kernel.version}`);
-      expect(told).toContain(`vcpus: ${vcpus}`);
-      expect(told).toContain('hypervisor: xen 4.17');
-      expect(told).toContain(UUID);
-      expect(told).toContain(ZEROS);
-      expect(told).toMatch(/xen-percpu +-virq +timer0/);
-      expect(told).toMatch(/-event +xenbus/);
-      expect(told).toMatch(/-event +hvc_console/);
-      expect(told).not.toContain('KERNEL TROUBLE');
-      expect(told).not.toContain('fork failed');
-      expect(run.console).toContain('Hypervisor detected: Xen PV');
-      expect(run.code).toBe(0);
-    });
+const kvm = probeKvm();
+const ENGINES = [
+  { engine: 'kvm', unusable: kvm.usable ? null : kvm.reason },
+  { engine: 'wasm', unusable: null },
+] as const;
 
-test('an engine could boot Debian', () => {
-  const probe = probeKvm();
-  expect(probe.usable ? 'kvm' : `none: ${probe.reason}`).toBe('kvm');
-});
+for (const { engine, unusable } of ENGINES)
+  for (const kernel of KERNELS)
+    for (const vcpus of [1, 2])
+      test(`${kernel.kernelPackage} ${kernel.version} with ${vcpus} vCPU(s) runs to the shell on ${engine}`, async (context) => {
+        if (unusable !== null) return context.skip(unusable);
+        const overrides = [`vcpus=${vcpus}`, `uuid="${UUID}"`, `engine="${engine}"`];
+        const run = await runGuest({ ...kernel, script: SCRIPT, overrides });
+        const told = run.console.slice(run.console.indexOf('BEGIN'), run.console.indexOf('END'));
+        expect(told, `${run.console}\n${run.log}`).toContain(`Linux domus ${kernel.version}`);
+        expect(told).toContain(`vcpus: ${vcpus}`);
+        expect(told).toContain('hypervisor: xen 4.17');
+        expect(told).toContain(UUID);
+        expect(told).toContain(ZEROS);
+        expect(told).toMatch(/xen-percpu +-virq +timer0/);
+        expect(told).toMatch(/-event +xenbus/);
+        expect(told).toMatch(/-event +hvc_console/);
+        expect(told).not.toContain('KERNEL TROUBLE');
+        expect(told).not.toContain('fork failed');
+        expect(run.console).toContain('Hypervisor detected: Xen PV');
+        expect(run.code).toBe(0);
+      });
