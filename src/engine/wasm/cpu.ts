@@ -82,6 +82,12 @@ export interface Cpu {
   setState(offset: number, size: 4 | 8, value: Node): void;
   /** Divides high:low by the divisor (not 0) into two I64 locals; leaves with #DE when the quotient does not fit. */
   wideDivide(signed: boolean, high: Node, low: Node, divisor: Node, quotient: Node, remainder: Node): void;
+  /** A string instruction has a REP prefix: i32, 0 or not. */
+  repeated(): Node;
+  /** Offset in memory 0 if a translation for `access` is at hand, else -1: i32, kept. Never leaves. */
+  quickly(address: Node, access: Access): Node;
+  /** Leaves so that the instruction starts again: it has said in the registers how far it is, and somebody wants something. */
+  pause(): void;
   /** Leaves with an exception at this instruction: vector, without or with error code 0. */
   raise(vector: number): void;
 }

@@ -12,6 +12,7 @@ import {
   CALL_INDIRECT,
   CALL_MEMORY,
   handlerOf,
+  isString,
   isWide,
   JCC,
   JRCXZ,
@@ -121,7 +122,7 @@ export class Encoder {
     const view = this.#view;
     const u8 = this.#u8;
     view.setUint16(to + MICRO_OP.handler, handler, true);
-    u8[to + MICRO_OP.register1] = registerOffset(REG_KINDS[i.form], i.reg, i.rex);
+    u8[to + MICRO_OP.register1] = isString(i) ? Math.min(i.rep, 1) : registerOffset(REG_KINDS[i.form], i.reg, i.rex);
     u8[to + MICRO_OP.register2] = registerOffset(RM_KINDS[i.form], i.rm, i.rex);
     u8[to + MICRO_OP.base] = base;
     u8[to + MICRO_OP.index] = index;

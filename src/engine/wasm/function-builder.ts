@@ -142,6 +142,27 @@ export class FunctionBuilder {
     this.#memoryArgument(0, memory, offset);
   }
 
+  /** Fills bytes of a memory. */
+  memoryFill(memory: number, at: Node, value: Node, size: Node): void {
+    this.emit(at);
+    this.emit(value);
+    this.emit(size);
+    this.code.u8(0xfc);
+    this.code.u32(11);
+    this.code.u32(memory);
+  }
+
+  /** Copies bytes within a memory, as if by way of a buffer. */
+  memoryCopy(memory: number, to: Node, from: Node, size: Node): void {
+    this.emit(to);
+    this.emit(from);
+    this.emit(size);
+    this.code.u8(0xfc);
+    this.code.u32(10);
+    this.code.u32(memory);
+    this.code.u32(memory);
+  }
+
   /** Evaluates for its effect. */
   drop(value: Node): void {
     this.emit(value);

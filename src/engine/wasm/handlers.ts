@@ -11,7 +11,7 @@ import { OPERANDS } from '../x86/operands.ts';
 import type { Operand } from './cpu.ts';
 import { resolveOperands } from './operands.ts';
 import type { Meaning } from './semantics/common.ts';
-import { integerMeaning, stem, vectorMeaning } from './semantics/table.ts';
+import { integerMeaning, stem, stringMeaning, vectorMeaning } from './semantics/table.ts';
 
 // Handlers that are no instruction's meaning.
 /** Goes where the vCPU's rip says. The record at STATE.microOps. */
@@ -172,10 +172,11 @@ for (const form of FORMS) {
         }
         if (form.privilege !== 'none') continue;
         const operands = resolveOperands(form.operands, operandSize, memory);
-        if (operands.some((operand) => operand.kind === 'other')) continue;
+        const string = stringMeaning(form);
+        if (string === undefined && operands.some((operand) => operand.kind === 'other')) continue;
         const wide = name === 'mov' && operandSize === 8 && form.operands[1] === 'Iv';
         const variant = { form, operands, operandSize, locked: locked || (name === 'xchg' && memory), wide };
-        const integer = integerMeaning(form);
+        const integer = string ?? integerMeaning(form);
         if (integer !== undefined && isOften(form, operandSize, locked)) {
           HANDLER_OF[key] = FIRST_VARIANT + hot.length;
           hot.push({ ...variant, meaning: integer });
@@ -208,21 +209,41 @@ const ALWAYS = 0;
 const NOT_WITH_ADDRESS_32 = 1;
 /** Memory at rDI that no ModRM byte describes. */
 const NOT_WITH_SEGMENT_OR_ADDRESS_32 = 2;
+/** POP computes an address with RSP after it has moved it, and so after the micro-op for segments and 32 bits. */
+const NOT_WITH_STACK_POINTER = 3;
+const RSP = 4;
 /** Whether the handler of a form serves all addresses; otherwise it is RARE for the others. */
 const ADDRESSES = Uint8Array.from(FORMS, (form) =>
   /^bt[src]? Ev,Gv$/.test(form.key)
     ? NOT_WITH_ADDRESS_32
-    : form.mnemonic.startsWith('maskmov')
+    : form.mnemonic.startsWith('maskmov') || stringMeaning(form) !== undefined
       ? NOT_WITH_SEGMENT_OR_ADDRESS_32
-      : ALWAYS,
+      : form.key === 'pop Ev'
+        ? NOT_WITH_STACK_POINTER
+        : ALWAYS,
 );
+
+function isRareAddress(i: Instruction, addresses: number): boolean {
+  const special = i.addressSize === 4 || i.segment >= 4;
+  switch (addresses) {
+    case NOT_WITH_ADDRESS_32:
+      return i.addressSize === 4 && i.mod !== 3;
+    case NOT_WITH_STACK_POINTER:
+      return special && i.mod !== 3 && i.base === RSP;
+    default:
+      return special;
+  }
+}
+
+const IS_STRING = Uint8Array.from(FORMS, (form) => (stringMeaning(form) === undefined ? 0 : 1));
+
+/** A string instruction that is not left to TypeScript. */
+export const isString = (instruction: Instruction): boolean => IS_STRING[instruction.form] !== 0;
 
 /** The handler of a decoded instruction. */
 export function handlerOf(instruction: Instruction): number {
   const addresses = ADDRESSES[instruction.form];
-  if (addresses === NOT_WITH_ADDRESS_32 && instruction.addressSize === 4 && instruction.mod !== 3) return RARE;
-  if (addresses === NOT_WITH_SEGMENT_OR_ADDRESS_32 && (instruction.addressSize === 4 || instruction.segment >= 4))
-    return RARE;
+  if (addresses !== ALWAYS && isRareAddress(instruction, addresses)) return RARE;
   return HANDLER_OF[keyOf(instruction.form, instruction.operandSize, instruction.mod !== 3, instruction.lock)];
 }
 

@@ -5,7 +5,7 @@ import { X87_STATE } from '../x86/x87/state.ts';
 import type { Access, Cpu, Modification, Operand } from './cpu.ts';
 import { type FlagLocals, Flags, type IntegerSize } from './flags.ts';
 import type { FunctionBuilder } from './function-builder.ts';
-import { CPU, GUEST, STATE, TLB_ADDEND, TLB_READ, TLB_WRITE } from './layout.ts';
+import { CPU, GUEST, STATE, TLB_ADDEND, TLB_MASK, TLB_READ, TLB_WRITE } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
 import { atomicRmw, call, globalGet, I32, I64, i32, i64, type Node, select, simd, simdLoad } from './nodes.ts';
 
@@ -37,6 +37,8 @@ export interface Frame {
   readonly tlb: Node;
   /** Leaves with the exception that the block describes. */
   readonly leave: () => void;
+  /** Leaves with EXIT_INTERRUPTED. */
+  readonly pause: () => void;
 }
 
 const zeroAddress = i32.const(0);
@@ -215,7 +217,7 @@ export class InterpreterCpu implements Cpu {
   translate(address: Node, size: number, access: Access): Node {
     const { f } = this;
     const { tlb } = this.frame;
-    const entry = f.let(i32.add(i32.and(i32.wrap(i64.shrU(address, i64.small(7))), i32.const(0x7fe0)), tlb));
+    const entry = f.let(i32.add(i32.and(i32.wrap(i64.shrU(address, i64.small(7))), i32.const(TLB_MASK)), tlb));
     const tag = i64.load(CPU, entry, access === 'read' ? TLB_READ : TLB_WRITE);
     const last = size === 1 ? address : i64.add(address, i64.small(size - 1));
     const at = f.temporary(I32);
@@ -345,6 +347,25 @@ export class InterpreterCpu implements Cpu {
     f.if(call(this.#runtime.divide, I32, i32.const(signed ? 1 : 0), high, low, divisor), () => this.raise(0));
     f.set(quotient, i64.load(CPU, zeroAddress, STATE.helper));
     f.set(remainder, i64.load(CPU, zeroAddress, STATE.helper + 8));
+  }
+
+  repeated(): Node {
+    return i32.load8U(CPU, this.frame.pc, MICRO_OP.register1);
+  }
+
+  quickly(address: Node, access: Access): Node {
+    const { f } = this;
+    const entry = f.let(
+      i32.add(i32.and(i32.wrap(i64.shrU(address, i64.small(7))), i32.const(TLB_MASK)), this.frame.tlb),
+    );
+    const tag = i64.load(CPU, entry, access === 'read' ? TLB_READ : TLB_WRITE);
+    const here = i64.eq(i64.and(address, i64.small(-4096)), tag);
+    const there = i32.add(i32.wrap(address), i32.load(CPU, entry, TLB_ADDEND));
+    return f.let(select(there, i32.const(-1), here));
+  }
+
+  pause(): void {
+    this.frame.pause();
   }
 
   raise(vector: number): void {

@@ -21,7 +21,17 @@ import { computeFlags, type FlagLocals } from './flags.ts';
 import { FunctionBuilder, type Label } from './function-builder.ts';
 import * as handlers from './handlers.ts';
 import { type Frame, InterpreterCpu, type Runtime } from './interpreter-cpu.ts';
-import { CPU, HOT_COUNTS, JUMP_ENTRIES, JUMP_ENTRY, JUMP_MICRO_OP, JUMP_SLOT, JUMP_TAG, STATE } from './layout.ts';
+import {
+  CPU,
+  HOT_COUNTS,
+  JUMP_ENTRIES,
+  JUMP_ENTRY,
+  JUMP_MICRO_OP,
+  JUMP_SHIFT,
+  JUMP_SLOT,
+  JUMP_TAG,
+  STATE,
+} from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
 import { ModuleBuilder } from './module-builder.ts';
 import { call, callIndirect, I32, I64, i32, i64, local, type Node } from './nodes.ts';
@@ -99,12 +109,20 @@ function build(guestPages: number, cpuPages: number): Uint8Array<ArrayBuffer> {
     const { flagsRead, flagsWritten, flagsUndefined, flagsConditional } = variant.form;
     const reads = flagsRead !== 0 || flagsConditional;
     const writes = flagsWritten !== 0 || flagsUndefined !== 0;
-    const frame: Frame = { f, flagLocals, pc: local(0, I32), tlb: local(1, I32), leave: () => f.return(i32.const(1)) };
+    const frame: Frame = {
+      f,
+      flagLocals,
+      pc: local(0, I32),
+      tlb: local(1, I32),
+      leave: () => f.return(i32.const(EXIT_EXCEPTION)),
+      pause: () => f.return(i32.const(EXIT_INTERRUPTED)),
+    };
     const cpu = new InterpreterCpu(frame, runtime);
     if (reads || writes) loadFlags(f, flagLocals);
     cpu.begin(variant.operands, variant.operandSize, variant.locked, variant.wide);
     variant.meaning(cpu);
     if (writes) storeFlags(f, flagLocals);
+    // 0, or the ExitKind to leave with: EXIT_SYSCALL is never one.
     f.return(i32.const(0));
     m.define(index, f);
     return index;
@@ -189,7 +207,14 @@ function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder 
         f.set(reason, i32.const(kind));
         f.br(leaveHere);
       };
-      const frame: Frame = { f, flagLocals, pc, tlb, leave: () => leaveWith(EXIT_EXCEPTION) };
+      const frame: Frame = {
+        f,
+        flagLocals,
+        pc,
+        tlb,
+        leave: () => leaveWith(EXIT_EXCEPTION),
+        pause: () => leaveWith(EXIT_INTERRUPTED),
+      };
       const cpu = new InterpreterCpu(frame, runtime);
       f.loop((next) => {
         const advance = (bytes: number): void => {
@@ -306,7 +331,8 @@ function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder 
           });
           storeFlags(f, flagLocals);
           const index = i32.sub(i32.load16U(CPU, pc, MICRO_OP.handler), i32.const(handlers.FIRST_COLD));
-          f.if(callIndirect(coldType, I32, pc, tlb, index), () => leaveWith(EXIT_EXCEPTION));
+          f.set(reason, callIndirect(coldType, I32, pc, tlb, index));
+          f.brIf(leaveHere, reason);
           loadFlags(f, flagLocals);
           advance(MICRO_OP.SIZE);
         });
@@ -315,7 +341,7 @@ function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder 
         f.loop((again) => {
           const low = i32.wrap(target);
           const high = i32.wrap(i64.shrU(target, i64.small(32)));
-          const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(10))), i32.const(JUMP_ENTRIES - 1));
+          const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(JUMP_SHIFT))), i32.const(JUMP_ENTRIES - 1));
           const entry = f.let(i32.mul(hash, i32.const(JUMP_ENTRY)));
           const tag = f.let(i64.xor(target, i64.shl(i64.extendI32U(user), i64.small(32))));
           const isHere = i64.eq(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag);

@@ -31,15 +31,17 @@ export const STATE = {
   /** Operands of an exact vector operation; its result takes the place of the first. */
   vector: 0x2430, // v128[2]
   /** Two translation caches, of kernel and of user mode: TLB_ENTRIES of TLB_ENTRY bytes each. */
-  tlb: 0x4000,
-  jumpCache: 0x14000,
+  tlb: 0x10000,
+  jumpCache: 0x60000,
   /** Times that addresses were entered, i32, by a hash of the address: HOT_COUNTS of them. */
-  hotCounts: 0x1c000,
+  hotCounts: 0x8000,
   /** Micro-ops to the end of the memory. */
-  microOps: 0x20000,
+  microOps: 0x80000,
 } as const;
 
-export const TLB_ENTRIES = 1024;
+export const TLB_ENTRIES = 4096;
+/** Mask of an entry's offset in an address moved down by 7. */
+export const TLB_MASK = (TLB_ENTRIES - 1) << 5;
 /** { i64 readTag, i64 writeTag, i32 addend, i32 frame }: a tag is the page's address, or TLB_INVALID. */
 export const TLB_ENTRY = 32;
 export const TLB_READ = 0;
@@ -51,7 +53,9 @@ export const TLB_SIZE = TLB_ENTRIES * TLB_ENTRY;
 /** No page address has its low bits set: low word of a tag that never matches. */
 export const TLB_INVALID = 1;
 
-export const JUMP_ENTRIES = 1024;
+export const JUMP_ENTRIES = 8192;
+/** Bits of an address that its hash moves down. */
+export const JUMP_SHIFT = 13;
 /**
  * { i64 tag, i32 micro-op, i32 slot }: the tag is the address, with bit 62 inverted in user mode; the slot is the region's place in the
  * table, 0 = none.

@@ -12,6 +12,8 @@ const SS = VCPU.ss / 4;
 /** Word of the block for ES CS SS DS FS GS. */
 const SELECTORS: readonly number[] = [VCPU.es / 4, CS, SS, VCPU.ds / 4, VCPU.fs / 4, VCPU.gs / 4];
 const RSP = 4;
+/** A nested task: none can be returned to in 64-bit mode. */
+const NT = 0x4000;
 const ES_REGISTER = 0;
 const SS_REGISTER = 2;
 const FS_REGISTER = 4;
@@ -134,6 +136,7 @@ function readStack(p: Processor, count: number, size: number): boolean {
 /** IRET: in 64-bit mode it always pops five. */
 export function interruptReturn(p: Processor, d: Descriptors): number {
   const size = p.instruction.operandSize;
+  if ((p.flags() & NT) !== 0) return p.raise(13);
   if (!readStack(p, 5, size)) return EXIT_EXCEPTION;
   const [ripLo, ripHi, cs, , flags, , rspLo, rspHi, ss] = words;
   const code = d.codeFault(cs);

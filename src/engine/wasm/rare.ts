@@ -233,6 +233,23 @@ function maskedStore(bytes: 8 | 16): RareInstruction {
   };
 }
 
+/** POP to memory at an address with RSP and a segment, or of 32 bits (the others: semantics/moves.ts). */
+const popToMemory: RareInstruction = (p) => {
+  const size = p.instruction.operandSize;
+  const stackLo = p.gprLo(RSP);
+  const stackHi = p.gprHi(RSP);
+  if (!p.read(stackLo, stackHi, size)) return EXIT_EXCEPTION;
+  const valueLo = p.lo;
+  const valueHi = p.hi;
+  p.addGpr(RSP, 8, size);
+  p.effective();
+  if (!p.write(p.lo, p.hi, size, valueLo, valueHi)) {
+    p.setGpr(RSP, 8, stackLo, stackHi);
+    return EXIT_EXCEPTION;
+  }
+  return finish(p);
+};
+
 /** CMPXCHG8B and CMPXCHG16B. */
 const compareExchangePair: RareInstruction = (p, _d, host) => {
   const half = p.instruction.operandSize;
@@ -390,6 +407,7 @@ const BY_KEY: Readonly<Record<string, RareInstruction>> = {
   'bts Ev,Gv': bitString('set'),
   'btr Ev,Gv': bitString('reset'),
   'btc Ev,Gv': bitString('complement'),
+  'pop Ev': popToMemory,
   'push FS': (p) => segments.pushSegment(p, segments.SEGMENTS.fs),
   'push GS': (p) => segments.pushSegment(p, segments.SEGMENTS.gs),
   'pop FS': (p, d) => segments.popSegment(p, d, segments.SEGMENTS.fs),

@@ -167,20 +167,19 @@ export class RegionCache {
     this.milliseconds += performance.now() - start;
   }
 
-  /** Code of a frame has changed somewhere in `offset` to `offset + size`. True when a region was dropped. */
-  invalidate(frame: number, offset: number, size: number): boolean {
+  /** Code of a frame has changed somewhere in `offset` to `offset + size`. Calls `dropped` with the slots that are void now. */
+  invalidate(frame: number, offset: number, size: number, dropped: (slot: number) => void): void {
     const regions = this.#byFrame.get(frame);
-    if (regions === undefined) return false;
-    let dropped = false;
+    if (regions === undefined) return;
     for (const region of regions) {
       if (!touches(region.graph, frame, offset, size)) continue;
-      dropped = true;
       this.#regions.delete(region.key);
       for (const page of region.graph.pages.values()) this.#byFrame.get(page)?.delete(region);
-      if (region.slot !== 0) this.table.set(region.slot, null);
-      else this.#pending = this.#pending.filter((other) => other !== region);
+      if (region.slot !== 0) {
+        this.table.set(region.slot, null);
+        dropped(region.slot);
+      } else this.#pending = this.#pending.filter((other) => other !== region);
     }
-    return dropped;
   }
 }
 

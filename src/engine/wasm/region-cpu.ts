@@ -143,6 +143,10 @@ export class RegionCpu extends InterpreterCpu {
   /** The TLB filler of regions gives no scratch places (region.ts). */
   protected override commit(): void {}
 
+  override repeated(): Node {
+    return i32.const(this.#instruction.rep === 0 ? 0 : 1);
+  }
+
   /** The interpreter runs the instruction again and raises what is to be raised. */
   override raise(_vector: number): void {
     this.frame.leave();

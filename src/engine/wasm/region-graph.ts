@@ -89,6 +89,7 @@ const RCX = 2;
 const RDX = 4;
 const RSP = 0x10;
 const RBP = 0x20;
+const RSI = 0x40;
 const RDI = 0x80;
 
 /** Registers that a mnemonic uses and may write beside its operands. */
@@ -115,6 +116,10 @@ const IMPLICIT: Readonly<Record<string, number>> = {
   pcmpestri: RAX | RCX | RDX,
   pcmpistri: RCX,
   pcmpestrm: RAX | RDX,
+  movsb: RCX | RSI | RDI,
+  movsw: RCX | RSI | RDI,
+  stosb: RAX | RCX | RDI,
+  stosw: RAX | RCX | RDI,
   maskmovq: RDI,
   maskmovdqu: RDI,
 };

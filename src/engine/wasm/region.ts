@@ -32,7 +32,7 @@ import {
   RETURN,
 } from './handlers.ts';
 import type { Frame, Runtime } from './interpreter-cpu.ts';
-import { CPU, JUMP_ENTRIES, JUMP_ENTRY, JUMP_SLOT, JUMP_TAG, STATE } from './layout.ts';
+import { CPU, JUMP_ENTRIES, JUMP_ENTRY, JUMP_SHIFT, JUMP_SLOT, JUMP_TAG, STATE } from './layout.ts';
 import { ModuleBuilder } from './module-builder.ts';
 import { call, callIndirect, I32, I64, i32, i64, local, type Node } from './nodes.ts';
 import { RegionCpu } from './region-cpu.ts';
@@ -44,6 +44,7 @@ export const RESUME = 1;
 export const INTERRUPTED = 2;
 
 const RCX = 1;
+const GENERAL_PROTECTION = 13;
 const zeroAddress = i32.const(0);
 
 /** What a module of regions is for: its constants. */
@@ -129,6 +130,7 @@ class RegionWriter {
       pc: zeroAddress,
       tlb: i32.const(target.tlb),
       leave: () => f.br(this.#resume),
+      pause: () => this.#leave(i64.add(this.#base, i64.extendI32S(this.#position)), INTERRUPTED),
     };
     this.#cpu = new RegionCpu(frame, runtime, this.#registers, graph.written, this.#base);
     for (const block of graph.blocks) this.#blockAt.set(block.start, block);
@@ -331,7 +333,15 @@ class RegionWriter {
   #targetOperand(at: RegionInstruction): Node {
     const memory = at.handler === CALL_MEMORY || at.handler === JUMP_MEMORY;
     this.#cpu.begin([memory ? { kind: 'memory', size: 8 } : { kind: 'gpr', size: 8, field: 1 }], 8, false, false);
-    return this.#f.let(this.#cpu.read(0));
+    const to = this.#f.let(this.#cpu.read(0));
+    this.#requireCanonical(to);
+    return to;
+  }
+
+  /** A branch to an address that is not canonical is #GP where it stands: the interpreter raises it. */
+  #requireCanonical(to: Node): void {
+    const extended = i64.shrS(i64.shl(to, i64.small(16)), i64.small(16));
+    this.#f.if(i64.ne(extended, to), () => this.#cpu.raise(GENERAL_PROTECTION));
   }
 
   #indirect(at: RegionInstruction): void {
@@ -340,6 +350,7 @@ class RegionWriter {
     this.#begin(at);
     if (at.handler === RETURN) {
       const to = stackTop(cpu, 8);
+      this.#requireCanonical(to);
       dropStack(cpu, 8 + (at.instruction.immLo & 0xffff));
       this.#leave(to, CONTINUE);
     } else if (at.handler === JUMP_INDIRECT || at.handler === JUMP_MEMORY)
@@ -359,7 +370,7 @@ class RegionWriter {
     this.#storeState();
     f.store(8, CPU, zeroAddress, VCPU.rip, to);
     const low = i32.wrap(to);
-    const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(10))), i32.const(JUMP_ENTRIES - 1));
+    const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(JUMP_SHIFT))), i32.const(JUMP_ENTRIES - 1));
     const entry = f.let(i32.mul(hash, i32.const(JUMP_ENTRY)));
     const tag = this.#target.userBit === 0 ? to : i64.xor(to, i64.const(0, this.#target.userBit));
     const slot = f.let(i32.load(CPU, entry, STATE.jumpCache + JUMP_SLOT));

@@ -21,6 +21,7 @@ import {
   JUMP_ENTRIES,
   JUMP_ENTRY,
   JUMP_MICRO_OP,
+  JUMP_SHIFT,
   JUMP_SLOT,
   JUMP_TAG,
   JUMP_USER_HI,
@@ -40,10 +41,14 @@ const BUDGET = 10_000;
 const ENTRIES_WAITED = 16;
 /** Kinds of rare instructions that the statistics name. */
 const RARE_SHOWN = 12;
-const CODE_PAGES = 1024;
+/** What the two tables of code pages say. */
+const PAGE_ENTERED = 1;
+const PAGE_NEEDED = 2;
+const CODE_PAGES = 1 << 14;
 const NO_TAG_HI = 0x0fffffff;
 
-const pageHash = (lo: number): number => ((lo >>> 12) ^ (lo >>> 22)) & (CODE_PAGES - 1);
+const jumpIndex = (lo: number): number => (lo ^ (lo >>> JUMP_SHIFT)) & (JUMP_ENTRIES - 1);
+const pageHash = (lo: number): number => ((lo >>> 12) ^ (lo >>> 26)) & (CODE_PAGES - 1);
 
 const TF = 0x100;
 /** DR6: single step. */
@@ -82,10 +87,8 @@ export class WasmVcpu implements Engine {
   /** Those of the low half or of user mode; a count above the list's length = all may be. */
   readonly #lowJumps = new Uint16Array(JUMP_ENTRIES);
   #lowJumpCount = 0;
-  /** By hash of a page's address: jump-cache entries may depend on it. */
+  /** By hash of a page's address: the jump cache has entries in it (PAGE_ENTERED), or that depend on it (PAGE_NEEDED). */
   readonly #codePages = new Uint8Array(CODE_PAGES);
-  /** Instructions that cross pages are in the jump cache: they depend on a page that is not their tag's. */
-  #crossings = false;
   /** The next micro-op to find is one instruction alone. */
   #stepping = false;
   /** No region may run: single-stepping. */
@@ -132,11 +135,10 @@ export class WasmVcpu implements Engine {
       ready: (frame, lo) => {
         this.#code.markRegion(frame, lo & 0xfff);
         // The jump cache may know the address without its region.
-        this.#dropJump((lo ^ (lo >>> 10)) & (JUMP_ENTRIES - 1));
+        this.#dropJump(jumpIndex(lo));
       },
       depends: (lo, relative) => {
-        this.#crossings = true;
-        this.#codePages[pageHash(lo + relative * 4096)] = 1;
+        this.#codePages[pageHash(lo + relative * 4096)] |= PAGE_NEEDED;
       },
       fill: this.#memory.fill,
       divide,
@@ -287,8 +289,7 @@ export class WasmVcpu implements Engine {
     if (microOp !== 0) return microOp;
     const next = this.#frame(low, hi >>> 0, 1);
     if (next < 0) return 0;
-    this.#crossings = true;
-    this.#codePages[pageHash(low + 4096)] = 1;
+    this.#codePages[pageHash(low + 4096)] |= PAGE_NEEDED;
     return this.#code.findCrossing(frame, offset, next);
   }
 
@@ -311,13 +312,13 @@ export class WasmVcpu implements Engine {
   #remember(lo: number, hi: number, microOp: number, slot: number): void {
     const { u32 } = this.#block;
     const user = u32[VCPU.userMode >> 2] !== 0;
-    const index = (lo ^ (lo >>> 10)) & (JUMP_ENTRIES - 1);
+    const index = jumpIndex(lo);
     const entry = (STATE.jumpCache + index * JUMP_ENTRY) >>> 2;
     u32[entry + JUMP_TAG / 4] = lo;
     u32[entry + JUMP_TAG / 4 + 1] = user ? hi ^ JUMP_USER_HI : hi;
     u32[entry + JUMP_MICRO_OP / 4] = microOp;
     u32[entry + JUMP_SLOT / 4] = slot;
-    this.#codePages[pageHash(lo)] = 1;
+    this.#codePages[pageHash(lo)] |= PAGE_ENTERED;
     this.#jumpCount++;
     if (user || hi >>> 31 === 0) {
       if (this.#lowJumpCount < JUMP_ENTRIES) this.#lowJumps[this.#lowJumpCount] = index;
@@ -330,13 +331,19 @@ export class WasmVcpu implements Engine {
     this.#block.u32[((STATE.jumpCache + index * JUMP_ENTRY) >>> 2) + 1] = NO_TAG_HI;
   }
 
+  /** Nobody may enter the region of a slot any more. */
+  readonly #dropSlot = (slot: number): void => {
+    const { u32 } = this.#block;
+    for (let i = 0; i < JUMP_ENTRIES; i++)
+      if (u32[(STATE.jumpCache + i * JUMP_ENTRY + JUMP_SLOT) >>> 2] === slot) this.#dropJump(i);
+  };
+
   #flushJumps(): void {
     if (this.#jumpCount === 0) return;
     for (let i = 0; i < JUMP_ENTRIES; i++) this.#dropJump(i);
     this.#codePages.fill(0);
     this.#jumpCount = 0;
     this.#lowJumpCount = 0;
-    this.#crossings = false;
   }
 
   flushTlb(): void {
@@ -360,8 +367,9 @@ export class WasmVcpu implements Engine {
   invalidatePage(vaLo: number, _vaHi: number): void {
     this.#generation++;
     this.#memory.flushPage(vaLo);
-    if (this.#codePages[pageHash(vaLo)] === 0) return;
-    if (this.#crossings) {
+    const page = this.#codePages[pageHash(vaLo)];
+    if (page === 0) return;
+    if ((page & PAGE_NEEDED) !== 0) {
       this.#flushJumps();
       return;
     }
@@ -421,7 +429,7 @@ export class WasmVcpu implements Engine {
 
   #forget(frame: number, granule: number): void {
     this.#code.invalidate(frame, granule << 7, 128);
-    if (this.#regions.invalidate(frame, granule << 7, 128)) this.#flushJumps();
+    this.#regions.invalidate(frame, granule << 7, 128, this.#dropSlot);
   }
 
   #hearNews(): void {

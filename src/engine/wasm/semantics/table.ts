@@ -15,6 +15,7 @@ import { SSE_INTEGER } from './sse-integer.ts';
 import { SSE_MOVES } from './sse-moves.ts';
 import { SSE_SHUFFLE } from './sse-shuffle.ts';
 import { SSE_STRINGS } from './sse-strings.ts';
+import { STRINGS } from './strings.ts';
 
 const INTEGER: Readonly<Record<string, Meaning>> = { ...ARITHMETIC, ...SHIFTS, ...BITS, ...MOVES };
 
@@ -35,6 +36,11 @@ export const stem = (form: Form): string => form.mnemonic.split('/')[0];
 /** An instruction that the interpreter has in its own function. */
 export function integerMeaning(form: Form): Meaning | undefined {
   return Object.hasOwn(INTEGER, stem(form)) ? INTEGER[stem(form)] : undefined;
+}
+
+/** A string instruction without a segment, of 64-bit addresses. */
+export function stringMeaning(form: Form): Meaning | undefined {
+  return !form.vex && Object.hasOwn(STRINGS, stem(form)) ? STRINGS[stem(form)] : undefined;
 }
 
 /** An instruction that has a function of its own. */

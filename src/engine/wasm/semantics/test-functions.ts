@@ -137,7 +137,14 @@ export class InstructionRunner {
     return this.#instantiate((m, runtime) => {
       const f = new FunctionBuilder([I32, I32]);
       const flagLocals = this.#flagLocals(f, runtime);
-      const frame = { f, flagLocals, pc: local(0, I32), tlb: local(1, I32), leave: () => f.return(i32.const(1)) };
+      const frame = {
+        f,
+        flagLocals,
+        pc: local(0, I32),
+        tlb: local(1, I32),
+        leave: () => f.return(i32.const(1)),
+        pause: () => f.unreachable(),
+      };
       const cpu = known < 0 ? new InterpreterCpu(frame, runtime) : new KnownImmediateCpu(frame, runtime, known);
       cpu.begin(variant.operands, variant.operandSize, false, false);
       variant.meaning(cpu);
