@@ -53,6 +53,8 @@ export interface Engine {
   invalidatePage(vaLo: number, vaHi: number): void;
   /** The hypervisor has stored a page-table entry at this offset of memory 0 (already done). */
   pageTableStored(offset: number): void;
+  /** The hypervisor has stored into guest memory, within a page, at this offset of memory 0: there may be code. */
+  memoryStored(offset: number, size: number): void;
   /** A frame (byte offset) becomes a root page table: the engine makes its part of the Xen hole visible there. */
   prepareRoot(offset: number): void;
   /** gdtFrames/gdtEntries/ldtBase/ldtEntries of the block changed: reload before the next run. */

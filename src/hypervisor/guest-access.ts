@@ -46,9 +46,13 @@ export class GuestAccess {
   writable = false;
   executable = false;
 
-  constructor(machine: MachineMemory, block: VcpuBlock) {
+  readonly #stored: (offset: number, size: number) => void;
+
+  /** `stored`: told of each store, by offset in memory 0; never across a page. */
+  constructor(machine: MachineMemory, block: VcpuBlock, stored: (offset: number, size: number) => void) {
     this.machine = machine;
     this.block = block;
+    this.#stored = stored;
     const buffer = new ArrayBuffer(BUFFER_SIZE);
     this.bytes = new Uint8Array(buffer);
     this.words = new Uint32Array(buffer);
@@ -148,6 +152,7 @@ export class GuestAccess {
       const n = Math.min(length - done, 4096 - (lo & 0xfff));
       const u8 = this.machine.u8;
       for (let i = 0; i < n; i++) u8[offset + i] = source[start + done + i];
+      this.#stored(offset, n);
       done += n;
       lo = (lo + n) >>> 0;
       if (lo < n) hi = (hi + 1) >>> 0;
@@ -186,6 +191,7 @@ export class GuestAccess {
     const offset = this.translate(this.kernelRoot(), vaLo, vaHi, true);
     if (offset < 0) return false;
     this.machine.u32[offset >>> 2] = value;
+    this.#stored(offset, 4);
     return true;
   }
 
@@ -199,6 +205,7 @@ export class GuestAccess {
     if (offset < 0) return false;
     this.machine.u32[offset >>> 2] = lo;
     this.machine.u32[(offset >>> 2) + 1] = hi;
+    this.#stored(offset, 8);
     return true;
   }
 }

@@ -52,6 +52,7 @@ export class TestEngine implements Engine {
   pageTableStored(_offset: number): void {
     this.entriesStored++;
   }
+  memoryStored(_offset: number, _size: number): void {}
   prepareRoot(offset: number): void {
     this.rootsPrepared.push(offset);
   }

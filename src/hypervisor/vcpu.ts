@@ -55,7 +55,7 @@ export class Vcpu {
     this.engine = engine;
     this.kicker = kicker;
     this.host = host;
-    this.access = new GuestAccess(domain.machine, this.block);
+    this.access = new GuestAccess(domain.machine, this.block, (offset, size) => engine.memoryStored(offset, size));
   }
 
   /** System time of the domain in ns: what the guest computes from vcpu_time_info. */

@@ -287,6 +287,9 @@ export class KvmVcpu implements Engine {
     this.#resume.stored(offset);
   }
 
+  /** The CPU sees every store by itself. */
+  memoryStored(_offset: number, _size: number): void {}
+
   prepareRoot(offset: number): void {
     const entry = offset + HOLE_SLOT * 8;
     const mem = this.#mem;

@@ -448,6 +448,11 @@ export class WasmVcpu implements Engine {
   /** The page walk sees every store. */
   pageTableStored(_offset: number): void {}
 
+  memoryStored(offset: number, size: number): void {
+    const frame = offset >>> 12;
+    if (this.#news.granules[frame] !== 0) this.#codeChanged(frame, offset & 0xfff, size);
+  }
+
   /** The M2P needs no page tables here. */
   prepareRoot(_offset: number): void {}
 

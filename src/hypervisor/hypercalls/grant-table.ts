@@ -227,6 +227,7 @@ function copyOne(v: Vcpu): number {
   if (status === 0) {
     const from = source.page + sourceOffset;
     v.machine.u8.copyWithin(dest.page + destOffset, from, from + length);
+    v.engine.memoryStored(dest.page + destOffset, length);
   }
   release(v, dest);
   release(v, source);

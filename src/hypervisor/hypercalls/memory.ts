@@ -52,6 +52,7 @@ function populate(v: Vcpu, first: number, count: number): boolean {
     if (hasM2pEntry(v, frame)) return false;
   }
   v.machine.u8.fill(0, first * PAGE_SIZE, (first + count) * PAGE_SIZE);
+  for (let pfn = first; pfn < first + count; pfn++) v.engine.memoryStored(pfn * PAGE_SIZE, PAGE_SIZE);
   for (let frame = first; frame < first + count; frame++) setM2pEntry(v, frame, frame, 0);
   Atomics.store(v.domain.i32, DOMAIN.totalPages >> 2, total + count);
   return true;

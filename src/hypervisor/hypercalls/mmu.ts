@@ -209,6 +209,7 @@ function mmuextOne(v: Vcpu, cmd: number, a1Lo: number, a1Hi: number, a2Lo: numbe
       const frame = plainFrame(v, mfn);
       if (frame < 0) return -EINVAL;
       v.machine.u8.fill(0, frame * PAGE_SIZE, (frame + 1) * PAGE_SIZE);
+      v.engine.memoryStored(frame * PAGE_SIZE, PAGE_SIZE);
       return 0;
     }
     case xen.MMUEXT_COPY_PAGE: {
@@ -216,6 +217,7 @@ function mmuextOne(v: Vcpu, cmd: number, a1Lo: number, a1Hi: number, a2Lo: numbe
       const from = ramFrame(v, a2Hi * 0x100000000 + a2Lo);
       if (to < 0 || from < 0) return -EINVAL;
       v.machine.u8.copyWithin(to * PAGE_SIZE, from * PAGE_SIZE, (from + 1) * PAGE_SIZE);
+      v.engine.memoryStored(to * PAGE_SIZE, PAGE_SIZE);
       return 0;
     }
     case xen.MMUEXT_MARK_SUPER:
