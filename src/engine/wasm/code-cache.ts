@@ -41,6 +41,8 @@ interface CodePage {
   readonly crossing: Map<number, Run>;
   /** Runs of the page before that reach into this one. */
   readonly tails: Run[];
+  /** A bit for each offset where an instruction was decoded. */
+  readonly decoded: Uint8Array;
   /** Where the next micro-op goes, and the end of that chunk. */
   next: number;
   chunkEnd: number;
@@ -88,7 +90,7 @@ export class CodeCache {
   #page(frame: number): CodePage {
     let page = this.#pages.get(frame);
     if (page === undefined) {
-      page = { runs: new Map(), crossing: new Map(), tails: [], next: 0, chunkEnd: 0 };
+      page = { runs: new Map(), crossing: new Map(), tails: [], decoded: new Uint8Array(512), next: 0, chunkEnd: 0 };
       this.#pages.set(frame, page);
     }
     return page;
@@ -97,6 +99,12 @@ export class CodeCache {
   /** Frame that a micro-op's code is in, -1 = of none. */
   ownerOf(microOp: number): number {
     return this.#owners[microOp >>> CHUNK_SHIFT];
+  }
+
+  /** Whether the interpreter has come to an instruction, or to what is before it without a branch that was taken. */
+  isDecoded(frame: number, offset: number): boolean {
+    const page = this.#pages.get(frame);
+    return page !== undefined && (page.decoded[offset >>> 3] & (1 << (offset & 7))) !== 0;
   }
 
   /** The micro-op at an offset of a frame; 0 when the instruction there reaches into the next page. */
@@ -200,6 +208,7 @@ export class CodeCache {
         granules |= wanted;
         this.#newGranule(frame, wanted);
       }
+      page.decoded[here >>> 3] |= 1 << (here & 7);
       const status = decode(u8, base + here, base + 4096, 64, instruction);
       if (status === DECODE_SHORT) {
         if (count === 0) return 0;

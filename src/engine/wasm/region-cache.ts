@@ -34,6 +34,7 @@ export interface RegionHost {
   readonly scratch: number;
   /** Frame of the page `relative` pages from an address's, or -1. Leaves the block's fault alone or not. */
   frame(lo: number, hi: number, relative: number): number;
+  readonly isWarm: (frame: number, offset: number) => boolean;
   /** Stores into these granules of a frame must be seen. True when that is new. */
   watch(frame: number, bits: number): boolean;
   /** A region has been made of code that was wanted at an address (low word) in a frame. */
@@ -101,6 +102,7 @@ export class RegionCache {
     const source = {
       u8: this.#host.u8,
       frame: (relative: number) => (relative === 0 ? frame : this.#host.frame(lo, hi, relative)),
+      isWarm: this.#host.isWarm,
     };
     let graph = discover(source, offset);
     // Code must be watched before it is read.

@@ -82,6 +82,8 @@ export interface CodeSource {
   readonly u8: Uint8Array;
   /** Frame of the page `relative` pages from the entry's, or -1. */
   frame(relative: number): number;
+  /** Code at an offset of a frame has been executed, as far as anyone knows: the rest is not worth translating. */
+  isWarm(frame: number, offset: number): boolean;
 }
 
 const RAX = 1;
@@ -156,8 +158,27 @@ function registersUsed(i: Instruction): number {
   return mask;
 }
 
-function copy(i: Instruction): Instruction {
-  return Object.assign(new Instruction(), i);
+function copy(from: Instruction): Instruction {
+  const to = new Instruction();
+  to.length = from.length;
+  to.form = from.form;
+  to.operandSize = from.operandSize;
+  to.addressSize = from.addressSize;
+  to.lock = from.lock;
+  to.rep = from.rep;
+  to.segment = from.segment;
+  to.rex = from.rex;
+  to.mod = from.mod;
+  to.reg = from.reg;
+  to.rm = from.rm;
+  to.base = from.base;
+  to.index = from.index;
+  to.scale = from.scale;
+  to.displacement = from.displacement;
+  to.immLo = from.immLo;
+  to.immHi = from.immHi;
+  to.imm2 = from.imm2;
+  return to;
 }
 
 const work = new Instruction();
@@ -237,16 +258,15 @@ export function discover(source: CodeSource, entry: number): RegionGraph | null 
       position += at.instruction.length;
       const end = endOf(at);
       if (end === null) continue;
-      if (end.kind === 'jump' || end.kind === 'branch') {
-        if (inReach(end.target)) {
-          leaders.add(end.target);
-          pending.push(end.target);
-        }
-      }
-      if (end.kind === 'branch' || end.kind === 'call') {
-        leaders.add(end.next);
-        pending.push(end.next);
-      }
+      const follow = (to: number): void => {
+        if (!inReach(to)) return;
+        const frame = pages.get(to >> 12) ?? source.frame(to >> 12);
+        if (frame < 0 || !source.isWarm(frame, to & 0xfff)) return;
+        leaders.add(to);
+        pending.push(to);
+      };
+      if (end.kind === 'jump' || end.kind === 'branch') follow(end.target);
+      if (end.kind === 'branch' || end.kind === 'call') follow(end.next);
       break;
     }
   }

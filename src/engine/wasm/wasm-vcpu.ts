@@ -38,7 +38,7 @@ import { divideWide } from './wide-divide.ts';
 /** Branches between two looks at the clock. */
 const BUDGET = 10_000;
 /** Entries that a wanted region waits at most, so that others can join its module. */
-const ENTRIES_WAITED = 16;
+const ENTRIES_WAITED = 64;
 /** Kinds of rare instructions that the statistics name. */
 const RARE_SHOWN = 12;
 /** What the two tables of code pages say. */
@@ -131,6 +131,7 @@ export class WasmVcpu implements Engine {
       cpu: this.#block.memory,
       scratch,
       frame: (lo, hi, relative) => this.#frame(lo, hi, relative),
+      isWarm: (frame, offset) => this.#code.isDecoded(frame, offset),
       watch: (frame, bits) => this.#watch(frame, bits),
       ready: (frame, lo) => {
         this.#code.markRegion(frame, lo & 0xfff);
