@@ -3,10 +3,8 @@
 import type { Engine, Kicker } from '../engine/engine.ts';
 import { createKvmKicker } from '../engine/kvm/kicker.ts';
 import { closeKvmDomain, createKvmDomain, type KvmDomainHandle } from '../engine/kvm/kvm-domain.ts';
-import { openKvmVcpu } from '../engine/kvm/kvm-vcpu.ts';
 import { probeKvm } from '../engine/kvm/self-test.ts';
 import { createWasmDomain, createWasmKicker, type WasmDomainHandle } from '../engine/wasm/wasm-domain.ts';
-import { WasmVcpu } from '../engine/wasm/wasm-vcpu.ts';
 import type { Domain } from '../hypervisor/domain.ts';
 import type { MachineMemory } from '../machine/memory.ts';
 import type { EngineChoice as EngineName } from '../toolstack/config/domain-config.ts';
@@ -46,7 +44,12 @@ export function createKicker(handle: EngineHandle): Kicker {
   return handle.kind === 'kvm' ? createKvmKicker(handle.kvm) : createWasmKicker();
 }
 
-export function openVcpu(handle: EngineHandle, domain: Domain, vcpuId: number): Engine {
-  if (handle.kind === 'kvm') return openKvmVcpu(handle.kvm, domain.machine, domain.vcpus[vcpuId]);
+/** For the vCPU's worker: of the engines, which are large, only its own is loaded there. */
+export async function openVcpu(handle: EngineHandle, domain: Domain, vcpuId: number): Promise<Engine> {
+  if (handle.kind === 'kvm') {
+    const { openKvmVcpu } = await import('../engine/kvm/kvm-vcpu.ts');
+    return openKvmVcpu(handle.kvm, domain.machine, domain.vcpus[vcpuId]);
+  }
+  const { WasmVcpu } = await import('../engine/wasm/wasm-vcpu.ts');
   return new WasmVcpu(handle, domain.machine, domain.vcpus, vcpuId, { monotonicNs });
 }

@@ -13,10 +13,10 @@ import type { VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
 
 const say = (message: VcpuWorkerMessage): void => parentPort?.postMessage(message);
 
-function main(data: VcpuWorkerData): void {
+async function main(data: VcpuWorkerData): Promise<void> {
   const domain = new Domain(data.domain);
   const block = domain.vcpus[data.vcpuId];
-  const engine = openVcpu(data.engine, domain, data.vcpuId);
+  const engine = await openVcpu(data.engine, domain, data.vcpuId);
   try {
     const host = { monotonicNs, log: (line: string) => say({ kind: 'log', line }) };
     const v = new Vcpu(domain, data.vcpuId, engine, createKicker(data.engine), host);
@@ -39,7 +39,7 @@ function main(data: VcpuWorkerData): void {
 }
 
 try {
-  main(workerData as VcpuWorkerData);
+  await main(workerData as VcpuWorkerData);
 } catch (error) {
   say({ kind: 'failed', message: error instanceof Error ? (error.stack ?? error.message) : String(error) });
 }

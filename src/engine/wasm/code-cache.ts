@@ -13,17 +13,26 @@
 import type { MachineMemory } from '../../machine/memory.ts';
 import type { VcpuBlock } from '../../machine/vcpu-block.ts';
 import { DECODE_OK, DECODE_SHORT, decode } from '../x86/decoder.ts';
+import { FORMS } from '../x86/forms.ts';
 import { Instruction } from '../x86/instruction.ts';
+import { OPERANDS } from '../x86/operands.ts';
 import { ENCODED_MAX, Encoder } from './encode.ts';
 import { CALL, ENDS_RUN, JCC, JUMP, LEAVE_PAGE, LINK, LOOP, RARE, REGION, STALE } from './handlers.ts';
 import { STATE } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
 
 const CHUNK_SHIFT = 11;
+/** Of `stop`, in the chunk that holds ENTER and what `single` makes. */
+const STOP_OFFSET = 1024;
 const CHUNK_BYTES = 1 << CHUNK_SHIFT;
 /** Instructions in a run. */
 const RUN_MAX = 64;
 const GRANULE_SHIFT = 7;
+
+/** Forms that may be repeated. */
+const STRINGS = Uint8Array.from(FORMS, (form) =>
+  form.operands.some((type) => OPERANDS[type].class === 'source' || OPERANDS[type].class === 'destination') ? 1 : 0,
+);
 
 interface Run {
   readonly frame: number;
@@ -164,9 +173,20 @@ export class CodeCache {
       this.#encoder.plain(start, RARE, offset, 0, 0);
       return start;
     }
-    const end = this.#encoder.encode(start, instruction, offset);
+    // A repeated string instruction is to stop after each element: that is for rare-strings.ts.
+    const isRepeated = instruction.rep !== 0 && STRINGS[instruction.form] !== 0;
+    const end = isRepeated
+      ? this.#encoder.plain(start, RARE, offset, 0, 0)
+      : this.#encoder.encode(start, instruction, offset);
     this.#encoder.plain(end, LEAVE_PAGE, offset, 0, offset + instruction.length);
     return start;
+  }
+
+  /** A micro-op that says where single-stepping has come to, and does nothing else. */
+  stop(offset: number): number {
+    const at = STATE.microOps + STOP_OFFSET;
+    this.#encoder.plain(at, LEAVE_PAGE, offset, 0, offset);
+    return at;
   }
 
   /** Room for an instruction and a link behind it; chunks are joined by LINK. */

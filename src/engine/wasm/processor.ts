@@ -27,6 +27,9 @@ export class Processor {
   code: Uint8Array = this.#bytes;
   codeAt = 0;
   readonly #rflags: () => number;
+  /** TF is set: a repeated string instruction stops after one element and sets `iterated`. */
+  isStepping = false;
+  iterated = false;
   /** Results of `effective` and of 64-bit reads. */
   lo = 0;
   hi = 0;

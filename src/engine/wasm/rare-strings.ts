@@ -32,13 +32,20 @@ function address(p: Processor, register: number, segment: number): void {
   p.addSegment(segment);
 }
 
+/** Elements that may go in one piece. */
+function pieceOf(p: Processor): number {
+  const count = remaining(p);
+  return p.isStepping ? Math.min(count, 1) : count;
+}
+
 /** After some elements: finished, interrupted (rip stays), or on. 0 = go on. */
 function pause(p: Processor): number {
   if (p.instruction.rep === 0 || remaining(p) === 0) {
     p.advance();
     return NEXT;
   }
-  return p.u32[FLAGS_W] !== 0 ? EXIT_INTERRUPTED : 0;
+  p.iterated = p.isStepping;
+  return p.isStepping || p.u32[FLAGS_W] !== 0 ? EXIT_INTERRUPTED : 0;
 }
 
 export function moveString(p: Processor): number {
@@ -53,7 +60,7 @@ export function moveString(p: Processor): number {
   const { machine, scratch } = p.memory;
   const u8 = machine.u8;
   for (;;) {
-    const count = remaining(p);
+    const count = pieceOf(p);
     address(p, RSI, i.segment);
     const sourceLo = p.lo;
     const source = p.reading(p.lo, p.hi, size) >>> 0;
@@ -105,7 +112,7 @@ export function storeString(p: Processor): number {
   const { u8, u32 } = machine;
   const zero = (size === 8 ? lo | hi : size === 4 ? lo : size === 2 ? lo & 0xffff : lo & 0xff) === 0;
   for (;;) {
-    const count = remaining(p);
+    const count = pieceOf(p);
     address(p, RDI, -1);
     const targetLo = p.lo;
     const target = p.writing(p.lo, p.hi, size) >>> 0;

@@ -59,7 +59,9 @@ export class RegionCache {
   /** For statistics. */
   translated = 0;
   instructions = 0;
-  milliseconds = 0;
+  /** Reading the code and writing WebAssembly, and what V8 takes before a module can run (it optimizes later, in its own threads). */
+  translationMs = 0;
+  compilationMs = 0;
 
   constructor(host: RegionHost) {
     this.#host = host;
@@ -99,6 +101,7 @@ export class RegionCache {
     const offset = lo & 0xfff;
     const key = keyOf(frame, offset, user);
     if (this.#regions.has(key) || this.isFull) return;
+    const start = performance.now();
     const source = {
       u8: this.#host.u8,
       frame: (relative: number) => (relative === 0 ? frame : this.#host.frame(lo, hi, relative)),
@@ -107,6 +110,7 @@ export class RegionCache {
     let graph = discover(source, offset);
     // Code must be watched before it is read.
     while (graph !== null && this.#watch(graph)) graph = discover(source, offset);
+    this.translationMs += performance.now() - start;
     if (graph === null) return;
     const region: Region = { key, graph, frame, user, lo, slot: 0 };
     this.#regions.set(key, region);
@@ -154,11 +158,14 @@ export class RegionCache {
       },
       first,
     );
+    const compiling = performance.now();
+    this.translationMs += compiling - start;
     if (first + batch.length > this.table.length) this.table.grow(Math.max(1024, batch.length));
     const global = new WebAssembly.Global({ value: 'i32' }, scratch | 0);
     new WebAssembly.Instance(new WebAssembly.Module(bytes), {
       e: { guest, cpu, table: this.table, scratch: global, fill, divide, vector },
     });
+    this.compilationMs += performance.now() - compiling;
     batch.forEach((region, i) => {
       region.slot = first + i;
       this.translated++;
@@ -166,7 +173,6 @@ export class RegionCache {
       this.#host.ready(region.frame, region.lo);
     });
     this.#nextSlot = first + batch.length;
-    this.milliseconds += performance.now() - start;
   }
 
   /** Code of a frame has changed somewhere in `offset` to `offset + size`. Calls `dropped` with the slots that are void now. */

@@ -14,6 +14,7 @@ import { createExactVector } from '../x86/sse-exact.ts';
 import { showFeatures } from '../x86/tables.ts';
 import { CodeCache } from './code-cache.ts';
 import { cpuid, SHOWN_FEATURES } from './cpuid.ts';
+import { EntryCheck } from './entry-check.ts';
 import { ARITHMETIC_FLAGS, FLAGS_EXPLICIT } from './flags.ts';
 import { GuestMemory } from './guest-memory.ts';
 import { createInterpreter, type Interpreter } from './interpreter.ts';
@@ -61,6 +62,8 @@ const MXCSR_INITIAL = 0x1f80;
 
 /** What the engine needs of the host. */
 export interface WasmHost {
+  /** Never translate: interpret all. For tests that compare. */
+  readonly interpretOnly?: boolean;
   /** Monotonic clock in ns, the same in all threads. */
   monotonicNs(): number;
 }
@@ -74,6 +77,7 @@ export class WasmVcpu implements Engine {
   readonly #memory: GuestMemory;
   readonly #code: CodeCache;
   readonly #processor: Processor;
+  readonly #entry: EntryCheck;
   readonly #rare: Rare;
   readonly #regions: RegionCache;
   readonly #interpreter: Interpreter;
@@ -97,6 +101,7 @@ export class WasmVcpu implements Engine {
   #waited = 0;
   #resolved = 0;
   #resumed = 0;
+  #drops = 0;
 
   constructor(
     handle: WasmDomainHandle,
@@ -117,6 +122,7 @@ export class WasmVcpu implements Engine {
     });
     this.#code = new CodeCache(machine, this.#block, (frame, bits) => this.#watch(frame, bits));
     this.#processor = new Processor(this.#memory, () => this.#interpreter.rflags());
+    this.#entry = new EntryCheck(this.#processor);
     this.#rare = new Rare(this.#processor, {
       readTsc: (out) => this.#tsc(out),
       exclusively: (body) => this.#news.exclusively(body),
@@ -169,16 +175,19 @@ export class WasmVcpu implements Engine {
   run(): ExitKind {
     const { u32, i32 } = this.#block;
     Atomics.store(i32, VCPU.inGuest >> 2, 1);
-    let exit: ExitKind = EXIT_INTERRUPTED;
-    if (Atomics.load(i32, VCPU.flags >> 2) === 0) {
+    let exit: ExitKind;
+    if (Atomics.load(i32, VCPU.flags >> 2) !== 0) exit = EXIT_INTERRUPTED;
+    else if (this.#entry.isRefused()) exit = EXIT_EXCEPTION;
+    else {
       this.#enter();
       this.#memory.isNonCanonical = false;
       const rflags = u32[VCPU.rflags >> 2];
       exit = (rflags & TF) !== 0 ? this.#step() : this.#interpret();
       u32[VCPU.rflags >> 2] =
         (u32[VCPU.rflags >> 2] & ~ARITHMETIC_FLAGS) | (this.#interpreter.rflags() & ARITHMETIC_FLAGS) | 2;
+      this.#entry.keep();
+      if (exit === EXIT_EXCEPTION && u32[VCPU.exitVector >> 2] === GENERAL_PROTECTION) this.#stackFault();
     }
-    if (exit === EXIT_EXCEPTION && u32[VCPU.exitVector >> 2] === GENERAL_PROTECTION) this.#stackFault();
     Atomics.store(i32, VCPU.inGuest >> 2, 0);
     Atomics.add(i32, VCPU.exitCount >> 2, 1);
     Atomics.notify(i32, VCPU.inGuest >> 2);
@@ -236,20 +245,30 @@ export class WasmVcpu implements Engine {
     this.#regions.translate();
   }
 
-  /** One instruction, and #DB behind it. */
+  /** One instruction, or one turn of a repeated one, and #DB behind it. */
   #step(): ExitKind {
     const { i32, u32 } = this.#block;
     const user = u32[VCPU.userMode >> 2] !== 0;
+    const ripLo = u32[VCPU.rip >> 2];
+    const ripHi = u32[(VCPU.rip >> 2) + 1];
     this.#flushJumps();
     this.#stepping = true;
     this.#alone = true;
+    this.#processor.isStepping = true;
+    this.#processor.iterated = false;
     // The lookup of the first instruction takes one, that of the second the other.
     i32[STATE.budget >> 2] = 2;
     const exit = this.#interpreter.interpret(STATE.tlb + (user ? TLB_SIZE : 0), user ? JUMP_USER_HI : 0);
     this.#stepping = false;
     this.#alone = false;
+    this.#processor.isStepping = false;
     this.#flushJumps();
-    if (exit !== EXIT_INTERRUPTED || i32[STATE.budget >> 2] > 0) return exit;
+    const isDone =
+      i32[STATE.budget >> 2] <= 0 ||
+      this.#processor.iterated ||
+      u32[VCPU.rip >> 2] !== ripLo ||
+      u32[(VCPU.rip >> 2) + 1] !== ripHi;
+    if (exit !== EXIT_INTERRUPTED || !isDone) return exit;
     u32[VCPU.exitVector >> 2] = DEBUG_EXCEPTION;
     u32[VCPU.exitErrorCode >> 2] = 0;
     u32[VCPU.exitDetail >> 2] = DR6_BS;
@@ -265,16 +284,18 @@ export class WasmVcpu implements Engine {
       const frame = this.#memory.codeFrame(low, high);
       return frame < 0 ? 0 : this.#code.single(frame, low & 0xfff, () => this.#frame(low, high, 1));
     }
+    // The step is done: whatever is wrong with the next instruction's address comes later.
+    if (this.#alone) return this.#code.stop(low & 0xfff);
     this.#resolved++;
     for (;;) {
       const generation = this.#generation;
       const microOp = this.#microOpAt(low, high);
       if (microOp === 0) return 0;
       const frame = this.#code.ownerOf(microOp);
-      const slot = this.#alone ? 0 : this.#regions.find(frame, low, high, this.#memory.mode !== 0);
+      const slot = this.#regions.find(frame, low, high, this.#memory.mode !== 0);
       // Whoever had this vCPU flush while it waited for others (#watch) must not find the old page here.
       if (generation !== this.#generation) continue;
-      if (slot === 0 && from !== 0 && !this.#alone) this.#code.link(from, microOp, frame, low & 0xfff);
+      if (slot === 0 && from !== 0) this.#code.link(from, microOp, frame, low & 0xfff);
       this.#remember(low, high, microOp, slot);
       return microOp;
     }
@@ -306,6 +327,7 @@ export class WasmVcpu implements Engine {
   #hot(lo: number, hi: number): void {
     const low = lo >>> 0;
     const high = hi >>> 0;
+    if (this.#host.interpretOnly === true) return;
     const frame = this.#memory.codeFrame(low, high);
     if (frame >= 0) this.#regions.request(frame, low, high, this.#memory.mode !== 0);
   }
@@ -439,6 +461,7 @@ export class WasmVcpu implements Engine {
   }
 
   #dropCode(): void {
+    this.#drops++;
     this.#code.clear();
     this.#regions.clear();
     this.#flushJumps();
@@ -487,18 +510,30 @@ export class WasmVcpu implements Engine {
     return 'no detail';
   }
 
+  /** Read by scripts/bench/statistics.ts. */
   statistics(): string[] {
-    const { translated, instructions, milliseconds } = this.#regions;
+    const { translated, instructions, translationMs, compilationMs } = this.#regions;
     const { misses, fills } = this.#memory;
     const { counts } = this.#rare;
     const rare = FORMS.filter((form) => counts[form.index] > 0)
       .sort((a, b) => counts[b.index] - counts[a.index])
       .slice(0, RARE_SHOWN)
       .map((form) => `${form.key} ${counts[form.index]}`);
+    const counted: [string, number][] = [
+      ['instructions decoded', this.#code.decoded],
+      ['regions', translated],
+      ['instructions in regions', instructions],
+      ['ms of translation', translationMs],
+      ['ms of compilation', compilationMs],
+      ['times all code was dropped', this.#drops],
+      ['TLB misses interpreted', misses],
+      ['TLB misses in regions', fills],
+      ['addresses resolved', this.#resolved],
+      ['addresses resumed', this.#resumed],
+    ];
     return [
-      `decoded ${this.#code.decoded} instructions; ${translated} regions of ${instructions} instructions in ${milliseconds.toFixed(0)} ms`,
-      `TLB misses: ${misses} interpreted, ${fills} in regions; addresses resolved ${this.#resolved}, resumed ${this.#resumed}`,
-      `instructions by TypeScript: ${rare.join(', ')}`,
+      `engine: ${counted.map(([name, count]) => `${name} ${Math.round(count)}`).join(', ')}`,
+      `instructions by TypeScript ${counts.reduce((sum, count) => sum + count, 0)}: ${rare.join(', ')}`,
     ];
   }
 
