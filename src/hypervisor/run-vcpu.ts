@@ -26,7 +26,7 @@ import { endPoll, pollDone } from './hypercalls/sched.ts';
 import { HYPERCALL_HANDLERS } from './hypercalls/table.ts';
 import { emulatePageTableWrite } from './page-table-write.ts';
 import { emulatePrivileged } from './privileged-op.ts';
-import { measureDrift, RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_running, setRunstate } from './time.ts';
+import { keepTime, RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_running, setRunstate } from './time.ts';
 import { crashDomain, deliverPending, deliverSyscall, deliverTrap, gprWord, upcallDue } from './traps.ts';
 import { RESULT_IN_RAX, type Vcpu } from './vcpu.ts';
 
@@ -58,14 +58,18 @@ export const STAT_NAMES = [
 
 /** A fault that the page tables allow may come back this often (a table changed under the walk) before the guest gets it. */
 const SPURIOUS_MAX = 50;
-const DRIFT_INTERVAL_NS = 5e9;
+/** The guest's clock is looked after so often, ... */
+const TIME_INTERVAL_NS = 1e9;
+/** ... which is noticed after so many exits at the latest. */
+const EXITS_UNTIMED = 1024;
 
 /** Runs until the domain shuts down or FLAG_STOP is set. */
 export function runVcpu(v: Vcpu): void {
   const { block, engine, domain } = v;
   const i32 = block.i32;
   const stats = VCPU.stats >> 2;
-  let nextDriftNs = 0;
+  let nextTimeNs = v.host.monotonicNs() + TIME_INTERVAL_NS;
+  let untimed = 0;
   for (;;) {
     const flags = Atomics.exchange(i32, VCPU.flags >> 2, 0);
     if ((flags & FLAG_STOP) !== 0 || domain.shutdownReason !== -1) return;
@@ -82,8 +86,8 @@ export function runVcpu(v: Vcpu): void {
     }
     deliverPending(v);
     if (domain.shutdownReason !== -1) return;
-    const hostNs = deadlineNs === 0 ? 0 : v.host.monotonicNs() + (deadlineNs - v.systemTimeNs());
-    engine.setRunDeadline(hostNs);
+    const timerNs = deadlineNs === 0 ? nextTimeNs : v.host.monotonicNs() + (deadlineNs - v.systemTimeNs());
+    engine.setRunDeadline(Math.min(timerNs, nextTimeNs));
     const exit = engine.run();
     if (exit === EXIT_SYSCALL) {
       if (block.u32[VCPU.userMode >> 2] !== 0) {
@@ -98,12 +102,14 @@ export function runVcpu(v: Vcpu): void {
       crashDomain(v, `the ${engine.facts.name} engine cannot run this guest any further: ${engine.describeError()}`);
     else {
       block.u32[stats + STAT_INTERRUPTED]++;
-      const now = v.host.monotonicNs();
-      if (now > nextDriftNs) {
-        if (nextDriftNs !== 0) measureDrift(v);
-        nextDriftNs = now + DRIFT_INTERVAL_NS;
-      }
+      untimed = EXITS_UNTIMED;
     }
+    if (++untimed < EXITS_UNTIMED) continue;
+    untimed = 0;
+    const now = v.host.monotonicNs();
+    if (now < nextTimeNs) continue;
+    keepTime(v);
+    nextTimeNs = now + TIME_INTERVAL_NS;
   }
 }
 

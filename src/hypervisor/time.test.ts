@@ -4,7 +4,7 @@ import { VCPU } from '../machine/vcpu-block.ts';
 import { DOMAIN } from './domain.ts';
 import { KERNEL_VA, TestGuest, UNMAPPED_VA, VA_HI } from './testing.ts';
 import {
-  measureDrift,
+  keepTime,
   RUNSTATE_blocked,
   RUNSTATE_running,
   runstateInfo,
@@ -138,11 +138,29 @@ test('system time goes on without a step, with the rate that the guest computes'
     clock.atNs += 1e9 + 100;
     guest.nowNs = clock.atNs;
     const before = guest.vcpu.systemTimeNs();
-    measureDrift(guest.vcpu);
+    keepTime(guest.vcpu);
     const guestNs = Number(scaleTsc(clock.tsc - 0x500000003n, mul, shift));
     expect(guest.vcpu.systemTimeNs()).toBe(guestNs);
     expect(Math.abs(guest.vcpu.systemTimeNs() - before)).toBeLessThan(110);
     expect(guest.domain.f64[DOMAIN.driftNs >> 3]).toBe(guestNs - second * (1e9 + 100));
+  }
+});
+
+test('keepTime() moves vcpu_time_info along the same line, in both copies', () => {
+  const { guest, clock } = clocked();
+  startClock(guest.domain, guest.engine, 0);
+  writeTimeInfo(guest.vcpu);
+  guest.vcpu.block.u32.set([KERNEL_VA + 0x2fe0, VA_HI], VCPU.timeVa >> 2);
+  const { mul, shift } = timeScale(2_400_000);
+  const at = (guest.machine.layout.sharedInfoOffset + 0x20) >> 3;
+  for (let second = 1n; second <= 3n; second++) {
+    clock.tsc += 2_400_000_001n;
+    keepTime(guest.vcpu);
+    const words = new BigUint64Array(guest.machine.u32.slice(at * 2, at * 2 + 8).buffer);
+    const ns = scaleTsc(clock.tsc - 0x500000003n, mul, shift);
+    expect([...words.slice(1, 3)]).toEqual([clock.tsc, ns]);
+    expect([...words]).toEqual([2n + 2n * second, clock.tsc, ns, BigInt(mul) | 0x01ff_0000_0000n]);
+    expect(guest.words(KERNEL_VA + 0x2fe8, 6)).toEqual([...new Uint32Array(words.buffer).slice(2)]);
   }
 });
 

@@ -1,7 +1,8 @@
 /**
- * System time. The guest computes it from its TSC with one set of numbers that is fixed when the domain is created and the same for
- * all vCPUs, so it never steps and vCPUs agree. Host timers are set on the host's monotonic clock; `driftNs` is the measured
- * difference of the two clocks. Source: xen/include/public/xen.h, struct vcpu_time_info.
+ * System time. The guest computes it from its TSC along one line that is fixed when the domain is created and the same for all
+ * vCPUs, so it never steps and vCPUs agree (but for a nanosecond of rounding). The point that vcpu_time_info names moves along that
+ * line. Host timers are set on the host's monotonic clock; `driftNs` is the measured difference of the two clocks.
+ * Source: xen/include/public/xen.h, struct vcpu_time_info.
  */
 
 import type { Engine } from '../engine/engine.ts';
@@ -57,41 +58,64 @@ export function startClock(domain: Domain, engine: Engine, wallclockNs: number):
   u32[wc + 3] = Math.floor(sec / 4294967296);
 }
 
-/** Writes vcpu_time_info where the guest has it: in vcpu_info, and in the second copy it may have registered. */
+/** A point of the domain's line: TSC and system time, two words each. */
+interface TimePoint {
+  tscLo: number;
+  tscHi: number;
+  nsLo: number;
+  nsHi: number;
+}
+
+/** Writes vcpu_time_info where the guest has it, with the line's first point: in vcpu_info, and in the second copy if there is one. */
 export function writeTimeInfo(v: Vcpu): void {
-  const info = v.block.u32[VCPU.vcpuInfo >> 2] + TIME;
-  fillTimeInfo(v.domain, v.machine.u32, v.machine.u8, info);
+  const { u32 } = v.domain;
+  writePoint(v, {
+    tscLo: u32[DOMAIN.tscBase >> 2],
+    tscHi: u32[(DOMAIN.tscBase >> 2) + 1],
+    nsLo: 0,
+    nsHi: 0,
+  });
+}
+
+/**
+ * Measures how far the guest's clock and the host's have come apart, and moves vcpu_time_info on to now: GRUB, for one, takes the
+ * time from system_time alone. Xen does so once a second. Source: xen/arch/x86/time.c, time_calibration (behaviour).
+ */
+export function keepTime(v: Vcpu): void {
+  const d = v.domain;
+  const { tscLo, tscHi, atNs } = v.engine.readTsc();
+  const tsc = (BigInt(tscHi) << 32n) | BigInt(tscLo);
+  const base = d.u64[DOMAIN.tscBase >> 3];
+  // No reading could be made: the vCPU is about to end.
+  if (tsc < base) return;
+  const ns = scaleTsc(tsc - base, d.u32[DOMAIN.tscMul >> 2], d.i32[DOMAIN.tscShift >> 2]);
+  d.f64[DOMAIN.driftNs >> 3] = Number(ns) - (atNs - d.f64[DOMAIN.bootNs >> 3]);
+  writePoint(v, { tscLo, tscHi, nsLo: Number(ns & 0xffffffffn), nsHi: Number(ns >> 32n) });
+}
+
+function writePoint(v: Vcpu, point: TimePoint): void {
+  fillTimeInfo(v, point, v.block.u32[VCPU.vcpuInfo >> 2] + TIME);
   const va = VCPU.timeVa >> 2;
   const lo = v.block.u32[va];
   const hi = v.block.u32[va + 1];
   if ((lo | hi) === 0) return;
   const offset = v.access.translate(v.access.kernelRoot(), lo, hi, true);
-  if (offset >= 0 && (offset & 7) === 0 && (offset & 0xfff) <= 4096 - 32)
-    fillTimeInfo(v.domain, v.machine.u32, v.machine.u8, offset);
+  if (offset >= 0 && (offset & 7) === 0 && (offset & 0xfff) <= 4096 - 32) fillTimeInfo(v, point, offset);
 }
 
-function fillTimeInfo(d: Domain, u32: Uint32Array, u8: Uint8Array, offset: number): void {
+/** The version is odd while the rest changes: other vCPUs may be reading. */
+function fillTimeInfo({ domain: d, machine: { u32, u8 } }: Vcpu, point: TimePoint, offset: number): void {
   const at = offset >>> 2;
-  u32[at] += 1;
-  u32[at + 2] = d.u32[DOMAIN.tscBase >> 2];
-  u32[at + 3] = d.u32[(DOMAIN.tscBase >> 2) + 1];
-  u32[at + 4] = 0;
-  u32[at + 5] = 0;
+  const version = Atomics.load(u32, at) & ~1;
+  Atomics.store(u32, at, version + 1);
+  u32[at + 2] = point.tscLo;
+  u32[at + 3] = point.tscHi;
+  u32[at + 4] = point.nsLo;
+  u32[at + 5] = point.nsHi;
   u32[at + 6] = d.u32[DOMAIN.tscMul >> 2];
   u8[offset + 0x1c] = d.i32[DOMAIN.tscShift >> 2];
   u8[offset + 0x1d] = d.u32[DOMAIN.tscStable >> 2] !== 0 ? PVCLOCK_TSC_STABLE : 0;
-  u32[at] += 1;
-}
-
-/** Measures how far the guest's clock and the host's have come apart. */
-export function measureDrift(v: Vcpu): void {
-  const d = v.domain;
-  const { tscLo, tscHi, atNs } = v.engine.readTsc();
-  const tsc = (BigInt(tscHi) << 32n) | BigInt(tscLo);
-  const guestNs = Number(
-    scaleTsc(tsc - d.u64[DOMAIN.tscBase >> 3], d.u32[DOMAIN.tscMul >> 2], d.i32[DOMAIN.tscShift >> 2]),
-  );
-  d.f64[DOMAIN.driftNs >> 3] = guestNs - (atNs - d.f64[DOMAIN.bootNs >> 3]);
+  Atomics.store(u32, at, version + 2);
 }
 
 /** Runstates. Source: xen/include/public/vcpu.h. */

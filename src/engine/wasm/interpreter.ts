@@ -36,7 +36,7 @@ import { MICRO_OP } from './micro-op.ts';
 import { ModuleBuilder } from './module-builder.ts';
 import { call, callIndirect, I32, I64, i32, i64, local, type Node } from './nodes.ts';
 import { JUMP, NEXT } from './rare-status.ts';
-import { CONTINUE, RESUME } from './region.ts';
+import { CONTINUE, LEFT, RESUME } from './region.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
 /** Times that an address is entered before it becomes a region. */
@@ -360,6 +360,10 @@ function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder 
                   const wanted = i32.ne(i32.load(CPU, zeroAddress, VCPU.flags), i32.const(0));
                   f.brIf(again, i32.eqz(i32.or(i32.leS(budget, i32.const(0)), wanted)));
                   f.set(reason, i32.const(EXIT_INTERRUPTED));
+                });
+                f.if(i32.geS(reason, i32.const(LEFT)), () => {
+                  f.set(reason, i32.sub(reason, i32.const(LEFT)));
+                  f.br(done);
                 });
                 f.brIf(done, i32.ne(reason, i32.const(RESUME)));
                 f.set(pc, call(resume, I32, low, high));

@@ -44,6 +44,7 @@ export interface RegionHost {
   readonly fill: (lo: number, hi: number, request: number) => number;
   readonly divide: (signed: number, high: bigint, low: bigint, divisor: bigint) => number;
   readonly vector: (operation: number) => number;
+  readonly rare: () => number;
 }
 
 const keyOf = (frame: number, offset: number, user: boolean): number => (frame * 4096 + offset) * 2 + (user ? 1 : 0);
@@ -146,7 +147,7 @@ export class RegionCache {
 
   #translate(batch: readonly Region[], user: boolean): void {
     const start = performance.now();
-    const { guest, cpu, scratch, fill, divide, vector } = this.#host;
+    const { guest, cpu, scratch, fill, divide, vector, rare } = this.#host;
     const first = this.#nextSlot;
     const bytes = translateRegions(
       batch.map((region) => region.graph),
@@ -163,7 +164,7 @@ export class RegionCache {
     if (first + batch.length > this.table.length) this.table.grow(Math.max(1024, batch.length));
     const global = new WebAssembly.Global({ value: 'i32' }, scratch | 0);
     new WebAssembly.Instance(new WebAssembly.Module(bytes), {
-      e: { guest, cpu, table: this.table, scratch: global, fill, divide, vector },
+      e: { guest, cpu, table: this.table, scratch: global, fill, divide, vector, rare },
     });
     this.compilationMs += performance.now() - compiling;
     batch.forEach((region, i) => {

@@ -14,6 +14,7 @@ import {
   CALL,
   CALL_INDIRECT,
   CALL_MEMORY,
+  ENDS_RUN,
   handlerOf,
   JCC,
   JUMP,
@@ -45,7 +46,7 @@ export type BlockEnd =
   | { readonly kind: 'branch'; readonly target: number; readonly next: number }
   /** CALL: `target` -1 = indirect; comes back at `next`. */
   | { readonly kind: 'call'; readonly target: number; readonly next: number }
-  /** RET or an indirect jump: the last instruction says where to. */
+  /** RET, an indirect jump, or a rare instruction that goes elsewhere: the last instruction says where to. */
   | { readonly kind: 'leave' }
   /** The interpreter goes on at `next`: what is there is not translated. */
   | { readonly kind: 'resume'; readonly next: number };
@@ -210,7 +211,6 @@ function decodeAt(source: CodeSource, pages: Map<number, number>, position: numb
   }
   if (status !== DECODE_OK) return null;
   const handler = handlerOf(work);
-  if (handler === RARE) return null;
   return { position, instruction: copy(work), handler, variant: variantOf(handler) };
 }
 
@@ -235,6 +235,8 @@ function endOf(at: RegionInstruction): BlockEnd | null {
     case JUMP_INDIRECT:
     case JUMP_MEMORY:
       return { kind: 'leave' };
+    case RARE:
+      return ENDS_RUN[at.instruction.form] !== 0 ? { kind: 'leave' } : null;
     default:
       return isConditional(at.handler) ? { kind: 'branch', target: targetOf(at), next } : null;
   }

@@ -8,6 +8,7 @@
  *     CONTINUE      at rip, by the jump cache
  *     RESUME        at rip, by the interpreter: what is there is not translated, or faults
  *     INTERRUPTED   somebody wants something
+ *     LEFT + n      with ExitKind n: a rare instruction (rare.ts) said so
  *
  * General registers are locals, loaded at the start, stored at the end and around calls. A guest CALL is a call: the callee's region
  * is looked up in the jump cache; when it comes back with CONTINUE and the expected rip, this region goes on. All else unwinds.
@@ -29,12 +30,14 @@ import {
   LOOP,
   LOOPE,
   LOOPNE,
+  RARE,
   RETURN,
 } from './handlers.ts';
 import type { Frame, Runtime } from './interpreter-cpu.ts';
 import { CPU, JUMP_ENTRIES, JUMP_ENTRY, JUMP_SHIFT, JUMP_SLOT, JUMP_TAG, STATE } from './layout.ts';
 import { ModuleBuilder } from './module-builder.ts';
 import { call, callIndirect, I32, I64, i32, i64, local, type Node } from './nodes.ts';
+import { JUMP as JUMP_TO_RIP, NEXT } from './rare-status.ts';
 import { RegionCpu } from './region-cpu.ts';
 import { type Block, dominates, type RegionGraph, type RegionInstruction } from './region-graph.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
@@ -42,6 +45,7 @@ import { dropStack, push, stackTop } from './semantics/moves.ts';
 export const CONTINUE = 0;
 export const RESUME = 1;
 export const INTERRUPTED = 2;
+export const LEFT = 16;
 
 const RCX = 1;
 const GENERAL_PROTECTION = 13;
@@ -66,6 +70,7 @@ export function translateRegions(
   const miss = m.importFunction('e', 'fill', [I32, I32, I32], [I32]);
   const divide = m.importFunction('e', 'divide', [I32, I64, I64, I64], [I32]);
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
+  const rare = m.importFunction('e', 'rare', [I32], [I32]);
   m.importMemory('e', 'guest', target.guestPages, target.guestPages);
   m.importMemory('e', 'cpu', target.cpuPages, target.cpuPages);
   m.importTable('e', 'table', 1);
@@ -77,7 +82,7 @@ export function translateRegions(
   const runtime: Runtime = { miss, commit: -1, divide, vector, computeFlags: compute, scratch };
   const functions = graphs.map((graph) => {
     const index = m.declare([I64, I32], [I32]);
-    m.define(index, new RegionWriter(graph, target, runtime, type).write());
+    m.define(index, new RegionWriter(graph, target, runtime, type, rare).write());
     return index;
   });
   m.element(firstSlot, functions);
@@ -88,6 +93,7 @@ class RegionWriter {
   readonly #graph: RegionGraph;
   readonly #target: RegionTarget;
   readonly #type: number;
+  readonly #rare: number;
   readonly #f = new FunctionBuilder([I64, I32]);
   readonly #depth = local(1, I32);
   readonly #base: Node;
@@ -107,11 +113,12 @@ class RegionWriter {
   /** What `Flags.known` is at the end of a block. */
   readonly #knownAfter = new Map<Block, number>();
 
-  constructor(graph: RegionGraph, target: RegionTarget, runtime: Runtime, type: number) {
+  constructor(graph: RegionGraph, target: RegionTarget, runtime: Runtime, type: number, rare: number) {
     const f = this.#f;
     this.#graph = graph;
     this.#target = target;
     this.#type = type;
+    this.#rare = rare;
     this.#base = f.newLocal(I64);
     this.#position = f.newLocal(I32);
     this.#reason = f.newLocal(I32);
@@ -295,12 +302,27 @@ class RegionWriter {
   }
 
   #straight(at: RegionInstruction): void {
+    if (at.handler === RARE) this.#rarely(at);
     if (at.variant === null) return;
     this.#begin(at);
     at.variant.meaning(this.#cpu);
     // What may leave the flags alone has left them unknown.
     if (at.variant.form.flagsConditional) this.#cpu.flags.forget();
     this.#f.releaseTemporaries();
+  }
+
+  /** An instruction by TypeScript: all of the state is in memory 1 meanwhile. */
+  #rarely(at: RegionInstruction): void {
+    const f = this.#f;
+    this.#storeState();
+    f.store(8, CPU, zeroAddress, VCPU.rip, this.#address(at.position));
+    const answer = f.let(call(this.#rare, I32, zeroAddress));
+    f.if(i32.ne(answer, i32.const(NEXT)), () => {
+      f.if(i32.eq(answer, i32.const(JUMP_TO_RIP)), () => f.return(i32.const(CONTINUE)));
+      f.return(i32.add(answer, i32.const(LEFT)));
+    });
+    this.#loadState();
+    f.releaseTemporaries();
   }
 
   #conditional(block: Block, at: RegionInstruction, target: number, next: number): void {
@@ -347,6 +369,12 @@ class RegionWriter {
   #indirect(at: RegionInstruction): void {
     const f = this.#f;
     const cpu = this.#cpu;
+    if (at.handler === RARE) {
+      this.#rarely(at);
+      // It went elsewhere, or it was one that goes on after all.
+      this.#leave(this.#address(at.position + at.instruction.length), CONTINUE);
+      return;
+    }
     this.#begin(at);
     if (at.handler === RETURN) {
       const to = stackTop(cpu, 8);

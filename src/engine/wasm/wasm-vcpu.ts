@@ -31,6 +31,7 @@ import {
 } from './layout.ts';
 import { Processor } from './processor.ts';
 import { Rare } from './rare.ts';
+import { JUMP, NEXT } from './rare-status.ts';
 import { RegionCache } from './region-cache.ts';
 import { isStackFault } from './stack-fault.ts';
 import { CodeNews, type WasmDomainHandle } from './wasm-domain.ts';
@@ -99,6 +100,8 @@ export class WasmVcpu implements Engine {
   #alone = false;
   /** Entries since regions have been waiting for their module. */
   #waited = 0;
+  /** Times that stores into code were seen. */
+  #codeChanges = 0;
   #resolved = 0;
   #resumed = 0;
   #drops = 0;
@@ -150,6 +153,7 @@ export class WasmVcpu implements Engine {
       fill: this.#memory.fill,
       divide,
       vector,
+      rare: () => this.#rareInRegion(),
     });
     this.#interpreter = createInterpreter(
       { guest: machine.memory, cpu: this.#block.memory, table: this.#regions.table, scratch },
@@ -323,6 +327,13 @@ export class WasmVcpu implements Engine {
     return this.#memory.codeFrame(there >>> 0, high >>> 0);
   }
 
+  /** A rare instruction of a region, which must not go on if its code may have changed. */
+  #rareInRegion(): number {
+    const changes = this.#codeChanges;
+    const answer = this.#rare.execute();
+    return answer === NEXT && changes !== this.#codeChanges ? JUMP : answer;
+  }
+
   /** An address has been entered often. */
   #hot(lo: number, hi: number): void {
     const low = lo >>> 0;
@@ -437,6 +448,7 @@ export class WasmVcpu implements Engine {
 
   /** Bytes of a frame with code have changed. */
   #codeChanged(frame: number, offset: number, size: number): void {
+    this.#codeChanges++;
     const { granules } = this.#news;
     const first = offset >>> 7;
     const last = (offset + size - 1) >>> 7;
