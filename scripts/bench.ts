@@ -1,89 +1,55 @@
 /**
- * `npm run bench`: the same Debian guest on Domus and on QEMU's TCG, side by side.
+ * `npm run bench`: the same Debian guest on each engine of Domus and on QEMU's TCG, side by side.
  *
- * Absolute times say little on a shared machine, so what counts is the ratio of two medians taken in one go: the runs of the two
- * alternate, and what slows one slows the other. A ratio above 1 means that Domus is faster.
+ * Absolute times say little on a shared machine, so what counts is the ratio of two medians taken in one go: the runs of the
+ * machines alternate, and what slows one slows the others. A ratio above 1 means that Domus is faster.
  *
  * Each run is a whole boot: from the start of the process (Node and xl; QEMU and its BIOS) to the first line of the guest's
  * script, then the loads, then poweroff. QEMU's guest also fails to load four Xen modules on the way, which costs it little.
- * One boot of Domus before the runs, without loads, gives the exits per boot; it also warms the caches, as QEMU's `--version` does.
+ * One boot of each machine before the runs, without loads, gives memory and the exits per boot; it also warms the host's caches.
+ * One boot of the wasm engine behind them, under V8's profiler, says where its time goes.
  */
 
-import { readFileSync, writeFileSync } from 'node:fs';
-import { cpus, loadavg, release } from 'node:os';
-import { parseArgs } from 'node:util';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpus, loadavg, release, tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { probeKvm } from '../src/engine/kvm/self-test.ts';
-import { HYPERCALLS } from '../src/hypervisor/hypercalls/table.ts';
 import { KernelImageError } from '../src/toolstack/builder/errors.ts';
 import { AptError } from '../src/toolstack/guest-image/apt.ts';
 import { type BuiltGuest, buildGuest, GuestBuildError } from '../src/toolstack/guest-image/build.ts';
 import { DebError } from '../src/toolstack/guest-image/deb.ts';
-import { type ExitCounts, minAndMedian, parseExitCounts, ratio, table } from './bench/figures.ts';
 import {
+  DOMUS_ENGINES,
+  GUEST_MAPPING_BYTES,
   killMachines,
   MACHINE_TITLES,
   type MachineName,
-  type MachineRun,
   QEMU,
   qemuVersion,
   RunError,
   runMachine,
 } from './bench/machines.ts';
-import { IDLE_SCRIPT, LOADS, loadScript, type Times, timesOf } from './bench/workload.ts';
+import { withNbody } from './bench/native-load.ts';
+import { HELP, type Options, readOptions, UsageError } from './bench/options.ts';
+import { readMemory, readThreads, type ThreadTimes, threadsSince } from './bench/process-figures.ts';
+import { profilerOptions, readVcpuProfile } from './bench/profile.ts';
+import {
+  clockDifferenceMs,
+  engineTable,
+  exitsTable,
+  memoryTable,
+  profileTable,
+  type Results,
+  threadsTable,
+  timesTable,
+} from './bench/report.ts';
+import { parseEngineCounts, parseExitCounts } from './bench/statistics.ts';
+import { IDLE_SCRIPT, LOADS, type Load, loadScript, SHELL_MARK, type Times, timesOf } from './bench/workload.ts';
 
-const HELP = `usage: npm run bench -- [OPTIONS]
+/** From the shell's mark to the look at memory. */
+const SETTLE_MS = 1000;
 
-Boots a Debian guest on Domus and on QEMU (tcg) in turn and compares boot time and three loads.
-
-Options:
-  --runs N          runs of each machine (default 3)
-  --only kvm|tcg    one machine only: Domus (kvm) or QEMU (tcg)
-  --json FILE       also write every single time to FILE
-  -h, --help        print this text
-`;
-
-const RUNS_MAX = 1000;
-
-interface Options {
-  readonly runs: number;
-  readonly only: MachineName | null;
-  readonly json: string | null;
-}
-
-/** The command line is wrong. */
-class UsageError extends Error {
-  override readonly name = 'UsageError';
-}
-
-/** Null stands for --help. */
-function readOptions(args: readonly string[]): Options | null {
-  const { values } = parse(args);
-  if (values.help) return null;
-  const runs = values.runs ?? '3';
-  if (!/^\d+$/.test(runs) || Number(runs) < 1 || Number(runs) > RUNS_MAX)
-    throw new UsageError(`--runs: expected a number from 1 to ${RUNS_MAX}, found \`${runs}'`);
-  const only = values.only ?? null;
-  if (only !== null && only !== 'kvm' && only !== 'tcg')
-    throw new UsageError(`--only: expected kvm or tcg, found \`${only}'`);
-  return { runs: Number(runs), only, json: values.json ?? null };
-}
-
-function parse(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        runs: { type: 'string' },
-        only: { type: 'string' },
-        json: { type: 'string' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    });
-  } catch (error) {
-    // What parseArgs throws is about the command line only.
-    throw new UsageError(error instanceof Error ? error.message : String(error));
-  }
-}
+const onExit: (() => void)[] = [killMachines];
 
 function load(): string {
   return loadavg()
@@ -100,17 +66,18 @@ function isNested(): boolean {
   }
 }
 
-/** Which of the machines can run here, and why the others cannot. */
-function chooseMachines(only: MachineName | null): { machines: MachineName[]; absent: string[]; qemu: string | null } {
+/** Which of the machines can run here, and why the others cannot. Throws RunError when one that was asked for cannot. */
+function chooseMachines(options: Options): { machines: MachineName[]; absent: string[]; qemu: string | null } {
   const machines: MachineName[] = [];
   const absent: string[] = [];
   let qemu: string | null = null;
-  if (only !== 'tcg') {
-    const probe = probeKvm();
-    if (probe.usable) machines.push('kvm');
-    else absent.push(`${MACHINE_TITLES.kvm} left out: ${probe.reason}`);
+  for (const engine of options.engines ?? DOMUS_ENGINES) {
+    const probe = engine === 'kvm' ? probeKvm() : null;
+    if (probe === null || probe.usable) machines.push(engine);
+    else if (options.engines !== null) throw new RunError(`${MACHINE_TITLES[engine]}: ${probe.reason}`);
+    else absent.push(`${MACHINE_TITLES[engine]} left out: ${probe.reason}`);
   }
-  if (only !== 'kvm') {
+  if (options.qemu) {
     qemu = qemuVersion();
     if (qemu !== null) machines.push('tcg');
     else absent.push(`${MACHINE_TITLES.tcg} left out: there is no ${QEMU}; on Debian: apt-get install qemu-system-x86`);
@@ -118,44 +85,95 @@ function chooseMachines(only: MachineName | null): { machines: MachineName[]; ab
   return { machines, absent, qemu };
 }
 
-async function measure(name: MachineName, guest: BuiltGuest): Promise<{ times: Times; run: MachineRun }> {
-  const run = await runMachine(name, guest, loadScript());
-  const times = timesOf(run.marks);
-  if (times === null) throw new RunError(`${MACHINE_TITLES[name]}: marks are missing on the guest's console`);
-  return { times, run };
+/** The loads that were asked for, and the ramdisk for them. */
+function chooseLoads(
+  options: Options,
+  guest: BuiltGuest,
+): { loads: readonly Load[]; ramdisk: string; compiler: string | null; absent: string[] } {
+  const loads = LOADS.filter(({ name }) => options.loads?.includes(name) ?? true);
+  if (!loads.some((one) => one.native)) return { loads, ramdisk: guest.ramdisk, compiler: null, absent: [] };
+  const made = withNbody(guest.ramdisk);
+  if (typeof made !== 'string') {
+    onExit.push(made.remove);
+    return { loads, ramdisk: made.path, compiler: made.compiler, absent: [] };
+  }
+  if (options.loads !== null) throw new RunError(`nbody: ${made}`);
+  const rest = loads.filter((one) => !one.native);
+  return { loads: rest, ramdisk: guest.ramdisk, compiler: null, absent: [`load nbody left out: ${made}`] };
 }
 
-function timesTable(results: Readonly<Record<MachineName, readonly Times[]>>): string {
-  const rows = [
-    ['seconds, min / median', MACHINE_TITLES.kvm, MACHINE_TITLES.tcg, 'QEMU : Domus'],
-    row('boot to shell', (times) => times.bootMs),
-  ];
-  for (const { name, title } of LOADS) {
-    rows.push(row(`${title}, guest's clock`, (times) => times.loads[name].guestMs));
-    rows.push(row(`${title}, host's clock`, (times) => times.loads[name].hostMs));
-  }
-  return table(rows);
+type Guest = BuiltGuest & { readonly loads: readonly Load[] };
 
-  function row(title: string, pick: (times: Times) => number): string[] {
-    const kvm = results.kvm.map(pick);
-    const tcg = results.tcg.map(pick);
-    return [title, minAndMedian(kvm), minAndMedian(tcg), ratio(kvm, tcg)];
-  }
+/** A boot without loads. */
+async function measureIdle(results: Results, guest: Guest): Promise<void> {
+  let look: NodeJS.Timeout | undefined;
+  const run = await runMachine(results.name, {
+    ...guest,
+    script: IDLE_SCRIPT,
+    onMark: (mark, pid) => {
+      if (mark.name !== SHELL_MARK) return;
+      look = setTimeout(() => {
+        results.memory = readMemory(pid, GUEST_MAPPING_BYTES[results.name]);
+      }, SETTLE_MS);
+    },
+  });
+  clearTimeout(look);
+  results.idleExits = parseExitCounts(run.log);
+  results.idleEngine = parseEngineCounts(run.log);
 }
 
-function exitsTable(idle: ExitCounts, loaded: ExitCounts): string {
-  const rows = [
-    ['exits of Domus', 'boot to poweroff', 'the same with loads'],
-    ['all', String(idle.total), String(loaded.total)],
-  ];
-  for (const kind of Object.keys(idle.kinds))
-    rows.push([kind, String(idle.kinds[kind]), String(loaded.kinds[kind] ?? 0)]);
-  const calls = Object.entries(idle.hypercalls).sort((a, b) => b[1] - a[1]);
-  for (const [nr, count] of calls.slice(0, 8)) {
-    const name = HYPERCALLS.find((call) => call.nr === Number(nr))?.name ?? nr;
-    rows.push([`hypercall ${name}`, String(count), String(loaded.hypercalls[nr] ?? 0)]);
+async function measure(results: Results, guest: Guest): Promise<{ times: Times; console: string }> {
+  let boot: ThreadTimes | null = null;
+  let end: ThreadTimes | null = null;
+  const run = await runMachine(results.name, {
+    ...guest,
+    script: loadScript(guest.loads),
+    onMark: (mark, pid) => {
+      if (results.name === 'tcg') return;
+      end = readThreads(pid) ?? end;
+      if (mark.name === SHELL_MARK) boot = end;
+    },
+  });
+  const times = timesOf(run.marks, guest.loads);
+  if (times === null) throw new RunError(`${MACHINE_TITLES[results.name]}: marks are missing on the guest's console`);
+  if (run.console.includes('nbody: wrong result'))
+    throw new RunError(`${MACHINE_TITLES[results.name]}: the guest's arithmetic is wrong (nbody)`);
+  results.times.push(times);
+  results.exits = parseExitCounts(run.log);
+  results.engine = parseEngineCounts(run.log);
+  results.bootThreads = boot;
+  results.loadThreads = boot === null || end === null ? null : threadsSince(boot, end);
+  return { times, console: run.console };
+}
+
+async function profileWasm(results: Results, guest: Guest): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'domus-bench-'));
+  const remove = (): void => rmSync(folder, { recursive: true, force: true });
+  onExit.push(remove);
+  await runMachine('wasm', { ...guest, script: loadScript(guest.loads), nodeOptions: profilerOptions(folder) });
+  results.profile = readVcpuProfile(folder);
+  remove();
+}
+
+function print(all: readonly Results[], loads: readonly Load[]): void {
+  const show = (text: string | null): void => {
+    if (text !== null) console.log(`\n${text}`);
+  };
+  show(timesTable(all, loads));
+  if (loads.length > 0)
+    console.log(
+      `\nThe guest's clock and the host's differ by at most ${clockDifferenceMs(all).toFixed(0)} ms in a load.`,
+    );
+  show(memoryTable(all));
+  show(exitsTable(all));
+  for (const results of all) {
+    const threads = threadsTable(results);
+    if (threads !== null) show(`Threads of ${MACHINE_TITLES[results.name]}, the last run:\n\n${threads}`);
+    show(engineTable(results));
+    if (results.profile !== null) show(profileTable(results.profile));
+    if (results.name !== 'tcg' && results.exits === null)
+      show(`xl printed no DOMUS_STATS lines for ${results.name}, so the exits are not known`);
   }
-  return table(rows);
 }
 
 /** Returns the exit code. */
@@ -165,47 +183,60 @@ async function main(args: readonly string[]): Promise<number> {
     process.stdout.write(HELP);
     return 0;
   }
-  const { machines, absent, qemu } = chooseMachines(options.only);
+  const { machines, absent, qemu } = chooseMachines(options);
   for (const line of absent) console.log(line);
   if (machines.length === 0) return 1;
 
-  const guest = await buildGuest({ onProgress: (step, detail) => console.error(`guest: ${step} ${detail}`) });
+  const built = await buildGuest({ onProgress: (step, detail) => console.error(`guest: ${step} ${detail}`) });
+  const chosen = chooseLoads(options, built);
+  for (const line of chosen.absent) console.log(line);
+  const guest: Guest = { ...built, ramdisk: chosen.ramdisk, loads: chosen.loads };
   const loadAtStart = load();
   const cpu = `${cpus().length} x ${cpus()[0]?.model.trim() ?? 'unknown CPU'}${isNested() ? ', itself virtual' : ''}`;
   console.log(`load average ${loadAtStart}; ${cpu}; Linux ${release()}; Node ${process.version}`);
   if (qemu !== null) console.log(qemu);
+  if (chosen.compiler !== null) console.log(`nbody made by ${chosen.compiler}`);
   console.log(`runs of each, in turn: ${options.runs}; ${machines.map((name) => MACHINE_TITLES[name]).join(', ')}`);
 
-  const idle = machines.includes('kvm') ? parseExitCounts((await runMachine('kvm', guest, IDLE_SCRIPT)).log) : null;
-  const results: Record<MachineName, Times[]> = { kvm: [], tcg: [] };
-  let loaded: ExitCounts | null = null;
+  const all = machines.map(
+    (name): Results => ({
+      name,
+      times: [],
+      memory: null,
+      idleExits: null,
+      exits: null,
+      idleEngine: null,
+      engine: null,
+      bootThreads: null,
+      loadThreads: null,
+      profile: null,
+    }),
+  );
+  for (const results of all) await measureIdle(results, guest);
   let kernel = '';
   for (let run = 1; run <= options.runs; run++) {
-    for (const name of machines) {
-      const measured = await measure(name, guest);
-      results[name].push(measured.times);
-      kernel = /Linux version (\S+)/.exec(measured.run.console)?.[1] ?? kernel;
-      if (name === 'kvm') loaded = parseExitCounts(measured.run.log);
-      const loads = LOADS.map((one) => `${one.name} ${(measured.times.loads[one.name].hostMs / 1000).toFixed(3)}`);
+    for (const results of all) {
+      const measured = await measure(results, guest);
+      kernel = /Linux version (\S+)/.exec(measured.console)?.[1] ?? kernel;
+      const loads = guest.loads.map(({ name }) => `${name} ${(measured.times.loads[name].hostMs / 1000).toFixed(3)}`);
       const boot = (measured.times.bootMs / 1000).toFixed(3);
-      console.log(`run ${run}  ${MACHINE_TITLES[name].padEnd(12)} boot ${boot}  ${loads.join('  ')}`);
+      console.log(`run ${run}  ${MACHINE_TITLES[results.name].padEnd(12)} boot ${boot}  ${loads.join('  ')}`);
     }
   }
+  const wasm = all.find((results) => results.name === 'wasm');
+  if (options.profile && wasm !== undefined) await profileWasm(wasm, guest);
   const loadAtEnd = load();
   console.log(`guest kernel ${kernel}; load average at the end ${loadAtEnd}`);
-  console.log(`\n${timesTable(results)}`);
-  if (idle !== null && loaded !== null) console.log(`\n${exitsTable(idle, loaded)}`);
-  else if (machines.includes('kvm')) console.log('\nxl printed no DOMUS_STATS lines, so the exits are not known');
+  print(all, guest.loads);
 
   if (options.json !== null) {
     const report = {
       date: new Date().toISOString(),
       load: { start: loadAtStart, end: loadAtEnd },
-      host: { cpu, linux: release(), node: process.version, qemu },
+      host: { cpu, linux: release(), node: process.version, qemu, compiler: chosen.compiler },
       guestKernel: kernel,
       runs: options.runs,
-      results,
-      exits: { boot: idle, withLoads: loaded },
+      machines: all,
     };
     writeFileSync(options.json, `${JSON.stringify(report, undefined, 2)}\n`);
   }
@@ -218,7 +249,9 @@ function isExpected(error: Error): boolean {
   return kinds.some((kind) => error instanceof kind) || 'syscall' in error;
 }
 
-process.on('exit', killMachines);
+process.on('exit', () => {
+  for (const end of onExit) end();
+});
 for (const [signal, code] of [
   ['SIGINT', 130],
   ['SIGTERM', 143],

@@ -28,29 +28,3 @@ export function table(rows: readonly (readonly string[])[]): string {
   const rule = `| ${widths.map((width, i) => (i === 0 ? '-'.repeat(width) : `${'-'.repeat(width - 1)}:`)).join(' | ')} |`;
   return [line(rows[0]), rule, ...rows.slice(1).map(line)].join('\n');
 }
-
-export interface ExitCounts {
-  /** Returns from the guest to Domus. */
-  readonly total: number;
-  readonly kinds: Readonly<Record<string, number>>;
-  /** Calls by hypercall number. */
-  readonly hypercalls: Readonly<Record<string, number>>;
-}
-
-/** Adds up the lines that xl logs for each vCPU under DOMUS_STATS; null if there are none. Source: src/host/run-domain.ts. */
-export function parseExitCounts(log: string): ExitCounts | null {
-  let total = 0;
-  const kinds: Record<string, number> = {};
-  const hypercalls: Record<string, number> = {};
-  let found = false;
-  for (const match of log.matchAll(/^d\d+v\d+: exits (\d+): (.*)$/gm)) {
-    found = true;
-    total += Number(match[1]);
-    for (const [, kind, count] of match[2].matchAll(/([^,]*\S) (\d+)(?:, |\s*$)/g))
-      kinds[kind.trim()] = (kinds[kind.trim()] ?? 0) + Number(count);
-  }
-  for (const match of log.matchAll(/^d\d+v\d+: hypercalls (.*)$/gm))
-    for (const [, nr, count] of match[1].matchAll(/(\d+): (\d+)/g))
-      hypercalls[nr] = (hypercalls[nr] ?? 0) + Number(count);
-  return found ? { total, kinds, hypercalls } : null;
-}

@@ -1,27 +1,51 @@
 /**
- * The two machines that are compared: Domus (xl with the kvm engine) and QEMU's TCG, which translates the guest's code and
- * emulates a PC. Both get the same kernel, ramdisk, memory and script; only `console=` differs. QEMU runs with its defaults
+ * The machines that are compared: Domus (xl) with each of its engines, and QEMU's TCG, which translates the guest's code and
+ * emulates a PC. All get the same kernel, ramdisk, memory and script; only `console=` differs. QEMU runs with its defaults
  * (PC machine, its default CPU model, BIOS), without devices other than the serial line.
  */
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import type { BuiltGuest } from '../../src/toolstack/guest-image/build.ts';
+import { machineLayout } from '../../src/machine/memory.ts';
 import { type Mark, MarkReader } from './workload.ts';
 
-export type MachineName = 'kvm' | 'tcg';
+export const DOMUS_ENGINES = ['kvm', 'wasm'] as const;
+export type DomusEngine = (typeof DOMUS_ENGINES)[number];
+export type MachineName = DomusEngine | 'tcg';
 
-export const MACHINE_TITLES: Readonly<Record<MachineName, string>> = { kvm: 'Domus (kvm)', tcg: 'QEMU (tcg)' };
+export const MACHINE_TITLES: Readonly<Record<MachineName, string>> = {
+  kvm: 'Domus (kvm)',
+  wasm: 'Domus (wasm)',
+  tcg: 'QEMU (tcg)',
+};
 
 export const QEMU = 'qemu-system-x86_64';
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const MEMORY_MIB = 256;
+/** Bytes of the mapping that holds the guest's memory: in Domus, memory 0 with all that lies behind the RAM. */
+export const GUEST_MAPPING_BYTES: Readonly<Record<MachineName, number>> = {
+  kvm: machineLayout(MEMORY_MIB * 256, MEMORY_MIB * 256).sizeBytes,
+  wasm: machineLayout(MEMORY_MIB * 256, MEMORY_MIB * 256).sizeBytes,
+  tcg: MEMORY_MIB << 20,
+};
 /** A run that takes longer hangs. */
-const RUN_MS_MAX = 300_000;
+const RUN_MS_MAX = 900_000;
 
 /** A machine did not do what it should. The message ends with the last lines it said. */
 export class RunError extends Error {
   override readonly name = 'RunError';
+}
+
+/** Files of the guest and what else a run is made of. */
+export interface RunRequest {
+  readonly kernel: string;
+  readonly ramdisk: string;
+  readonly config: string;
+  readonly script: string;
+  /** Options of Node, for Domus. */
+  readonly nodeOptions?: readonly string[];
+  /** Called when a mark arrives, with the machine's process. */
+  readonly onMark?: (mark: Mark, pid: number) => void;
 }
 
 export interface MachineRun {
@@ -46,22 +70,29 @@ export function qemuVersion(): string | null {
 }
 
 /** Boots the guest, runs the script in it, waits for its poweroff. Throws RunError. */
-export function runMachine(name: MachineName, guest: BuiltGuest, script: string): Promise<MachineRun> {
-  const run = `domus.run=${Buffer.from(script).toString('base64')}`;
+export function runMachine(name: MachineName, request: RunRequest): Promise<MachineRun> {
+  const run = `domus.run=${Buffer.from(request.script).toString('base64')}`;
   switch (name) {
     case 'kvm':
+    case 'wasm':
       return runToEnd(
+        request,
         process.execPath,
-        [XL, 'create', '-c', guest.config, `memory=${MEMORY_MIB}`, 'vcpus=1', `cmdline="console=hvc0 ${run}"`],
-        { DOMUS_ENGINE: 'kvm', DOMUS_STATS: '1' },
+        [
+          ...[...(request.nodeOptions ?? []), XL, 'create', '-c', request.config],
+          ...[`memory=${MEMORY_MIB}`, 'vcpus=1', `kernel="${request.kernel}"`, `ramdisk="${request.ramdisk}"`],
+          `cmdline="console=hvc0 ${run}"`,
+        ],
+        { DOMUS_ENGINE: name, DOMUS_STATS: '1' },
       );
     case 'tcg':
       return runToEnd(
+        request,
         QEMU,
         [
           ...['-accel', 'tcg', '-m', String(MEMORY_MIB), '-smp', '1'],
           ...['-nodefaults', '-display', 'none', '-serial', 'stdio', '-no-reboot'],
-          ...['-kernel', guest.kernel, '-initrd', guest.ramdisk, '-append', `console=ttyS0 ${run}`],
+          ...['-kernel', request.kernel, '-initrd', request.ramdisk, '-append', `console=ttyS0 ${run}`],
         ],
         {},
       );
@@ -69,6 +100,7 @@ export function runMachine(name: MachineName, guest: BuiltGuest, script: string)
 }
 
 function runToEnd(
+  { onMark }: RunRequest,
   program: string,
   args: readonly string[],
   env: Readonly<Record<string, string>>,
@@ -77,7 +109,9 @@ function runToEnd(
     const startMs = performance.now();
     const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } });
     running.add(child);
-    const reader = new MarkReader();
+    const reader = new MarkReader((mark) => {
+      if (child.pid !== undefined) onMark?.(mark, child.pid);
+    });
     let out = '';
     let log = '';
     let timedOut = false;

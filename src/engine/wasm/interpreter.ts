@@ -40,7 +40,7 @@ import { CONTINUE, LEFT, RESUME } from './region.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
 /** Times that an address is entered before it becomes a region. */
-export const HOT = 1000;
+export const HOT = 8000;
 /** Calls of regions by regions. */
 const DEPTH_MAX = 100;
 

@@ -18,7 +18,12 @@ const SLOTS_MAX = 1 << 16;
 
 interface Region {
   readonly key: number;
-  readonly graph: RegionGraph;
+  /** Until it is translated. */
+  graph: RegionGraph | null;
+  /** Relative page -> frame that it was read from. */
+  readonly pages: ReadonlyMap<number, number>;
+  /** Pairs of start and end of its pieces of code, from the start of the entry's page. */
+  readonly pieces: Int32Array;
   readonly frame: number;
   readonly user: boolean;
   /** Low word of the address where it was wanted. */
@@ -89,7 +94,7 @@ export class RegionCache {
   find(frame: number, lo: number, hi: number, user: boolean): number {
     const region = this.#regions.get(keyOf(frame, lo & 0xfff, user));
     if (region === undefined || region.slot === 0) return 0;
-    for (const [relative, expected] of region.graph.pages) {
+    for (const [relative, expected] of region.pages) {
       if (relative === 0) continue;
       this.#host.depends(lo, relative);
       if (this.#host.frame(lo, hi, relative) !== expected) return 0;
@@ -113,7 +118,8 @@ export class RegionCache {
     while (graph !== null && this.#watch(graph)) graph = discover(source, offset);
     this.translationMs += performance.now() - start;
     if (graph === null) return;
-    const region: Region = { key, graph, frame, user, lo, slot: 0 };
+    const { pages } = graph;
+    const region: Region = { key, graph, pages, pieces: piecesOf(graph), frame, user, lo, slot: 0 };
     this.#regions.set(key, region);
     for (const page of graph.pages.values()) {
       const known = this.#byFrame.get(page);
@@ -149,8 +155,9 @@ export class RegionCache {
     const start = performance.now();
     const { guest, cpu, scratch, fill, divide, vector, rare } = this.#host;
     const first = this.#nextSlot;
+    const graphs = batch.flatMap((region) => region.graph ?? []);
     const bytes = translateRegions(
-      batch.map((region) => region.graph),
+      graphs,
       {
         guestPages: guest.buffer.byteLength / 65536,
         cpuPages: cpu.buffer.byteLength / 65536,
@@ -170,7 +177,8 @@ export class RegionCache {
     batch.forEach((region, i) => {
       region.slot = first + i;
       this.translated++;
-      this.instructions += region.graph.instructions;
+      this.instructions += region.graph?.instructions ?? 0;
+      region.graph = null;
       this.#host.ready(region.frame, region.lo);
     });
     this.#nextSlot = first + batch.length;
@@ -181,9 +189,9 @@ export class RegionCache {
     const regions = this.#byFrame.get(frame);
     if (regions === undefined) return;
     for (const region of regions) {
-      if (!touches(region.graph, frame, offset, size)) continue;
+      if (!touches(region, frame, offset, size)) continue;
       this.#regions.delete(region.key);
-      for (const page of region.graph.pages.values()) this.#byFrame.get(page)?.delete(region);
+      for (const page of region.pages.values()) this.#byFrame.get(page)?.delete(region);
       if (region.slot !== 0) {
         this.table.set(region.slot, null);
         dropped(region.slot);
@@ -192,13 +200,22 @@ export class RegionCache {
   }
 }
 
-function touches(graph: RegionGraph, frame: number, offset: number, size: number): boolean {
-  for (const [relative, page] of graph.pages) {
+/** The runs of adjacent instructions. */
+function piecesOf(graph: RegionGraph): Int32Array {
+  const pieces: number[] = [];
+  for (const block of graph.blocks)
+    for (const { position, instruction } of block.instructions) {
+      if (pieces[pieces.length - 1] === position) pieces[pieces.length - 1] += instruction.length;
+      else pieces.push(position, position + instruction.length);
+    }
+  return Int32Array.from(pieces);
+}
+
+function touches({ pages, pieces }: Region, frame: number, offset: number, size: number): boolean {
+  for (const [relative, page] of pages) {
     if (page !== frame) continue;
     const start = relative * 4096 + offset;
-    for (const block of graph.blocks)
-      for (const { position, instruction } of block.instructions)
-        if (position < start + size && position + instruction.length > start) return true;
+    for (let i = 0; i < pieces.length; i += 2) if (pieces[i] < start + size && pieces[i + 1] > start) return true;
   }
   return false;
 }
