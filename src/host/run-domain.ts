@@ -104,14 +104,22 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
   const onProgress = (step: string, detail: string): void => {
     if (!options.quiet) options.log(`xl: kernel: ${step} ${detail}`);
   };
-  const kernel = await loadKernel(config.kernel, { cacheDir: cacheRoot(), onProgress });
-  const elf = parseXenElf(kernel.elf, config.kernel);
+  const load = async (): Promise<Uint8Array> =>
+    (await loadKernel(config.kernel, { cacheDir: cacheRoot(), onProgress })).elf;
+  let loaded: Uint8Array | null = await load();
+  const elf = parseXenElf(loaded, config.kernel);
+  // Some 50 MB that a running domain does not need: a restart reads them again.
+  const takeKernel = async (): Promise<Uint8Array> => {
+    const bytes = loaded ?? (await load());
+    loaded = null;
+    return bytes;
+  };
   const ramdisk = config.ramdisk === null ? null : await readRamdisk(config.ramdisk);
   const engine = engineFor(config);
   const store = createStore();
   introduceControlDomain(store);
   for (let domid = 1; ; domid++) {
-    const reason = await runOnce({ config, options, kernel: kernel.elf, elf, ramdisk, store, domid, engine });
+    const reason = await runOnce({ config, options, takeKernel, elf, ramdisk, store, domid, engine });
     if (reason === 'detached') return { reason, exitCode: 0 };
     const action = actionFor(config, reason);
     const failed = reason === 'crash' || reason === 'watchdog';
@@ -161,7 +169,8 @@ async function readRamdisk(path: string): Promise<Uint8Array> {
 interface OneRun {
   readonly config: DomainConfig;
   readonly options: RunOptions;
-  readonly kernel: Uint8Array;
+  /** The kernel's ELF file, to be let go of after building. */
+  readonly takeKernel: () => Promise<Uint8Array>;
   readonly elf: ReturnType<typeof parseXenElf>;
   readonly ramdisk: Uint8Array | null;
   readonly store: ReturnType<typeof createStore>;
@@ -183,7 +192,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   const built = buildDomain(
     machine,
     vcpu0,
-    { elf: run.elf, bytes: run.kernel, name: config.kernel },
+    { elf: run.elf, bytes: await run.takeKernel(), name: config.kernel },
     {
       ramdisk: run.ramdisk,
       ramdiskName: config.ramdisk ?? 'ramdisk',

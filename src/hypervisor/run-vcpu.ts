@@ -56,6 +56,11 @@ export const STAT_NAMES = [
   'page-table writes emulated',
 ] as const;
 
+const TF = 0x100;
+const DR6 = (VCPU.dr >> 2) + 12;
+/** Single step. */
+const DR6_BS = 0x4000;
+
 /** A fault that the page tables allow may come back this often (a table changed under the walk) before the guest gets it. */
 const SPURIOUS_MAX = 50;
 /** The guest's clock is looked after so often, ... */
@@ -148,7 +153,10 @@ function exception(v: Vcpu): void {
     case 13:
       u[stats + STAT_GENERAL_PROTECTION]++;
       if ((error & 0xffff) === 0) {
-        if (emulatePrivileged(v)) return;
+        if (emulatePrivileged(v)) {
+          carriedOut(v);
+          return;
+        }
       } else if ((error & 7) === 2) {
         softwareInterrupt(v, (error >>> 3) & 0xff, error, kernel);
         return;
@@ -156,10 +164,13 @@ function exception(v: Vcpu): void {
       break;
     case 6:
       u[stats + STAT_INVALID_OPCODE]++;
-      if (emulateForcedCpuid(v)) return;
+      if (emulateForcedCpuid(v)) {
+        carriedOut(v);
+        return;
+      }
       break;
     case 1:
-      u[(VCPU.dr >> 2) + 12] |= u[VCPU.exitDetail >> 2] & 0xe00f;
+      u[DR6] |= u[VCPU.exitDetail >> 2] & 0xe00f;
       u[stats + STAT_OTHER_TRAP]++;
       break;
     default:
@@ -171,6 +182,14 @@ function exception(v: Vcpu): void {
       }
   }
   deliverTrap(v, vector, error);
+}
+
+/** Xen has carried out an instruction: a single step ends behind it. Source: xen/arch/x86/pv/emulate.c, pv_emul_instruction_done. */
+function carriedOut(v: Vcpu): void {
+  const u = v.block.u32;
+  if ((u[VCPU.rflags >> 2] & TF) === 0) return;
+  u[DR6] |= DR6_BS;
+  deliverTrap(v, 1, 0);
 }
 
 /** INT n that the engine's gates refused: the guest's trap table decides. rip is still at the instruction. */
@@ -220,6 +239,7 @@ function pageFaultHandled(v: Vcpu, error: number, kernel: boolean): boolean {
       }
     } else if (kernel && (error & 3) === 3 && !access.writable && emulatePageTableWrite(v)) {
       u[(VCPU.stats >> 2) + STAT_PT_WRITE]++;
+      carriedOut(v);
       return true;
     }
   }

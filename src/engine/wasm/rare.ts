@@ -8,10 +8,11 @@ import { EXIT_EXCEPTION, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../engine.ts';
 import { FORMS, type Form } from '../x86/forms.ts';
 import { X87_STATE } from '../x86/x87/state.ts';
 import { Descriptors } from './descriptors.ts';
+import { handlerOf, RARE } from './handlers.ts';
 import { STATE } from './layout.ts';
 import type { Processor } from './processor.ts';
 import * as segments from './rare-segments.ts';
-import { NEXT } from './rare-status.ts';
+import { JUMP, NEXT } from './rare-status.ts';
 import * as strings from './rare-strings.ts';
 import { x87Instruction } from './rare-x87.ts';
 import { stem } from './semantics/table.ts';
@@ -459,6 +460,8 @@ export class Rare {
   execute(): number {
     const p = this.#p;
     if (!p.decode()) return EXIT_EXCEPTION;
+    // Another vCPU has put an instruction here that is none of these; the news of it is on its way.
+    if (handlerOf(p.instruction) !== RARE) return JUMP;
     const { form } = p.instruction;
     this.counts[form]++;
     return TABLE[form](p, this.#d, this.#host);

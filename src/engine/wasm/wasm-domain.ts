@@ -3,7 +3,7 @@
  *
  *   words 0 to frames - 1    granules: a bit for each 128 bytes of a frame with code decoded by any vCPU
  *   then                     the lock of `exclusively`
- *   then, for each vCPU      producer, consumer, CHANGES records of frame * 32 + granule + 1
+ *   then, for each vCPU      lock, count of news, CHANGES records of frame * 32 + granule
  */
 
 import type { MachineMemory } from '../../machine/memory.ts';
@@ -11,7 +11,10 @@ import type { EngineFacts, Kicker } from '../engine.ts';
 
 /** News that a vCPU can fall behind before it drops all its code. */
 export const CHANGES = 254;
-const QUEUE_WORDS = CHANGES + 2;
+const QUEUE_LOCK = 0;
+const QUEUE_COUNT = 1;
+const QUEUE_RECORDS = 2;
+const QUEUE_WORDS = CHANGES + QUEUE_RECORDS;
 
 /** What can be posted to the workers. */
 export interface WasmDomainHandle {
@@ -49,6 +52,8 @@ export class CodeNews {
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #lock: number;
   readonly #queues: number;
+  /** What `take` has taken. */
+  readonly #records = new Int32Array(CHANGES);
 
   constructor(handle: WasmDomainHandle) {
     this.#words = new Int32Array(handle.shared);
@@ -57,42 +62,47 @@ export class CodeNews {
     this.#queues = handle.frames + 1;
   }
 
+  #locked(lock: number, body: () => void): void {
+    const words = this.#words;
+    while (Atomics.compareExchange(words, lock, 0, 1) !== 0);
+    body();
+    Atomics.store(words, lock, 0);
+  }
+
   /** Tells a vCPU that a granule has changed. */
   post(vcpu: number, frame: number, granule: number): void {
+    const words = this.#words;
     const queue = this.#queues + vcpu * QUEUE_WORDS;
-    const at = Atomics.add(this.#words, queue, 1) >>> 0;
-    Atomics.store(this.#words, queue + 2 + (at % CHANGES), frame * 32 + granule + 1);
+    this.#locked(queue + QUEUE_LOCK, () => {
+      const count = words[queue + QUEUE_COUNT];
+      if (count < CHANGES) words[queue + QUEUE_RECORDS + count] = frame * 32 + granule;
+      Atomics.store(words, queue + QUEUE_COUNT, count + 1);
+    });
   }
 
   /** There is news for a vCPU. */
   pending(vcpu: number): boolean {
-    const queue = this.#queues + vcpu * QUEUE_WORDS;
-    return Atomics.load(this.#words, queue) !== this.#words[queue + 1];
+    return Atomics.load(this.#words, this.#queues + vcpu * QUEUE_WORDS + QUEUE_COUNT) !== 0;
   }
 
   /** Calls `changed` for each news; false when some were lost: everything may have changed. */
   take(vcpu: number, changed: (frame: number, granule: number) => void): boolean {
     const words = this.#words;
     const queue = this.#queues + vcpu * QUEUE_WORDS;
-    const producer = Atomics.load(words, queue);
-    let consumer = words[queue + 1];
-    const complete = ((producer - consumer) | 0) <= CHANGES - 32;
-    for (; complete && consumer !== producer; consumer = (consumer + 1) | 0) {
-      const at = queue + 2 + ((consumer >>> 0) % CHANGES);
-      let record = Atomics.exchange(words, at, 0);
-      // The producer has taken its place but not written yet.
-      while (record === 0) record = Atomics.exchange(words, at, 0);
-      changed((record - 1) >>> 5, (record - 1) & 31);
-    }
-    if (!complete) for (let i = 0; i < CHANGES; i++) Atomics.store(words, queue + 2 + i, 0);
-    words[queue + 1] = producer;
-    return complete;
+    const records = this.#records;
+    let count = 0;
+    this.#locked(queue + QUEUE_LOCK, () => {
+      count = words[queue + QUEUE_COUNT];
+      const first = queue + QUEUE_RECORDS;
+      records.set(words.subarray(first, first + Math.min(count, CHANGES)));
+      Atomics.store(words, queue + QUEUE_COUNT, 0);
+    });
+    if (count > CHANGES) return false;
+    for (let i = 0; i < count; i++) changed(records[i] >>> 5, records[i] & 31);
+    return true;
   }
 
   exclusively(body: () => void): void {
-    const words = this.#words;
-    while (Atomics.compareExchange(words, this.#lock, 0, 1) !== 0);
-    body();
-    Atomics.store(words, this.#lock, 0);
+    this.#locked(this.#lock, body);
   }
 }
