@@ -12,9 +12,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as pty from '@lydell/node-pty';
 import { afterAll, beforeAll, describe, expect, it, type TestContext } from 'vitest';
-import { probeKvm } from '../../src/engine/kvm/self-test.ts';
+import type { EngineKind } from '../../src/host/engines.ts';
 import { type BuiltGuest, buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { SHELL_MARKER } from '../../src/toolstack/guest-image/init-script.ts';
+import { ENGINES, whyUnusable } from '../guests/engines.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const LIMIT_MS = 60_000;
@@ -33,9 +34,9 @@ class Session {
   #from = 0;
   #changed: () => void = () => {};
 
-  constructor(config: string, errors: string) {
+  constructor(config: string, engine: EngineKind, errors: string) {
     this.#errors = errors;
-    const command = `'${process.execPath}' '${XL}' create -c '${config}' 2>'${errors}'`;
+    const command = `'${process.execPath}' '${XL}' create -c '${config}' 'engine="${engine}"' 2>'${errors}'`;
     this.#terminal = pty.spawn('/bin/sh', ['-c', `stty -a; echo ---; ${command}; echo "code $?"; echo ---; stty -a`], {
       cols: 120,
       rows: 40,
@@ -126,14 +127,14 @@ class Session {
   }
 }
 
-describe.skipIf(process.platform !== 'linux')('xl create -c at a terminal', () => {
+describe.skipIf(process.platform !== 'linux').each(ENGINES)('xl create -c at a terminal on %s', (engine) => {
   const folder = mkdtempSync(join(tmpdir(), 'domus-interactive-'));
   const sessions: Session[] = [];
-  const kvm = probeKvm();
+  const unusable = whyUnusable(engine);
   let guest: BuiltGuest;
 
   beforeAll(async () => {
-    if (kvm.usable) guest = await buildGuest();
+    if (unusable === null) guest = await buildGuest();
   });
   afterAll(() => {
     for (const session of sessions) session.close();
@@ -141,8 +142,8 @@ describe.skipIf(process.platform !== 'linux')('xl create -c at a terminal', () =
   });
 
   async function start(context: TestContext): Promise<Session> {
-    if (!kvm.usable) context.skip(kvm.reason);
-    const session = new Session(guest.config, join(folder, `errors-${sessions.length}`));
+    if (unusable !== null) context.skip(unusable);
+    const session = new Session(guest.config, engine, join(folder, `errors-${sessions.length}`));
     sessions.push(session);
     await session.shell();
     return session;

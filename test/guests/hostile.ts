@@ -1,13 +1,14 @@
 /**
  * What the tests of hostile guests share. Such a guest is a small program that does what no kernel does. Whatever it tries, the domain
  * gets Xen's errno, its own exception or its end; `runHostile()` checks that the hypervisor lives on, lets go of every thread and
- * file, and runs the next domain.
+ * file, and runs the next domain. Programs that do what only Linux does not (test/abi) run the same way.
  */
 
-import { beforeAll, beforeEach } from 'vitest';
-import { type KvmProbe, probeKvm } from '../../src/engine/kvm/self-test.ts';
+import { beforeEach, describe } from 'vitest';
+import type { EngineKind } from '../../src/host/engines.ts';
+import { ENGINES, whyUnusable } from './engines.ts';
 import { Program } from './program.ts';
-import { forgetHeld } from './run.ts';
+import { type ProgramOptions, type ProgramRun, runHostile } from './run.ts';
 
 export const EPERM = -1n;
 export const ESRCH = -3n;
@@ -22,15 +23,19 @@ export const UNMAPPED = 0x1000n;
 /** What `finish()` reports. */
 export const DONE = 0xd09en;
 
-let probe: KvmProbe | undefined;
+/** A hostile program's run on one engine. */
+export type Run = (program: Program, options?: ProgramOptions) => Promise<ProgramRun>;
 
-/** To be called at the top of each file of hostile guests: skips its tests where there is no KVM. */
-export function useHostileGuests(): void {
-  beforeAll(forgetHeld);
-  beforeEach((context) => {
-    probe ??= probeKvm();
-    if (!probe.usable) context.skip(probe.reason);
-  });
+/** `describe()` for each engine: its tests are skipped where the engine cannot run. */
+export function describeGuests(name: string, body: (runHostile: Run, engine: EngineKind) => void): void {
+  for (const engine of ENGINES)
+    describe(`${name} on ${engine}`, () => {
+      beforeEach((context) => {
+        const unusable = whyUnusable(engine);
+        if (unusable !== null) context.skip(unusable);
+      });
+      body((program, options) => runHostile(engine, program, options), engine);
+    });
 }
 
 /** A program with exception handlers. */

@@ -27,6 +27,8 @@ export const MFN_END = SHARED_INFO_MFN + 65;
 export const FAULT = 0x1000n;
 /** Vectors that `installTraps()` gives a handler: the CPU's, and two for INT n. */
 const VECTORS: readonly number[] = [...Array(33).keys(), 0x80];
+/** Those with an error code. Source: Intel SDM vol. 3, table 6-1. */
+const WITH_ERROR: ReadonlySet<number> = new Set([8, 10, 11, 12, 13, 14, 17, 21]);
 
 /** Hypercall numbers. Source: xen/include/public/xen.h. */
 export const H = {
@@ -40,6 +42,8 @@ export const H = {
   multicall: 13,
   update_va_mapping: 14,
   set_timer_op: 15,
+  set_debugreg: 8,
+  get_debugreg: 9,
   console_io: 18,
   grant_table_op: 20,
   iret: 23,
@@ -63,11 +67,14 @@ export class Program extends Assembler {
   readonly #reason: bigint;
   /** 16 KiB; grows down. */
   readonly stackTop: bigint;
+  /** What the last exception pushed: error code (or 0), rip, cs, rflags, rsp, ss. */
+  readonly lastFault: bigint;
 
   constructor() {
     super(VIRT_BASE + BigInt(CODE_PADDR));
-    this.#hexBuffer = this.data(64);
+    this.#hexBuffer = this.data(128);
     this.#reason = this.#hexBuffer + 32n;
+    this.lastFault = this.#hexBuffer + 64n;
     this.data(4 * PAGE);
     this.stackTop = this.data(PAGE);
     this.mov('r14', 'rsi');
@@ -112,9 +119,25 @@ export class Program extends Assembler {
     for (const vector of VECTORS) {
       this.label(`exception.${vector}`);
       this.movImm('rax', FAULT + BigInt(vector));
-      this.movImm('rsp', this.stackTop);
-      this.jmpTo('r15');
+      this.jmp(WITH_ERROR.has(vector) ? 'exception.error' : 'exception.plain');
     }
+    // The frame: rcx, r11, [error code], rip, cs, rflags, rsp, ss.
+    this.label('exception.plain');
+    this.pop('rcx');
+    this.movImm('rcx', 0);
+    this.raw(0x48, 0x89, 0x0c, 0x24); // mov [rsp], rcx
+    this.jmp('exception.save');
+    this.label('exception.error');
+    this.pop('rcx');
+    this.pop('rcx');
+    this.label('exception.save');
+    this.movImm('rdx', this.lastFault);
+    for (let word = 0; word < 6; word++) {
+      this.pop('rcx');
+      this.store('rdx', word * 8, 'rcx');
+    }
+    this.movImm('rsp', this.stackTop);
+    this.jmpTo('r15');
   }
 
   /** Gives out zeroed data, page-aligned, and its VA. */
@@ -187,6 +210,13 @@ export class Program extends Assembler {
     this.movImm('rax', 0);
     body();
     this.label(next);
+    this.report();
+  }
+
+  /** Reports a word of `lastFault`. */
+  reportFault(word: 'error' | 'rip' | 'cs' | 'rflags' | 'rsp' | 'ss'): void {
+    this.movImm('rax', this.lastFault);
+    this.load('rax', 'rax', ['error', 'rip', 'cs', 'rflags', 'rsp', 'ss'].indexOf(word) * 8);
     this.report();
   }
 

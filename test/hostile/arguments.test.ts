@@ -1,10 +1,11 @@
 /** Hostile guests: pointers, frame numbers and counts that no kernel would give to a hypercall. */
 
-import { describe, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { AREA_GPA } from '../../src/engine/kvm/hypervisor-area.ts';
 import { MFN_BASE } from '../../src/machine/memory.ts';
 import {
   DONE,
+  describeGuests,
   EFAULT,
   EINVAL,
   EPERM,
@@ -13,15 +14,11 @@ import {
   HOLE,
   NON_CANONICAL,
   UNMAPPED,
-  useHostileGuests,
   withTraps,
 } from '../guests/hostile.ts';
 import { DOMID_SELF, FAULT, H, MFN_END, RAM_PAGES, SHARED_INFO_MFN } from '../guests/program.ts';
-import { runHostile } from '../guests/run.ts';
 
-useHostileGuests();
-
-describe('pointers', () => {
+describeGuests('pointers', (runHostile) => {
   test('wild pointers in each argument of each hypercall and sub-operation', async () => {
     const p = withTraps();
     const gap = p.page();
@@ -90,7 +87,7 @@ describe('pointers', () => {
   });
 });
 
-describe('frames', () => {
+describeGuests('frames', (runHostile) => {
   test("MFNs that are not the domain's are refused", async () => {
     const p = withTraps();
     const victim = p.page();

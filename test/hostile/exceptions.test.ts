@@ -1,13 +1,10 @@
 /** Hostile guests: exceptions that cannot be delivered, instructions that are not theirs, IRET to what is no context. */
 
-import { describe, expect, test } from 'vitest';
-import { DONE, EINVAL, finish, HOLE, NON_CANONICAL, UNMAPPED, useHostileGuests, withTraps } from '../guests/hostile.ts';
+import { expect, test } from 'vitest';
+import { DONE, describeGuests, EINVAL, finish, HOLE, NON_CANONICAL, UNMAPPED, withTraps } from '../guests/hostile.ts';
 import { DOMID_SELF, FAULT, H, Program } from '../guests/program.ts';
-import { runHostile } from '../guests/run.ts';
 
-useHostileGuests();
-
-describe('exceptions', () => {
+describeGuests('exceptions', (runHostile) => {
   test.each([
     ['in the hole', HOLE],
     ['unmapped', 0x2000n],
@@ -118,7 +115,7 @@ describe('exceptions', () => {
   });
 });
 
-describe('iret', () => {
+describeGuests('iret', (runHostile) => {
   const frame = (p: Program, rip: bigint, cs: bigint, flags: bigint, rsp: bigint, ss: bigint): bigint =>
     p.words([0x77, 0, 0, 0, rip, cs, flags, rsp, ss]);
 

@@ -1,12 +1,9 @@
 /** Hostile guests: hypercalls with random numbers and arguments. Half of the seeds leave their own code alone, to come further. */
 
-import { describe, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { MFN_BASE } from '../../src/machine/memory.ts';
-import { finish, HOLE, NON_CANONICAL, useHostileGuests, withTraps } from '../guests/hostile.ts';
+import { describeGuests, finish, HOLE, NON_CANONICAL, withTraps } from '../guests/hostile.ts';
 import { DOMID_SELF, H, RAM_PAGES } from '../guests/program.ts';
-import { runHostile } from '../guests/run.ts';
-
-useHostileGuests();
 
 /** mulberry32. */
 function random(seed: number): () => number {
@@ -19,7 +16,7 @@ function random(seed: number): () => number {
   };
 }
 
-describe('fuzz', () => {
+describeGuests('fuzz', (runHostile) => {
   test.each([1, 2, 3, 4, 5, 6, 7, 8])('random hypercalls, seed %i', async (seed) => {
     const next = random(seed);
     const pick = <T>(values: readonly T[]): T => values[next() % values.length];

@@ -1,24 +1,21 @@
 /** Hostile guests: work without end, timers and sleep, vCPUs that cannot run. */
 
-import { describe, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { VCPU_GUEST_CONTEXT } from '../../src/abi/vcpu.ts';
 import {
   DONE,
+  describeGuests,
   EFAULT,
   EINVAL,
   finish,
   HOLE,
   NON_CANONICAL,
   UNMAPPED,
-  useHostileGuests,
   withTraps,
 } from '../guests/hostile.ts';
 import { DOMID_SELF, H, VIRT_BASE } from '../guests/program.ts';
-import { runHostile } from '../guests/run.ts';
 
-useHostileGuests();
-
-describe('multicall', () => {
+describeGuests('multicall', (runHostile) => {
   test('a multicall of multicalls is -EINVAL inside', async () => {
     const p = withTraps();
     const entries = p.page();
@@ -57,7 +54,7 @@ describe('multicall', () => {
   });
 });
 
-describe('time', () => {
+describeGuests('time', (runHostile) => {
   test('an endless loop with events masked is ended by the signal, and costs one core', async () => {
     const p = withTraps();
     p.loop();
@@ -97,7 +94,7 @@ describe('time', () => {
   });
 });
 
-describe('vCPUs', () => {
+describeGuests('vCPUs', (runHostile) => {
   test('SCHEDOP_poll with bad ports', async () => {
     const p = withTraps();
     const ports = p.words([0, 4096, 0xffffffffn]);

@@ -1,11 +1,8 @@
 /** Hostile guests: noise in the pages that they share with Xen and the backends, and all event channels. */
 
-import { describe, expect, test } from 'vitest';
-import { DONE, finish, useHostileGuests, withTraps } from '../guests/hostile.ts';
+import { expect, test } from 'vitest';
+import { DONE, describeGuests, finish, withTraps } from '../guests/hostile.ts';
 import { DOMID_SELF, H, type Program, SHARED_INFO_MFN } from '../guests/program.ts';
-import { runHostile } from '../guests/run.ts';
-
-useHostileGuests();
 
 /** Fills the page at rdi with noise; a different one for each seed. Destroys rax, rcx, rdx. */
 function noise(p: Program, seed: bigint, words = 512): void {
@@ -28,7 +25,7 @@ function noise(p: Program, seed: bigint, words = 512): void {
   p.jmpIf('notEqual', again);
 }
 
-describe('shared pages', () => {
+describeGuests('shared pages', (runHostile) => {
   test('noise in shared_info', async () => {
     const p = withTraps();
     const window = p.page();
@@ -91,7 +88,7 @@ describe('shared pages', () => {
   });
 });
 
-describe('event channels', () => {
+describeGuests('event channels', (runHostile) => {
   test('each operation on each port number', async () => {
     const p = withTraps();
     const argument = p.page();
