@@ -26,6 +26,7 @@ const RBP = 5;
 const RDI = 7;
 const R11 = 11;
 const CF = 1;
+const CONDITIONS = 'o no b ae e ne be a s ns p np l ge le g'.split(' ');
 const ZF = 0x40;
 const TF = 0x100;
 const CR4_TSD = 4;
@@ -251,6 +252,46 @@ const popToMemory: RareInstruction = (p) => {
   return finish(p);
 };
 
+/** JMP, CALL and Jcc over nearly 2 GiB (the others are the interpreter's own). `code`: the condition's number, -1 = always. */
+function relativeBranch(code: number, isCall: boolean): RareInstruction {
+  return (p) => {
+    const { immLo } = p.instruction;
+    const flags = p.flags();
+    p.advance();
+    const lo = p.u32[VCPU.rip / 4];
+    const hi = p.u32[VCPU.rip / 4 + 1];
+    if (isCall) {
+      const stack = p.gprLo(RSP) - 8;
+      if (!p.write(stack >>> 0, (p.gprHi(RSP) - (stack < 0 ? 1 : 0)) >>> 0, 8, lo, hi)) {
+        p.retreat();
+        return EXIT_EXCEPTION;
+      }
+      p.addGpr(RSP, 8, -8);
+    }
+    if (code >= 0 && !holds(code, flags)) return JUMP;
+    const to = lo + immLo;
+    p.setRip(to >>> 0, (hi + (to > 0xffffffff ? 1 : to < 0 ? -1 : 0)) >>> 0);
+    return JUMP;
+  };
+}
+
+/** A condition code 0-15. Source: Intel SDM vol. 1, appendix B. */
+function holds(code: number, flags: number): boolean {
+  const less = ((flags >> 7) ^ (flags >> 11)) & 1;
+  const zero = (flags >> 6) & 1;
+  const bits = [
+    (flags >> 11) & 1,
+    flags & 1,
+    zero,
+    (flags & 1) | zero,
+    (flags >> 7) & 1,
+    (flags >> 2) & 1,
+    less,
+    less | zero,
+  ];
+  return (bits[code >> 1] ^ (code & 1)) !== 0;
+}
+
 /** CMPXCHG8B and CMPXCHG16B. */
 const compareExchangePair: RareInstruction = (p, _d, host) => {
   const half = p.instruction.operandSize;
@@ -404,6 +445,9 @@ const BY_KEY: Readonly<Record<string, RareInstruction>> = {
   'mov Ov,rAX': absoluteMove(true),
   'mov RvMw,Sw': segments.storeSegment,
   'mov Sw,Ew': segments.loadSegment,
+  'jmp Jz': relativeBranch(-1, false),
+  'call Jz': relativeBranch(-1, true),
+  ...Object.fromEntries(CONDITIONS.map((name, code) => [`j${name} Jz`, relativeBranch(code, false)])),
   'bt Ev,Gv': bitString('none'),
   'bts Ev,Gv': bitString('set'),
   'btr Ev,Gv': bitString('reset'),
@@ -443,6 +487,13 @@ function find(form: Form): RareInstruction {
 
 const TABLE: readonly RareInstruction[] = FORMS.map(find);
 
+/** A branch whose target does not fit into a micro-op (encode.ts). */
+function isDistant(p: Processor): boolean {
+  const i = p.instruction;
+  const target = (p.u32[VCPU.rip / 4] & 0xfff) + i.length + i.immLo;
+  return FORMS[i.form].operands[0] === 'Jz' && target !== (target | 0);
+}
+
 export class Rare {
   readonly #p: Processor;
   readonly #d: Descriptors;
@@ -461,7 +512,7 @@ export class Rare {
     const p = this.#p;
     if (!p.decode()) return EXIT_EXCEPTION;
     // Another vCPU has put an instruction here that is none of these; the news of it is on its way.
-    if (handlerOf(p.instruction) !== RARE) return JUMP;
+    if (handlerOf(p.instruction) !== RARE && !p.isStepping && !isDistant(p)) return JUMP;
     const { form } = p.instruction;
     this.counts[form]++;
     return TABLE[form](p, this.#d, this.#host);

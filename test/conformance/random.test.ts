@@ -1,0 +1,61 @@
+/**
+ * Random instructions with random state on each engine and on the real CPU: no difference.
+ *
+ *   DOMUS_CONFORMANCE_COUNT   how many (default: a slice for the gate)
+ *   DOMUS_CONFORMANCE_SEED    of the first batch; each further batch has the next. A difference names the seed of its own batch.
+ *   DOMUS_CONFORMANCE_FORMS   a regular expression: only forms whose key it matches
+ *   DOMUS_CONFORMANCE_ENGINE  only this one of the engines
+ */
+
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { FORMS } from '../../src/engine/x86/forms.ts';
+import { compareBatch, unstable } from './compare.ts';
+import { Result, type Subject } from './machine.ts';
+import { comparedForms, RandomCases } from './random-cases.ts';
+import { CANDIDATES, createRealCpu, noRealCpu } from './subjects.ts';
+
+const COUNT = process.env['DOMUS_CONFORMANCE_COUNT'];
+const COUNT_OF_GATE = 100_000;
+const SEED = Number(process.env['DOMUS_CONFORMANCE_SEED'] ?? 1);
+const ONLY = new RegExp(process.env['DOMUS_CONFORMANCE_FORMS'] ?? '');
+const ENGINE = process.env['DOMUS_CONFORMANCE_ENGINE'];
+/** Differences that are reported; more would be the same again. */
+const SHOWN_MAX = 10;
+const HOURS_MS = 12 * 3600_000;
+
+const reason = noRealCpu();
+let real: ReturnType<typeof createRealCpu>;
+
+beforeAll(() => {
+  if (reason === undefined) real = createRealCpu();
+});
+
+afterAll(() => real?.close());
+
+describe.each(CANDIDATES.filter(({ name }) => ENGINE === undefined || name === ENGINE))('$name', ({ create, cost }) => {
+  const wanted = COUNT === undefined ? COUNT_OF_GATE / cost : Number(COUNT);
+  let subject: Subject;
+  beforeAll(() => {
+    if (reason === undefined) subject = create();
+  });
+  afterAll(() => subject?.close());
+
+  test(`${wanted} random instructions from seed ${SEED}`, { timeout: HOURS_MS }, (context) => {
+    if (reason !== undefined) context.skip(reason);
+    const cases = new RandomCases(comparedForms(real.pvm).filter((form) => ONLY.test(FORMS[form].key)));
+    const results = [new Result(), new Result()] as const;
+    const found = new Map<string, string>();
+    let count = 0;
+    for (let seed = SEED; count < wanted && found.size < SHOWN_MAX; seed++) {
+      cases.fill(seed);
+      count += cases.batch.slots.length;
+      const difference = compareBatch(subject, real, cases, results);
+      if (difference === null) continue;
+      const key = `${difference.form} ${difference.parts}`;
+      if (!found.has(key))
+        found.set(key, `DOMUS_CONFORMANCE_SEED=${seed} DOMUS_CONFORMANCE_COUNT=1\n${difference.text}`);
+    }
+    console.log(`${subject.name}: ${count} random instructions, ${unstable.count} batches repeated`);
+    expect([...found.values()].join('\n\n')).toBe('');
+  });
+});
