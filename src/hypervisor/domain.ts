@@ -10,7 +10,6 @@
 import { MachineMemory, type MachineMemoryHandle } from '../machine/memory.ts';
 import { createVcpuBlock, VcpuBlock } from '../machine/vcpu-block.ts';
 
-export const VCPUS_MAX = 32;
 export const EVENT_CHANNELS = 4096;
 
 /** Byte offsets of the shared words. */

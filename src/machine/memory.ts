@@ -5,12 +5,14 @@
  *   sharedInfoOffset    the shared_info page                                (1 frame)
  *   grantTableOffset    grant table frames                                  (grantFramesMax frames)
  *   m2pOffset           machine-to-physical table, u64 an entry: index = MFN - MFN_BASE
- *   scratchOffset       an engine's own, for accesses that cross pages    (SCRATCH_BYTES for each of VCPUS_MAX vCPUs)
+ *   scratchOffset       an engine's own, for accesses that cross pages    (SCRATCH_BYTES for each vCPU)
  *
  * MFN = (offset >> 12) + MFN_BASE for every frame, so that a PFN used as an MFN (or the reverse) never works by luck.
  * A guest can name RAM, shared_info and the grant table frames; the M2P is shown to it read-only by the engine.
  * An MFN that comes from the guest becomes an offset in `mfnToOffset` and nowhere else.
  */
+
+import { XEN_LEGACY_MAX_VCPUS } from '../abi/arch-x86/shared-info.ts';
 
 declare const mfnBrand: unique symbol;
 declare const pfnBrand: unique symbol;
@@ -28,8 +30,6 @@ export const GRANT_FRAMES_MAX = 64;
 /** A shared WebAssembly.Memory (memory32) is at most 65536 pages of 64 KiB; the guest-visible extras and the M2P need room in it. */
 export const RAM_PAGES_MAX = 0xfe000;
 
-/** vCPUs that a domain can have. Source: xen/include/public/xen.h, XEN_LEGACY_MAX_VCPUS. */
-export const VCPUS_MAX = 32;
 /** Of one vCPU. */
 export const SCRATCH_BYTES = 2048;
 
@@ -58,7 +58,7 @@ export function machineLayout(ramPages: number, maxPages: number): MachineLayout
   const m2pOffset = nameableFrames * PAGE_SIZE;
   const m2pPages = Math.ceil((nameableFrames * 8) / PAGE_SIZE);
   const scratchOffset = m2pOffset + m2pPages * PAGE_SIZE;
-  const sizeBytes = Math.ceil((scratchOffset + VCPUS_MAX * SCRATCH_BYTES) / WASM_PAGE_SIZE) * WASM_PAGE_SIZE;
+  const sizeBytes = Math.ceil((scratchOffset + XEN_LEGACY_MAX_VCPUS * SCRATCH_BYTES) / WASM_PAGE_SIZE) * WASM_PAGE_SIZE;
   return {
     ramPages,
     maxPages,

@@ -17,6 +17,7 @@
  * Ring 0 runs only: stubs of `out; hlt` that hand an exception to the host, and the resume code.
  */
 
+import { FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64 } from '../../abi/xen.ts';
 import type { MachineLayout } from '../../machine/memory.ts';
 import { MFN_BASE, PAGE_SIZE } from '../../machine/memory.ts';
 
@@ -60,9 +61,9 @@ export const PORT_STORES_DONE = 0x14;
 // Xen's reserved selectors. Source: xen/include/public/arch-x86/xen-x86_64.h.
 export const RING0_CS = 0xe008;
 export const RING0_SS = 0xe010;
-export const FLAT_CS32 = 0xe023;
-export const FLAT_SS = 0xe02b;
-export const FLAT_CS64 = 0xe033;
+export const FLAT_CS32 = FLAT_RING3_CS32;
+export const FLAT_SS = FLAT_RING3_SS64;
+export const FLAT_CS64 = FLAT_RING3_CS64;
 export const TSS_SELECTOR = 0xe040;
 
 /** Descriptors of those selectors, high words (low words are all 0000ffff). Source: Intel SDM vol. 3, 3.4.5. */

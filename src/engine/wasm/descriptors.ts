@@ -3,14 +3,15 @@
  * Source: Intel SDM vol. 3, 3.4.5 and 5.5; Xen's selectors: xen/include/public/arch-x86/xen-x86_64.h.
  */
 
+import { FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64 } from '../../abi/xen.ts';
 import { PAGE_SIZE } from '../../machine/memory.ts';
 import { NO_ROOT, VCPU } from '../../machine/vcpu-block.ts';
 import { READ } from './guest-memory.ts';
 import type { Processor } from './processor.ts';
 
-export const FLAT_CS32 = 0xe023;
-export const FLAT_SS = 0xe02b;
-export const FLAT_CS64 = 0xe033;
+const FLAT_CS32 = FLAT_RING3_CS32;
+export const FLAT_SS = FLAT_RING3_SS64;
+export const FLAT_CS64 = FLAT_RING3_CS64;
 /** Entries of the GDT that belong to the guest. Source: FIRST_RESERVED_GDT_ENTRY. */
 const GUEST_GDT_ENTRIES = 14 * 512;
 

@@ -57,7 +57,7 @@ const SLOT_BYTES = SCRATCH_BYTES / SLOTS;
 export interface CodeWatcher {
   /** Pages with code have a bit for each 128 bytes that were decoded: one word a frame. */
   readonly granules: Int32Array;
-  /** Bytes of a frame are about to change (`before`) or have changed. */
+  /** Bytes of a frame have changed. */
   changed(frame: number, offset: number, size: number): void;
 }
 

@@ -14,10 +14,11 @@
  * Source: xl.cfg(5); tools/xl/xl_parse.c parse_config_data, tools/libs/light/libxl_create.c (read for behaviour).
  */
 
+import { XEN_LEGACY_MAX_VCPUS } from '../../abi/arch-x86/shared-info.ts';
 import { ConfigError, parseXlConfig, type Setting, type XlConfig } from './xl-cfg.ts';
 
 /** VCPUs that a domain can have: those with a vcpu_info in shared_info. Source: xen/include/public/xen.h, XEN_LEGACY_MAX_VCPUS. */
-export const VCPUS_MAX = 32;
+export const VCPUS_MAX = XEN_LEGACY_MAX_VCPUS;
 /** Source: libxl_create.c, libxl__domain_build_info_setdefault. */
 const MEMORY_DEFAULT_MIB = 32;
 /** Sizes in KiB stay exact numbers up to here, far above any memory. */
