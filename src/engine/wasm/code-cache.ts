@@ -272,8 +272,14 @@ export class CodeCache {
 
   /** `from` goes to `target` (both micro-ops), at an offset of the same page: the next time without looking. */
   link(from: number, target: number, frame: number, offset: number): void {
-    if (this.ownerOf(from) !== frame || this.ownerOf(target) !== frame) return;
+    if (this.ownerOf(from) !== frame) return;
+    // Not to what reaches into the next page: that one may be another at the next time.
+    if (this.#pages.get(frame)?.runs.get(offset)?.microOps[0] !== target) return;
     const handler = this.#handler(from);
+    if (handler === STALE) {
+      this.#encoder.plain(from, LINK, offset, target, 0);
+      return;
+    }
     if (handler !== JUMP && handler !== CALL && !(handler >= LOOP && handler <= JCC + 15)) return;
     const immediate = this.#block.i32[(from + MICRO_OP.immediate) >>> 2];
     // Regions may have run since.
