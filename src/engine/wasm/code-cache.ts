@@ -310,7 +310,8 @@ export class CodeCache {
       for (let at = first; at < end; at++) this.#starts.delete(frame * 4096 + at);
       this.#void(frame, first, end);
     }
-    for (let at = Math.max(first, 4096 - INSTRUCTION_MAX + 1); at < end; at++) this.#crossings.delete(frame * 4096 + at);
+    for (let at = Math.max(first, 4096 - INSTRUCTION_MAX + 1); at < end; at++)
+      this.#crossings.delete(frame * 4096 + at);
     const tails = this.#tails.get(frame);
     if (tails === undefined || offset >= INSTRUCTION_MAX) return;
     for (const crossing of tails) {
@@ -321,17 +322,25 @@ export class CodeCache {
     this.#tails.delete(frame);
   }
 
-  /** The micro-ops of a frame's instructions that start in a range. */
+  /** The micro-ops of a frame's instructions that start in a range. A chunk of which all is stale need not be looked at again. */
   #void(frame: number, first: number, end: number): void {
     const { u8 } = this.#block;
+    let later = -1;
     for (let chunk = this.#last[frame]; chunk >= 0; chunk = this.#previous[chunk]) {
       const start = chunk << CHUNK_SHIFT;
       const stop = start + this.#taken[chunk];
+      let live = 0;
       for (let at = start; at < stop; ) {
         const offset = (u8[at + MICRO_OP.scale] | (u8[at + MICRO_OP.scale + 1] << 8)) >>> 4;
+        const handler = this.#handler(at);
         if (offset >= first && offset < end) at = this.#replace(at, STALE);
-        else at += isWide(this.#handler(at)) ? MICRO_OP.WIDE_SIZE : MICRO_OP.SIZE;
+        else {
+          if (handler !== STALE) live++;
+          at += isWide(handler) ? MICRO_OP.WIDE_SIZE : MICRO_OP.SIZE;
+        }
       }
+      if (live === 0 && later >= 0) this.#previous[later] = this.#previous[chunk];
+      else later = chunk;
     }
   }
 }

@@ -129,7 +129,9 @@ export class CodeMappings {
   check(kernelRoot: number, userRoot: number, gone: (lo: number, hi: number) => void): void {
     const roots = [kernelRoot * 1024, (userRoot === NO_ROOT ? kernelRoot : userRoot) * 1024];
     for (let region = 0; region < this.#regionCount; region++)
-      this.#regionHolds[region] = this.#stands(region, roots[this.#regions[region * REGION_WORDS + REGION_MODE]]) ? 1 : 0;
+      this.#regionHolds[region] = this.#stands(region, roots[this.#regions[region * REGION_WORDS + REGION_MODE]])
+        ? 1
+        : 0;
     this.#keep((at) => {
       const pages = this.#pages;
       const entry = pages[at + PAGE_ENTRY];

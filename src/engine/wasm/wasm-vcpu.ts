@@ -156,7 +156,6 @@ export class WasmVcpu implements Engine {
       depends: (lo, relative) => {
         this.#codePages[pageHash(lo + relative * 4096)] |= PAGE_NEEDED;
       },
-      fill: this.#memory.fill,
       divide,
       vector,
       rare: () => this.#rareInRegion(),
