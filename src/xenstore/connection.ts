@@ -24,6 +24,8 @@ const DOMID_FIRST_RESERVED = 0x7ff0;
 export class Connection implements Watcher {
   /** Called when an event has come to wait. Set by whoever carries this connection's bytes. */
   onEvent: (() => void) | null = null;
+  /** Called when the connection is closed, by whomever. Set by whoever carries this connection's bytes. */
+  onClose: (() => void) | null = null;
   /** Events lost because the client did not take them; see Quotas.watchEventsMax. */
   eventsLost = 0;
 
@@ -114,6 +116,8 @@ export class Connection implements Watcher {
     this.onEvent = null;
     this.reset();
     this.#store.disconnect(this);
+    this.onClose?.();
+    this.onClose = null;
   }
 
   #answer(request: Message): Answer {
