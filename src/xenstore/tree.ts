@@ -61,11 +61,42 @@ export class Tree {
     return copy;
   }
 
+  /** The same tree under other quotas. This one is used up. */
+  withQuotas(quotas: Quotas): Tree {
+    return new Tree(quotas, { clock: this.#clock, root: this.root, owned: this.#owned });
+  }
+
   /** Makes this tree what `other`, a snapshot of it, has become. `other` is used up. */
   adopt(other: Tree): void {
     this.root = other.root;
     this.#epoch = other.#epoch;
     this.#owned = other.#owned;
+  }
+
+  /** All nodes, each before its children, which come in their order. */
+  *nodes(): Generator<{ readonly path: Path; readonly node: Node }> {
+    const stack: { path: Path; node: Node }[] = [{ path: [], node: this.root }];
+    for (let next = stack.pop(); next !== undefined; next = stack.pop()) {
+      yield next;
+      const { path, node } = next;
+      for (const [name, child] of [...node.children].reverse()) stack.push({ path: [...path, name], node: child });
+    }
+  }
+
+  /** Puts back a node that `nodes` gave; true, or false if it has no parent. `value` must not be written afterwards. */
+  restoreNode(path: Path, value: Uint8Array, permissions: Permissions): boolean {
+    if (path.length > 0 && findNode(this.root, path.slice(0, -1)) === null) return false;
+    const node = this.#make({ domid: 0, target: null }, path);
+    this.#count(node.permissions[0].domid, -1);
+    this.#count(permissions[0].domid, 1);
+    node.value = value;
+    node.permissions = permissions;
+    return true;
+  }
+
+  /** Makes generations from now on larger than any before, those of the tree's earlier lives included. */
+  startGenerationsAt(generation: number): void {
+    this.#clock.generation = Math.max(this.#clock.generation, generation);
   }
 
   nodesOwnedBy(domid: number): number {
