@@ -78,6 +78,10 @@ export class Connection implements Watcher {
     return message;
   }
 
+  get eventsWaiting(): number {
+    return this.#output.length - this.#repliesWaiting;
+  }
+
   get repliesWaiting(): number {
     return this.#repliesWaiting;
   }
@@ -93,8 +97,7 @@ export class Connection implements Watcher {
     const payload = joinStrings([path, token]);
     // The client's path and token are each legal, but together they fit no message. Xen sends nothing then either.
     if (payload.length > XENSTORE_PAYLOAD_MAX) return;
-    const eventsWaiting = this.#output.length - this.#repliesWaiting;
-    if (!isPrivileged(this.caller) && eventsWaiting >= this.#store.quotas.watchEventsMax) {
+    if (!isPrivileged(this.caller) && this.eventsWaiting >= this.#store.quotas.watchEventsMax) {
       this.eventsLost++;
       return;
     }
