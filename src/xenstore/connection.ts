@@ -12,6 +12,7 @@
  */
 import { XENSTORE_PAYLOAD_MAX, XS, type XsErrorName } from '../abi/io/xs-wire.ts';
 import { DOMID_FIRST_RESERVED } from '../abi/xen.ts';
+import { executeControl } from './control.ts';
 import { type Answer, type Change, executeOperation, isOperation, isRead, OK } from './operations.ts';
 import { type Caller, isPrivileged } from './permissions.ts';
 import type { RequestKey } from './records.ts';
@@ -219,8 +220,7 @@ export class Connection implements Watcher {
   }
 
   #privileged(type: number, strings: readonly string[], key: RequestKey | null): Answer {
-    // CONTROL talks to the daemon, which has no switches here: accepted without effect, as recorded for an unknown one.
-    if (type === XS.CONTROL) return OK;
+    if (type === XS.CONTROL) return executeControl(this.#store, strings);
     const domid = parseNumber(strings[0]);
     if (domid === null || domid >= DOMID_FIRST_RESERVED) return 'EINVAL';
     let error: XsErrorName | null;

@@ -48,6 +48,8 @@ export interface StoreOptions {
   readonly quotas?: Partial<Quotas>;
   /** The records of an earlier store, to go on from where it was. */
   readonly records?: Iterable<Uint8Array>;
+  /** Where lines for people go; nowhere if left out. */
+  readonly log?: (line: string) => void;
 }
 
 const INTRODUCE_DOMAIN = '@introduceDomain';
@@ -63,12 +65,13 @@ const GENERATIONS_PER_LIFE = 2 ** 32;
  * if those make no store.
  */
 export function createStore(options: StoreOptions = {}): Store {
-  return new Store({ ...DEFAULT_QUOTAS, ...options.quotas }, options.records ?? []);
+  return new Store({ ...DEFAULT_QUOTAS, ...options.quotas }, options.records ?? [], options.log ?? (() => {}));
 }
 
 export class Store {
   readonly quotas: Quotas;
   readonly tree: Tree;
+  readonly log: (line: string) => void;
   readonly watches = new Watches();
   /** Set once the records it was made from, if any, are in the past. */
   journal: Journal | null = null;
@@ -83,8 +86,9 @@ export class Store {
   /** For `read`, `write` and the other direct calls. Has no watches, so it never gets an event. */
   readonly #control: Connection;
 
-  constructor(quotas: Quotas, records: Iterable<Uint8Array>) {
+  constructor(quotas: Quotas, records: Iterable<Uint8Array>, log: (line: string) => void) {
     this.quotas = quotas;
+    this.log = log;
     // The records were within the limits of their time.
     const tree = new Tree(NO_QUOTAS);
     let isNew = true;
@@ -131,6 +135,11 @@ export class Store {
 
   isIntroduced(domid: number): boolean {
     return domid === 0 || this.#domains.has(domid);
+  }
+
+  /** All introduced domains but 0. */
+  domids(): number[] {
+    return [...this.#domains.keys()];
   }
 
   /** The domain that `domid` acts for, or null. */
