@@ -17,6 +17,8 @@ export async function stopDaemon(folder: string): Promise<void> {
   let pid: number;
   try {
     pid = Number(readFileSync(join(folder, 'domusd.pid'), 'utf8'));
+    // 0 would be the tests themselves.
+    if (!(pid > 1)) throw new Error(`${folder}/domusd.pid holds no process id`);
     process.kill(pid, 'SIGTERM');
   } catch {
     return;

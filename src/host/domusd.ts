@@ -10,7 +10,7 @@
  * one runs for the same folder.
  */
 import { createHash } from 'node:crypto';
-import { chmodSync, mkdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, realpathSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { introduceControlDomain, removeDomain } from '../toolstack/xenstore-nodes.ts';
@@ -75,7 +75,9 @@ export async function startDaemon(root: string, log: (line: string) => void): Pr
     // Only now: the lock is ours and nobody answers here, so what is there is what a killed daemon left.
     if (process.platform !== 'win32') rmSync(socketPath, { force: true });
     await listen(server, socketPath);
-    writeFileSync(pidPath(root), `${process.pid}\n`);
+    // At once or not at all: whoever reads it may be about to send a signal.
+    writeFileSync(`${pidPath(root)}.new`, `${process.pid}\n`);
+    renameSync(`${pidPath(root)}.new`, pidPath(root));
     return {
       stop: async () => {
         clearTimeout(graceEnds);

@@ -25,6 +25,8 @@ export class XenstoredError extends Error {
 }
 
 const START_LIMIT_MS = 20_000;
+/** Exit code of domusd when another one serves the folder. */
+const EXIT_RUNS_ALREADY = 3;
 const LOG_BYTES_MAX = 1 << 20;
 
 /** Connects to the socket at `path`. Throws XenstoredError. */
@@ -35,9 +37,13 @@ export function connectXenstored(path: string): Promise<StoreLink> {
       socket.removeAllListeners('error');
       resolve(linkOverBytes(clientChannel(socket)));
     });
-    socket.once('error', (error: NodeJS.ErrnoException) =>
-      reject(new XenstoredError(`xenstored at ${path}: ${error.message}`, error.code ?? '')),
-    );
+    socket.once('error', (error: NodeJS.ErrnoException) => {
+      const why =
+        error.code === 'EINVAL' || error.code === 'ENAMETOOLONG'
+          ? 'too long for a unix socket; set DOMUS_STATE_DIR to a shorter folder'
+          : error.message;
+      reject(new XenstoredError(`xenstored at ${path}: ${why}`, error.code));
+    });
   });
 }
 
@@ -76,24 +82,20 @@ function isAbsent(error: unknown): boolean {
 }
 
 async function startAndConnect(root: string, path: string): Promise<StoreLink> {
-  const daemon = spawnDaemon(root);
-  let exitCode: number | null = null;
-  daemon.on('exit', (code) => {
-    exitCode = code ?? 1;
-  });
-  daemon.on('error', () => {
-    exitCode = 1;
-  });
   const deadlineMs = performance.now() + START_LIMIT_MS;
-  for (let delayMs = 10; ; delayMs = Math.min(delayMs * 1.5, 100)) {
+  let daemon = spawnDaemon(root);
+  for (let delayMs = 10; ; delayMs = Math.min(delayMs * 1.5, 200)) {
     try {
       return await connectXenstored(path);
     } catch (error) {
       if (!isAbsent(error)) throw error;
     }
-    // 3: another command was faster, and its daemon is about to answer.
-    if (exitCode !== null && exitCode !== 3)
+    if (daemon.exitCode === EXIT_RUNS_ALREADY) {
+      // Another command was faster, and its daemon is about to answer; or a dying one has not let go yet.
+      if (delayMs === 200) daemon = spawnDaemon(root);
+    } else if (daemon.exitCode !== null || daemon.signalCode !== null || daemon.pid === undefined) {
       throw new XenstoredError(`the daemon could not be started: ${lastLine(logPath(root))}`);
+    }
     if (performance.now() > deadlineMs)
       throw new XenstoredError(`the daemon did not answer within ${START_LIMIT_MS / 1000} s; see ${logPath(root)}`);
     await sleep(delayMs);
@@ -120,6 +122,8 @@ function spawnDaemon(root: string): ChildProcess {
     stdio: ['ignore', log, log],
   });
   closeSync(log);
+  // Such as a Node that cannot be executed; the one who waits for the daemon sees that it has no process.
+  child.on('error', () => {});
   child.unref();
   return child;
 }
