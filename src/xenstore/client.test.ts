@@ -73,7 +73,7 @@ test('a directory of any length is listed, by parts over a stream cut anywhere',
   const client = byteClientOf(createStore(), 7);
   const names = Array.from({ length: 1500 }, (_, i) => `child-${i}`);
   await Promise.all(names.map((name) => client.mkdir(`/many/${name}`)));
-  expect(await client.directory('/many')).toEqual(names);
+  expect(await client.directory('/many')).toEqual(names.sort());
 });
 
 test('a transaction that conflicts runs again, and one that throws leaves nothing', async () => {

@@ -22,10 +22,13 @@ import { bytesToText, joinStrings, type Message, splitStrings } from './wire.ts'
 export class XenstoreError extends Error {
   override readonly name = 'XenstoreError';
   readonly code: XsErrorName;
+  /** What was asked for, such as "READ /a". */
+  readonly operation: string;
 
   constructor(code: XsErrorName, operation: string) {
     super(`xenstore ${operation}: ${code}`);
     this.code = code;
+    this.operation = operation;
   }
 }
 

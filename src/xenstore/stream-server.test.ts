@@ -31,7 +31,7 @@ test('requests cut anywhere are answered in their order', async () => {
   for (const pieceBytes of [1, 15, 16, 17, 1000]) {
     const one = client(pieceBytes);
     await Promise.all(Array.from({ length: 20 }, (_, i) => one.write(`/cut/${pieceBytes}/${i}`, 'x'.repeat(i * 100))));
-    expect(await one.directory(`/cut/${pieceBytes}`)).toEqual(Array.from({ length: 20 }, (_, i) => String(i)));
+    expect(await one.directory(`/cut/${pieceBytes}`)).toEqual(Array.from({ length: 20 }, (_, i) => String(i)).sort());
     expect(await one.read(`/cut/${pieceBytes}/19`)).toBe('x'.repeat(1900));
   }
 });

@@ -108,10 +108,10 @@ export class Tree {
     return typeof node === 'string' ? node : node.value;
   }
 
-  /** Names of the children, oldest first, and the node's generation. */
+  /** Names of the children, in the order of their bytes as oxenstored has them, and the node's generation. */
   list(caller: Caller, path: Path): { readonly names: string[]; readonly generation: number } | XsErrorName {
     const node = this.#readable(caller, path);
-    return typeof node === 'string' ? node : { names: [...node.children.keys()], generation: node.generation };
+    return typeof node === 'string' ? node : { names: [...node.children.keys()].sort(), generation: node.generation };
   }
 
   permissions(caller: Caller, path: Path): Permissions | XsErrorName {
