@@ -31,6 +31,7 @@ export default defineConfig({
   test: {
     reporters: ['default', skippedTests, ...(jsonFile ? [['json', { outputFile: jsonFile }] as ['json', object]] : [])],
     maxWorkers: 2,
+    globalSetup: 'test/state-dir.ts',
     projects: [
       {
         test: {

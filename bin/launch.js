@@ -49,8 +49,8 @@ function findNode() {
   }
 }
 
-function runUnder(node, entry) {
-  const child = spawn(node, [entry].concat(process.argv.slice(2)), {
+function runUnder(node, entry, words) {
+  const child = spawn(node, [entry].concat(words), {
     stdio: 'inherit',
     shell: node.endsWith('.cmd'),
   });
@@ -76,19 +76,23 @@ function runUnder(node, entry) {
   });
 }
 
-/** Runs the command `name` ('xl' or 'domus') with this process's arguments. */
-export function launch(name) {
+/**
+ * Runs the command `name` ('xl', 'domus' or 'xenstore') with this process's arguments. A command that goes by several names
+ * gets the one it was called by as `program`, in front of them.
+ */
+export function launch(name, program) {
   const entry = entryOf(name);
+  const words = (program === undefined ? [] : [program]).concat(process.argv.slice(2));
   if (majorOf(process.versions.node) >= NODE_MAJOR_MIN) {
     // As if Node had been given the entry. A plain import() would leave `import.meta.main` false in it.
-    process.argv[1] = entry;
+    process.argv.splice(1, process.argv.length, entry, ...words);
     Module.runMain();
     return;
   }
   const node = findNode();
   if (node === undefined) {
     console.error(
-      name +
+      (program || name) +
         ': needs Node ' +
         NODE_MAJOR_MIN +
         ' or later; this is Node ' +
@@ -97,5 +101,5 @@ export function launch(name) {
     );
     process.exit(1);
   }
-  runUnder(node, entry);
+  runUnder(node, entry, words);
 }

@@ -48,6 +48,7 @@ export const HYPERCALL = {
 } as const;
 
 /** Source: xen.h, "Domain ids >= DOMID_FIRST_RESERVED". */
+export const DOMID_FIRST_RESERVED = 0x7ff0;
 export const DOMID_SELF = 0x7ff0;
 export const DOMID_IO = 0x7ff1;
 export const DOMID_XEN = 0x7ff2;

@@ -36,9 +36,9 @@ import { type DomainConfig, formatUuid, type ShutdownAction } from '../toolstack
 import { loadKernel } from '../toolstack/kernel-image.ts';
 import { introduceControlDomain, introduceDomain } from '../toolstack/xenstore-nodes.ts';
 import { createRingServer } from '../xenstore/ring-server.ts';
-import { createStore } from '../xenstore/store.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
+import { type DomainXenstore, openDomainXenstore, type XenstoreChoice } from './domain-xenstore.ts';
 import {
   chooseEngine,
   closeEngineDomain,
@@ -48,6 +48,7 @@ import {
   type EngineKind,
 } from './engines.ts';
 import type { VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
+import { XenstoredError } from './xenstored.ts';
 
 export type EndReason = 'poweroff' | 'reboot' | 'suspend' | 'crash' | 'watchdog' | 'detached';
 
@@ -60,6 +61,8 @@ export interface RunOptions {
   readonly console: ConsoleEnds | null;
   readonly log: (line: string) => void;
   readonly quiet: boolean;
+  /** Whose xenstore the domain uses; 'private' if left out. */
+  readonly xenstore?: XenstoreChoice;
   /** Called once, when the domain has been built and is about to run: nothing that the user gave can be wrong any more. */
   readonly onStart?: () => void;
   /** Ends the domain at once. */
@@ -116,10 +119,30 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
   };
   const ramdisk = config.ramdisk === null ? null : await readRamdisk(config.ramdisk);
   const engine = engineFor(config);
-  const store = createStore();
-  introduceControlDomain(store);
-  for (let domid = 1; ; domid++) {
-    const reason = await runOnce({ config, options, takeKernel, elf, ramdisk, store, domid, engine });
+  const xenstore = await openXenstore(options);
+  try {
+    return await runToEnd({ config, options, takeKernel, elf, ramdisk, xenstore, engine });
+  } finally {
+    xenstore.close();
+  }
+}
+
+async function openXenstore(options: RunOptions): Promise<DomainXenstore> {
+  try {
+    return await openDomainXenstore(options.xenstore ?? 'private', options.log);
+  } catch (error) {
+    if (error instanceof XenstoredError) throw new HostError(error.message);
+    throw error;
+  }
+}
+
+/** Runs the domain and what it becomes by restarts, each with a domid of its own. */
+async function runToEnd(run: Omit<OneRun, 'domid' | 'isFirst'>): Promise<DomainEnd> {
+  const { config, options, xenstore } = run;
+  await introduceControlDomain(xenstore.client);
+  for (let isFirst = true; ; isFirst = false) {
+    const domid = await xenstore.allocateDomid();
+    const reason = await runOnce({ ...run, domid, isFirst });
     if (reason === 'detached') return { reason, exitCode: 0 };
     const action = actionFor(config, reason);
     const failed = reason === 'crash' || reason === 'watchdog';
@@ -173,13 +196,15 @@ interface OneRun {
   readonly takeKernel: () => Promise<Uint8Array>;
   readonly elf: ReturnType<typeof parseXenElf>;
   readonly ramdisk: Uint8Array | null;
-  readonly store: ReturnType<typeof createStore>;
+  readonly xenstore: DomainXenstore;
   readonly domid: number;
+  /** It is no restart. */
+  readonly isFirst: boolean;
   readonly engine: EngineKind;
 }
 
 async function runOnce(run: OneRun): Promise<EndReason> {
-  const { config, options, store, domid } = run;
+  const { config, options, xenstore, domid } = run;
   const ramPages = config.memoryMiB * 256;
   const maxPages = Math.max(ramPages, config.maxmemMiB * 256);
   if (maxPages > RAM_PAGES_MAX)
@@ -211,7 +236,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
 
   const handle = createEngineDomain(run.engine, machine, config.maxvcpus);
   const kicker = createKicker(handle);
-  introduceDomain(store, {
+  await introduceDomain(xenstore.client, {
     domid,
     uuid: formatUuid(config.uuid),
     name: config.name,
@@ -226,9 +251,12 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     startTimeSeconds: Date.now() / 1000,
   });
   const page = (pfn: number): Uint8Array => machine.u8.subarray(pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);
+  const connection = await xenstore.connect(domid);
+  connection.onEnd = (reason) =>
+    options.log(`xl: domain \`${config.name}' (${domid}) has no xenstore any more: ${reason}`);
   const ring = createRingServer({
     page: page(built.storePfn),
-    connection: store.connect(domid),
+    connection,
     notify: () => setPending(domain, STORE_PORT, kicker),
   });
   const tail = new ConsoleTail();
@@ -265,7 +293,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   const { ended, ready } = startWorkers(domain, handle, options.log);
   try {
     await ready;
-    if (domid === 1) options.onStart?.();
+    if (run.isFirst) options.onStart?.();
     Atomics.store(vcpu0.i32, VCPU.state >> 2, VCPU_STATE_UP);
     Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
     notifyVcpu(domain, 0, kicker);
@@ -293,7 +321,9 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     await ended;
     options.signal?.removeEventListener('abort', stop);
     closeEngineDomain(handle);
-    store.releaseDomain(domid);
+    connection.onEnd = null;
+    await xenstore.remove(domid);
+    connection.close();
   }
 }
 

@@ -1,8 +1,10 @@
 import { expect, test } from 'vitest';
 import { XS } from '../abi/io/xs-wire.ts';
+import { XenstoreClient } from '../xenstore/client.ts';
+import { linkToStore } from '../xenstore/link.ts';
 import { createStore } from '../xenstore/store.ts';
 import { bytesToText, textToBytes } from '../xenstore/wire.ts';
-import { introduceControlDomain, introduceDomain } from './xenstore-nodes.ts';
+import { introduceControlDomain, introduceDomain, removeDomain } from './xenstore-nodes.ts';
 
 const DOMAIN = {
   domid: 1,
@@ -89,10 +91,11 @@ const RECORDED = `
 /vm/e29e0040-db4b-4e86-9413-deddcaa5c837/uuid = "e29e0040-db4b-4e86-9413-deddcaa5c837"   (n0,r1)
 `;
 
-test('introduceDomain() makes the nodes that libxl made', () => {
+test('introduceDomain() makes the nodes that libxl made', async () => {
   const store = createStore();
-  introduceControlDomain(store);
-  introduceDomain(store, DOMAIN);
+  const toolstack = new XenstoreClient(linkToStore(store));
+  await introduceControlDomain(toolstack);
+  await introduceDomain(toolstack, DOMAIN);
   const client = store.connect(0);
   const lines: string[] = [];
   const walk = (path: string): void => {
@@ -112,9 +115,9 @@ test('introduceDomain() makes the nodes that libxl made', () => {
   expect(lines).toEqual(recorded);
 });
 
-test('the guest can use its nodes, and knows which vCPUs are offline', () => {
+test('the guest can use its nodes, and knows which vCPUs are offline', async () => {
   const store = createStore();
-  introduceDomain(store, { ...DOMAIN, domid: 5, vcpus: 1, vcpusMax: 2 });
+  await introduceDomain(new XenstoreClient(linkToStore(store)), { ...DOMAIN, domid: 5, vcpus: 1, vcpusMax: 2 });
   const guest = store.connect(5);
   const ask = (type: number, text: string) =>
     bytesToText(guest.handle({ type, reqId: 0, txId: 0, payload: textToBytes(text) }).payload);
@@ -123,4 +126,23 @@ test('the guest can use its nodes, and knows which vCPUs are offline', () => {
   expect(ask(XS.READ, 'cpu/1/availability\0')).toBe('offline');
   expect(ask(XS.DIRECTORY, 'device\0')).toBe('suspend\0');
   expect(ask(XS.READ, 'domid\0')).toBe('5');
+});
+
+test('removeDomain() leaves nothing of one domain, and all of the others', async () => {
+  const store = createStore();
+  const toolstack = new XenstoreClient(linkToStore(store));
+  await introduceControlDomain(toolstack);
+  const paths = (): string[] => [...store.tree.nodes()].map(({ path }) => `/${path.join('/')}`);
+  await introduceDomain(toolstack, DOMAIN);
+  const before = paths();
+  const guest = store.connect(2);
+  await introduceDomain(toolstack, { ...DOMAIN, domid: 2, uuid: '00000000-0000-4000-8000-000000000002' });
+  guest.handle({ type: XS.WRITE, reqId: 0, txId: 0, payload: textToBytes('data/agent\x001') });
+  await removeDomain(toolstack, 2);
+  expect(paths().filter((path) => !before.includes(path))).toEqual([]);
+  expect(paths()).toEqual(before);
+  expect(store.isIntroduced(2)).toBe(false);
+  expect(guest.isClosed).toBe(true);
+  await removeDomain(toolstack, 2);
+  expect(paths()).toEqual(before);
 });

@@ -6,7 +6,7 @@
  *
  * Source: tools/libs/light/libxl_create.c, libxl_dom.c, libxl_console.c (behaviour); docs/misc/xenstore-paths.pandoc.
  */
-import type { Store } from '../xenstore/store.ts';
+import type { XenstoreClient } from '../xenstore/client.ts';
 
 export interface DomainNodes {
   readonly domid: number;
@@ -34,27 +34,53 @@ export interface DomainNodes {
 
 const DOM0_PATH = '/local/domain/0';
 
-/** Domain 0's own nodes. Once, before the first guest. */
-export function introduceControlDomain(store: Store): void {
-  store.write(`${DOM0_PATH}/name`, 'Domain-0');
-  store.write(`${DOM0_PATH}/domid`, '0');
+/** Makes one node with its value and permissions. */
+type MakeNode = (path: string, permissions: readonly string[], value?: string) => void;
+
+/** Domain 0's own nodes. Before the first guest. */
+export async function introduceControlDomain(client: XenstoreClient): Promise<void> {
+  await client.write(`${DOM0_PATH}/name`, 'Domain-0');
+  await client.write(`${DOM0_PATH}/domid`, '0');
 }
 
 /**
- * Makes the nodes and introduces the domain, which fires @introduceDomain. Throws if the domain is introduced with other
- * rings already, or a value does not fit a node (2048 bytes).
+ * Makes the nodes, all of them or none, and introduces the domain, which fires @introduceDomain. Throws XenstoreError, for
+ * example if a value does not fit a node (2048 bytes), or the domain is introduced with other rings already.
  */
-export function introduceDomain(store: Store, domain: DomainNodes): void {
+export async function introduceDomain(client: XenstoreClient, domain: DomainNodes): Promise<void> {
+  await client.transaction(async (nodes) => {
+    const made: Promise<void>[] = [];
+    addDomain(domain, (path, permissions, value = '') => {
+      made.push(nodes.write(path, value), nodes.setPermissions(path, permissions));
+    });
+    await Promise.all(made);
+  });
+  await client.introduce(domain.domid, domain.storeMfn, domain.storePort);
+}
+
+/**
+ * A domain has ended: takes away all that was made for it, its backends included, and releases it, which fires @releaseDomain.
+ * Nothing happens to what is gone already.
+ */
+export async function removeDomain(client: XenstoreClient, domid: number): Promise<void> {
+  const domainPath = `/local/domain/${domid}`;
+  const backends = `${DOM0_PATH}/backend`;
+  await client.transaction(async (nodes) => {
+    const vmPath = await nodes.read(`${domainPath}/vm`);
+    if (vmPath !== null && /^\/vm\/[0-9a-f-]+$/.test(vmPath)) await nodes.remove(vmPath);
+    for (const kind of (await nodes.directory(backends)) ?? []) await nodes.remove(`${backends}/${kind}/${domid}`);
+    await nodes.remove(`/libxl/${domid}`);
+    await nodes.remove(domainPath);
+  });
+  if (await client.isDomainIntroduced(domid)) await client.release(domid);
+}
+
+function addDomain(domain: DomainNodes, node: MakeNode): void {
   const { domid, uuid, name } = domain;
   const domainPath = `/local/domain/${domid}`;
   const vmPath = `/vm/${uuid}`;
   const guestReads = ['n0', `r${domid}`];
   const guestOwns = [`n${domid}`];
-
-  const node = (path: string, permissions: readonly string[], value = ''): void => {
-    store.write(path, value);
-    store.setPermissions(path, permissions);
-  };
 
   node(domainPath, guestReads);
   node(vmPath, guestReads);
@@ -103,23 +129,17 @@ export function introduceDomain(store: Store, domain: DomainNodes): void {
   node(`${domainPath}/store/port`, guestReads, String(domain.storePort));
   node(`${domainPath}/store/ring-ref`, guestReads, String(domain.storeMfn));
 
-  addConsole(store, domain, node);
-
-  const error = store.introduceDomain(domid, { gfn: domain.storeMfn, port: domain.storePort });
-  if (error !== null) throw new Error(`xenstore introduce domain ${domid}: ${error}`);
+  addConsole(domain, node);
 }
 
 /** The first console: it is described below the domain itself, and served by xenconsoled's part of domain 0. */
-function addConsole(
-  store: Store,
-  domain: DomainNodes,
-  node: (path: string, permissions: readonly string[], value?: string) => void,
-): void {
+function addConsole(domain: DomainNodes, node: MakeNode): void {
   const { domid } = domain;
   const frontend = `/local/domain/${domid}/console`;
   const backend = `${DOM0_PATH}/backend/console/${domid}/0`;
   const libxl = `/libxl/${domid}`;
   const guestReads = ['n0', `r${domid}`];
+  const dom0Only = ['n0'];
 
   node(`${frontend}/backend`, guestReads, backend);
   node(`${frontend}/backend-id`, [`n${domid}`, 'r0'], '0');
@@ -139,9 +159,11 @@ function addConsole(
   node(backend, guestReads);
   for (const [key, value] of backendValues) node(`${backend}/${key}`, guestReads, value);
 
-  store.write(`${libxl}/type`, 'pv');
-  store.write(`${libxl}/dm-version`, 'qemu_xen');
+  for (const path of [libxl, `${libxl}/device`, `${libxl}/device/console`]) node(path, dom0Only);
+  node(`${libxl}/type`, dom0Only, 'pv');
+  node(`${libxl}/dm-version`, dom0Only, 'qemu_xen');
   const libxlConsole = `${libxl}/device/console/0`;
-  store.write(`${libxlConsole}/backend`, backend);
-  for (const [key, value] of backendValues) store.write(`${libxlConsole}/${key}`, value);
+  node(libxlConsole, dom0Only);
+  node(`${libxlConsole}/backend`, dom0Only, backend);
+  for (const [key, value] of backendValues) node(`${libxlConsole}/${key}`, dom0Only, value);
 }

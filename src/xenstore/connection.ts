@@ -11,24 +11,27 @@
  * sent, because Linux takes an unknown name for EINVAL; DIRECTORY_PART is known, as it is to the C xenstored.
  */
 import { XENSTORE_PAYLOAD_MAX, XS, type XsErrorName } from '../abi/io/xs-wire.ts';
-import { type Answer, type Change, executeOperation, isOperation, OK } from './operations.ts';
+import { DOMID_FIRST_RESERVED } from '../abi/xen.ts';
+import { executeControl } from './control.ts';
+import { type Answer, type Change, executeOperation, isOperation, isRead, OK } from './operations.ts';
 import { type Caller, isPrivileged } from './permissions.ts';
+import type { RequestKey } from './records.ts';
 import type { Store } from './store.ts';
 import { Transactions } from './transactions.ts';
 import type { Watcher } from './watches.ts';
 import { joinStrings, type Message, splitStrings, textToBytes } from './wire.ts';
 
-/** Source: xen/include/public/xen.h, DOMID_FIRST_RESERVED. Domids from here on are not domains. */
-const DOMID_FIRST_RESERVED = 0x7ff0;
-
 export class Connection implements Watcher {
   /** Called when an event has come to wait. Set by whoever carries this connection's bytes. */
   onEvent: (() => void) | null = null;
+  /** Called when the connection is closed, by whomever. Set by whoever carries this connection's bytes. */
+  onClose: (() => void) | null = null;
   /** Events lost because the client did not take them; see Quotas.watchEventsMax. */
   eventsLost = 0;
 
   readonly #store: Store;
   readonly #domid: number;
+  readonly #session: string | null;
   readonly #transactions: Transactions;
   /** Replies and events, oldest first. */
   readonly #output: Message[] = [];
@@ -36,9 +39,10 @@ export class Connection implements Watcher {
   #closed = false;
 
   /** Made by `Store.connect`. */
-  constructor(store: Store, domid: number) {
+  constructor(store: Store, domid: number, session: string | null = null) {
     this.#store = store;
     this.#domid = domid;
+    this.#session = session;
     this.#transactions = new Transactions(store.tree, store.quotas);
   }
 
@@ -75,6 +79,10 @@ export class Connection implements Watcher {
     return message;
   }
 
+  get eventsWaiting(): number {
+    return this.#output.length - this.#repliesWaiting;
+  }
+
   get repliesWaiting(): number {
     return this.#repliesWaiting;
   }
@@ -90,8 +98,7 @@ export class Connection implements Watcher {
     const payload = joinStrings([path, token]);
     // The client's path and token are each legal, but together they fit no message. Xen sends nothing then either.
     if (payload.length > XENSTORE_PAYLOAD_MAX) return;
-    const eventsWaiting = this.#output.length - this.#repliesWaiting;
-    if (!isPrivileged(this.caller) && eventsWaiting >= this.#store.quotas.watchEventsMax) {
+    if (!isPrivileged(this.caller) && this.eventsWaiting >= this.#store.quotas.watchEventsMax) {
       this.eventsLost++;
       return;
     }
@@ -114,16 +121,23 @@ export class Connection implements Watcher {
     this.onEvent = null;
     this.reset();
     this.#store.disconnect(this);
+    this.onClose?.();
+    this.onClose = null;
   }
 
   #answer(request: Message): Answer {
     const { type, payload } = request;
+    const key = this.#session === null ? null : { session: this.#session, sequence: request.reqId };
+    // Only what changed something and was answered with OK is known to be done.
+    if (key !== null && this.#store.isDone(key)) return OK;
     // WATCH and UNWATCH ignore the transaction.
     const txId = type === XS.WATCH || type === XS.UNWATCH ? 0 : request.txId;
     if (txId !== 0 && !this.#transactions.has(txId)) return 'EIO';
 
     if (isOperation(type)) {
-      return txId === 0 ? this.#execute(type, payload) : this.#transactions.execute(txId, this.caller, type, payload);
+      return txId === 0
+        ? this.#execute(type, payload, key)
+        : this.#transactions.execute(txId, this.caller, type, payload);
     }
     switch (type) {
       case XS.WATCH:
@@ -137,7 +151,7 @@ export class Connection implements Watcher {
       case XS.TRANSACTION_START:
         return this.#transactionStart(txId);
       case XS.TRANSACTION_END:
-        return this.#transactionEnd(txId, payload);
+        return this.#transactionEnd(txId, payload, key);
       case XS.IS_DOMAIN_INTRODUCED:
         return this.#isDomainIntroduced(payload);
       case XS.CONTROL:
@@ -145,20 +159,20 @@ export class Connection implements Watcher {
       case XS.RELEASE:
       case XS.RESUME:
       case XS.SET_TARGET:
-        return isPrivileged(this.caller) ? this.#privileged(type, splitStrings(payload).strings) : 'EACCES';
+        return isPrivileged(this.caller) ? this.#privileged(type, splitStrings(payload).strings, key) : 'EACCES';
       default:
         return 'ENOSYS';
     }
   }
 
-  #execute(type: number, payload: Uint8Array): Answer {
-    const { tree, watches } = this.#store;
-    // Removal and new permissions need the tree as it was to tell who may hear of them.
-    const rootBefore = type === XS.RM || type === XS.SET_PERMS ? tree.snapshot().root : tree.root;
+  #execute(type: number, payload: Uint8Array, key: RequestKey | null): Answer {
+    const store = this.#store;
     const changes: Change[] = [];
+    if (isRead(type)) return executeOperation(store.tree, this.caller, type, payload, changes);
+    const tree = store.tree.snapshot();
     const answer = executeOperation(tree, this.caller, type, payload, changes);
-    watches.fire(changes, rootBefore, tree.root);
-    return answer;
+    if (changes.length === 0) return answer;
+    return store.commit(tree, changes, this.#domid, key, [{ type, payload }]) ?? answer;
   }
 
   #watch(payload: Uint8Array): Answer {
@@ -185,7 +199,7 @@ export class Connection implements Watcher {
     return typeof id === 'string' ? id : joinStrings([String(id)]);
   }
 
-  #transactionEnd(txId: number, payload: Uint8Array): Answer {
+  #transactionEnd(txId: number, payload: Uint8Array, key: RequestKey | null): Answer {
     if (txId === 0) return 'ENOENT';
     const verdict = splitStrings(payload).strings[0];
     if (verdict === 'F') {
@@ -193,11 +207,10 @@ export class Connection implements Watcher {
       return OK;
     }
     if (verdict !== 'T') return 'EINVAL';
-    const committed = this.#transactions.commit(txId, this.caller);
-    if (typeof committed === 'string') return committed;
-    const { tree, watches } = this.#store;
-    watches.fire(committed.changes, committed.rootBefore, tree.root);
-    return OK;
+    const outcome = this.#transactions.end(txId, this.caller);
+    if (typeof outcome === 'string') return outcome;
+    const { tree, changes, requests } = outcome;
+    return tree === null ? OK : (this.#store.commit(tree, changes, this.#domid, key, requests) ?? OK);
   }
 
   #isDomainIntroduced(payload: Uint8Array): Answer {
@@ -206,9 +219,8 @@ export class Connection implements Watcher {
     return textToBytes(this.#store.isIntroduced(domid) ? 'T\0' : 'F\0');
   }
 
-  #privileged(type: number, strings: readonly string[]): Answer {
-    // CONTROL talks to the daemon, which has no switches here: accepted without effect, as recorded for an unknown one.
-    if (type === XS.CONTROL) return OK;
+  #privileged(type: number, strings: readonly string[], key: RequestKey | null): Answer {
+    if (type === XS.CONTROL) return executeControl(this.#store, strings);
     const domid = parseNumber(strings[0]);
     if (domid === null || domid >= DOMID_FIRST_RESERVED) return 'EINVAL';
     let error: XsErrorName | null;
@@ -216,14 +228,14 @@ export class Connection implements Watcher {
       const gfn = parseNumber(strings[1]);
       const port = parseNumber(strings[2]);
       if (gfn === null || port === null) return 'EINVAL';
-      error = this.#store.introduceDomain(domid, { gfn, port });
+      error = this.#store.introduceDomain(domid, { gfn, port }, key);
     } else if (type === XS.RELEASE) {
-      error = this.#store.releaseDomain(domid);
+      error = this.#store.releaseDomain(domid, key);
     } else if (type === XS.RESUME) {
-      error = this.#store.resumeDomain(domid);
+      error = this.#store.resumeDomain(domid, key);
     } else {
       const target = parseNumber(strings[1]);
-      error = target === null || target >= DOMID_FIRST_RESERVED ? 'EINVAL' : this.#store.setTarget(domid, target);
+      error = target === null || target >= DOMID_FIRST_RESERVED ? 'EINVAL' : this.#store.setTarget(domid, target, key);
     }
     return error ?? OK;
   }

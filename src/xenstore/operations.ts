@@ -41,6 +41,11 @@ export function isOperation(type: number): boolean {
   }
 }
 
+/** Does a request of this type only read? */
+export function isRead(type: number): boolean {
+  return type !== XS.WRITE && type !== XS.MKDIR && type !== XS.RM && type !== XS.SET_PERMS;
+}
+
 /** Executes one request. Adds what it changed to `changes`; an error has changed nothing. */
 export function executeOperation(
   tree: Tree,

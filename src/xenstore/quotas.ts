@@ -34,3 +34,15 @@ export const DEFAULT_QUOTAS: Quotas = {
   transactionBytesMax: 256 * 1024,
   watchEventsMax: 1024,
 };
+
+/** For what was within its limits when it was done. */
+export const NO_QUOTAS: Quotas = {
+  nodesMax: Infinity,
+  valueBytesMax: Infinity,
+  permissionsMax: Infinity,
+  watchesMax: Infinity,
+  transactionsMax: Infinity,
+  transactionRequestsMax: Infinity,
+  transactionBytesMax: Infinity,
+  watchEventsMax: Infinity,
+};

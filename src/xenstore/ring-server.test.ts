@@ -3,7 +3,6 @@ import {
   XENSTORE_ERROR_PROTO,
   XENSTORE_ERROR_RINGIDX,
   XENSTORE_RECONNECT,
-  XENSTORE_RING_SIZE,
   XS,
   XENSTORE_DOMAIN_INTERFACE as XSDI,
 } from '../abi/io/xs-wire.ts';
@@ -11,50 +10,11 @@ import type { Connection } from './connection.ts';
 import { createRingServer, type RingServer } from './ring-server.ts';
 import { createStore, type Store } from './store.ts';
 import { eventText, randomSource } from './test-client.ts';
-import { bytesToText, encodeMessage, type Message, MessageDecoder, textToBytes } from './wire.ts';
-
-/** The guest's end of a ring page. */
-class Guest {
-  readonly page = new Uint8Array(new SharedArrayBuffer(3 * 4096), 4096, 4096);
-  readonly words = new Uint32Array(this.page.buffer, 4096 + XSDI.req_cons, 8);
-  readonly decoder = new MessageDecoder();
-  notified = 0;
-
-  word(offset: number): number {
-    return Atomics.load(this.words, (offset - XSDI.req_cons) / 4);
-  }
-
-  setWord(offset: number, value: number): void {
-    Atomics.store(this.words, (offset - XSDI.req_cons) / 4, value);
-  }
-
-  /** Writes what fits; how much. */
-  write(bytes: Uint8Array): number {
-    const prod = this.word(XSDI.req_prod);
-    const free = XENSTORE_RING_SIZE - ((prod - this.word(XSDI.req_cons)) >>> 0);
-    const count = Math.min(free, bytes.length);
-    for (let i = 0; i < count; i++) this.page[XSDI.req + ((prod + i) & (XENSTORE_RING_SIZE - 1))] = bytes[i];
-    this.setWord(XSDI.req_prod, (prod + count) >>> 0);
-    return count;
-  }
-
-  /** Reads up to `max` bytes; the messages that became whole. */
-  read(max = XENSTORE_RING_SIZE): Message[] {
-    const messages: Message[] = [];
-    let cons = this.word(XSDI.rsp_cons);
-    const count = Math.min(max, (this.word(XSDI.rsp_prod) - cons) >>> 0);
-    for (let i = 0; i < count; i++, cons++) {
-      const decoded = this.decoder.push(this.page.slice(XSDI.rsp + (cons & 1023), XSDI.rsp + (cons & 1023) + 1));
-      if (decoded.kind === 'violation') throw new Error('the server broke the protocol');
-      if (decoded.kind === 'message') messages.push(decoded.message);
-    }
-    this.setWord(XSDI.rsp_cons, cons >>> 0);
-    return messages;
-  }
-}
+import { TestGuest } from './test-guest.ts';
+import { bytesToText, encodeMessage, type Message, textToBytes } from './wire.ts';
 
 let store: Store;
-let guest: Guest;
+let guest: TestGuest;
 let connection: Connection;
 let ring: RingServer;
 
@@ -67,7 +27,7 @@ beforeEach(() => {
   store = createStore();
   store.write('/local/domain/5', '');
   store.setPermissions('/local/domain/5', ['b5']);
-  guest = new Guest();
+  guest = new TestGuest();
   attach();
 });
 
@@ -124,7 +84,7 @@ test('events made by another client arrive without a request, and notify', () =>
 test('any cut of requests and responses, with indices that wrap, gives the same replies', () => {
   for (let seed = 1; seed <= 20; seed++) {
     const random = randomSource(seed);
-    guest = new Guest();
+    guest = new TestGuest();
     const start = (0x1_0000_0000 - 3000 + random(2000)) >>> 0;
     for (const offset of [XSDI.req_cons, XSDI.req_prod, XSDI.rsp_cons, XSDI.rsp_prod]) guest.setWord(offset, start);
     attach();

@@ -13,7 +13,8 @@
  * 4. read req_prod again; back to 2 while there is more. Linux sends no event for bytes added before it saw 3.
  * Then, if either index moved, one event to the guest: it may wait for responses or for space.
  *
- * If the guest does not read its responses, requests stay in the ring after REPLIES_MAX replies that do not fit.
+ * Requests stay in the ring while REPLIES_MAX replies are owed: the guest does not read its responses, or the store has not
+ * made them yet. In the second case they are taken up when a reply comes.
  *
  * An index out of bounds, or a message over the limit, ends the service with a value in `error`, as xenstored does; the
  * guest may ask for a new start by `connection` = XENSTORE_RECONNECT.
@@ -31,13 +32,26 @@ import {
   XENSTORE_SERVER_FEATURE_RECONNECTION,
   XENSTORE_DOMAIN_INTERFACE as XSDI,
 } from '../abi/io/xs-wire.ts';
-import type { Connection } from './connection.ts';
-import { encodeMessage, MessageDecoder } from './wire.ts';
+import { encodeMessage, type Message, MessageDecoder } from './wire.ts';
+
+/** The guest's connection to the store: `Connection` in this process, `LinkConnection` to one elsewhere. */
+export interface RingConnection {
+  /** Called when a reply or an event has come to wait that no call of `submit` has made. */
+  onEvent: (() => void) | null;
+  readonly isClosed: boolean;
+  /** Requests that were submitted and whose replies were not taken. */
+  readonly repliesWaiting: number;
+  submit(request: Message): void;
+  /** The oldest waiting reply or event, or null. */
+  takeOutput(): Message | null;
+  /** The guest starts over. */
+  reset(): void;
+}
 
 export interface RingServerOptions {
   /** The ring page: 4096 bytes, 4-byte aligned, a view of memory the guest writes. */
   readonly page: Uint8Array;
-  readonly connection: Connection;
+  readonly connection: RingConnection;
   /** Sends the guest an event. Called after bytes were consumed or produced, never while `service` still works. */
   readonly notify: () => void;
 }
@@ -56,7 +70,7 @@ export function createRingServer(options: RingServerOptions): RingServer {
 }
 
 export class RingServer {
-  readonly #connection: Connection;
+  readonly #connection: RingConnection;
   readonly #notify: () => void;
   readonly #req: Uint8Array;
   readonly #rsp: Uint8Array;
@@ -70,6 +84,8 @@ export class RingServer {
   #rspProd = 0;
   #failed = false;
   #isServing = false;
+  /** Requests may be in the ring that were left there because of REPLIES_MAX. */
+  #isThrottled = false;
 
   constructor({ page, connection, notify }: RingServerOptions) {
     if (page.length !== PAGE_SIZE || page.byteOffset % 4 !== 0) {
@@ -84,8 +100,10 @@ export class RingServer {
     this.#rspProd = this.#load(XSDI.rsp_prod);
     this.#store(XSDI.server_features, XENSTORE_SERVER_FEATURE_RECONNECTION | XENSTORE_SERVER_FEATURE_ERROR);
     connection.onEvent = () => {
+      if (this.#isServing || this.#failed) return;
       // Only writes: handling requests here would run them in the middle of another client's request.
-      if (!this.#isServing && !this.#failed && this.#writeResponses()) this.#notify();
+      if (this.#writeResponses()) this.#notify();
+      if (this.#isThrottled && connection.repliesWaiting < REPLIES_MAX) this.#serveLater();
     };
   }
 
@@ -110,7 +128,8 @@ export class RingServer {
     let requestsLeft = REQUESTS_PER_CALL;
     while (!this.#failed) {
       if (this.#writeResponses()) moved = true;
-      if (this.#failed || requestsLeft === 0 || this.#connection.repliesWaiting >= REPLIES_MAX) break;
+      this.#isThrottled = this.#connection.repliesWaiting >= REPLIES_MAX;
+      if (this.#failed || requestsLeft === 0 || this.#isThrottled) break;
       if (this.#readRequest() === 0) break;
       moved = true;
       requestsLeft--;
@@ -118,6 +137,13 @@ export class RingServer {
     this.#isServing = false;
     if (moved || this.#failed !== hadFailed) this.#notify();
     return requestsLeft === 0;
+  }
+
+  #serveLater(): void {
+    this.#isThrottled = false;
+    setTimeout(() => {
+      if (this.service()) this.#serveLater();
+    }, 0);
   }
 
   /** Consumes bytes up to the end of one message and handles it, or all there are; how many. */

@@ -132,7 +132,7 @@ test('a directory over 4096 bytes is E2BIG, and whole through DIRECTORY_PART', (
     generations.add(part.slice(0, part.indexOf('\0')));
     list += part.slice(part.indexOf('\0') + 1);
   }
-  expect(list.split('\0').slice(0, -2)).toEqual(names);
+  expect(list.split('\0').slice(0, -2)).toEqual(names.sort());
   expect(generations.size).toBe(1);
   expect(ask(client, XS.DIRECTORY_PART, '/dir/-0\x000\0')).toMatch(/^\d+\0\0$/);
   expect(ask(client, XS.DIRECTORY_PART, '/dir\0x\0')).toBe('!EINVAL');

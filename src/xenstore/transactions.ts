@@ -14,14 +14,13 @@
  * Source: docs/misc/xenstore.txt, transactions; xs-wire.out recorded from Xen 4.17.
  */
 import { XENSTORE_PAYLOAD_MAX, type XsErrorName } from '../abi/io/xs-wire.ts';
-import { type Answer, type Change, executeOperation } from './operations.ts';
+import { type Answer, type Change, executeOperation, isRead } from './operations.ts';
 import { type Caller, isPrivileged } from './permissions.ts';
 import type { Quotas } from './quotas.ts';
+import type { KeptRequest } from './records.ts';
 import type { Node, Tree } from './tree.ts';
 
-interface KeptRequest {
-  readonly type: number;
-  readonly payload: Uint8Array;
+interface AnsweredRequest extends KeptRequest {
   readonly answer: Answer;
 }
 
@@ -29,15 +28,18 @@ interface Transaction {
   readonly tree: Tree;
   /** The tree's root when the transaction began. */
   readonly startRoot: Node;
-  readonly requests: KeptRequest[];
+  readonly requests: AnsweredRequest[];
   readonly changes: Change[];
   keptBytes: number;
 }
 
-/** What a commit did, for the watches. */
-export interface Committed {
+/** What a transaction comes to: the store makes it so. */
+export interface Outcome {
+  /** The tree after it, a snapshot of the present one; null if it changes nothing. */
+  readonly tree: Tree | null;
   readonly changes: readonly Change[];
-  readonly rootBefore: Node;
+  /** What has to be executed to come to the same tree. */
+  readonly requests: readonly KeptRequest[];
 }
 
 /** Ids stay positive as a signed 32-bit number. */
@@ -91,18 +93,15 @@ export class Transactions {
     this.#open.delete(id);
   }
 
-  /** Ends transaction `id`, which must be open: what it changed, or EAGAIN and nothing is changed. */
-  commit(id: number, caller: Caller): Committed | XsErrorName {
+  /** Ends transaction `id`, which must be open: what it comes to, or EAGAIN. The present tree stays as it is. */
+  end(id: number, caller: Caller): Outcome | XsErrorName {
     const transaction = this.#get(id);
     this.#open.delete(id);
-    const rootBefore = this.#tree.root;
-    const { changes } = transaction;
+    const { changes, tree } = transaction;
     // One that only read saw the tree as it was at its start: nothing to check.
-    if (changes.length === 0) return { changes, rootBefore };
-    if (transaction.startRoot === rootBefore) {
-      this.#tree.adopt(transaction.tree);
-      return { changes, rootBefore };
-    }
+    if (changes.length === 0) return { tree: null, changes, requests: [] };
+    const requests = transaction.requests.filter(({ type, answer }) => !isRead(type) && typeof answer !== 'string');
+    if (transaction.startRoot === this.#tree.root) return { tree, changes, requests };
     // The second run is a transaction with an id of its own, as the ids recorded from Xen show.
     this.#takeId();
     const again = this.#tree.snapshot();
@@ -110,8 +109,7 @@ export class Transactions {
     for (const { type, payload, answer } of transaction.requests) {
       if (!sameAnswer(answer, executeOperation(again, caller, type, payload, changesAgain))) return 'EAGAIN';
     }
-    this.#tree.adopt(again);
-    return { changes: changesAgain, rootBefore };
+    return { tree: again, changes: changesAgain, requests };
   }
 
   /** Ends all without effect. */

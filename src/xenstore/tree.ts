@@ -61,11 +61,42 @@ export class Tree {
     return copy;
   }
 
+  /** The same tree under other quotas. This one is used up. */
+  withQuotas(quotas: Quotas): Tree {
+    return new Tree(quotas, { clock: this.#clock, root: this.root, owned: this.#owned });
+  }
+
   /** Makes this tree what `other`, a snapshot of it, has become. `other` is used up. */
   adopt(other: Tree): void {
     this.root = other.root;
     this.#epoch = other.#epoch;
     this.#owned = other.#owned;
+  }
+
+  /** All nodes, each before its children, which come in their order. */
+  *nodes(): Generator<{ readonly path: Path; readonly node: Node }> {
+    const stack: { path: Path; node: Node }[] = [{ path: [], node: this.root }];
+    for (let next = stack.pop(); next !== undefined; next = stack.pop()) {
+      yield next;
+      const { path, node } = next;
+      for (const [name, child] of [...node.children].reverse()) stack.push({ path: [...path, name], node: child });
+    }
+  }
+
+  /** Puts back a node that `nodes` gave; true, or false if it has no parent. `value` must not be written afterwards. */
+  restoreNode(path: Path, value: Uint8Array, permissions: Permissions): boolean {
+    if (path.length > 0 && findNode(this.root, path.slice(0, -1)) === null) return false;
+    const node = this.#make({ domid: 0, target: null }, path);
+    this.#count(node.permissions[0].domid, -1);
+    this.#count(permissions[0].domid, 1);
+    node.value = value;
+    node.permissions = permissions;
+    return true;
+  }
+
+  /** Makes generations from now on larger than any before, those of the tree's earlier lives included. */
+  startGenerationsAt(generation: number): void {
+    this.#clock.generation = Math.max(this.#clock.generation, generation);
   }
 
   nodesOwnedBy(domid: number): number {
@@ -77,10 +108,10 @@ export class Tree {
     return typeof node === 'string' ? node : node.value;
   }
 
-  /** Names of the children, oldest first, and the node's generation. */
+  /** Names of the children, in the order of their bytes as oxenstored has them, and the node's generation. */
   list(caller: Caller, path: Path): { readonly names: string[]; readonly generation: number } | XsErrorName {
     const node = this.#readable(caller, path);
-    return typeof node === 'string' ? node : { names: [...node.children.keys()], generation: node.generation };
+    return typeof node === 'string' ? node : { names: [...node.children.keys()].sort(), generation: node.generation };
   }
 
   permissions(caller: Caller, path: Path): Permissions | XsErrorName {

@@ -23,14 +23,14 @@ test('interpreted and translated code agree at every exit of a boot', async () =
     cmdline: `console=hvc0 quiet domus.run=${Buffer.from(SCRIPT).toString('base64')}`,
   };
   const states: number[] = [];
-  const interpreted = bootInLockstep(guest, true, (exit, hash) => {
+  const interpreted = await bootInLockstep(guest, true, (exit, hash) => {
     states.push(exit, hash);
     return true;
   });
   expect(interpreted.console).toContain(ZEROS);
   let seen = 0;
   let differs = -1;
-  const translated = bootInLockstep(guest, false, (exit, hash) => {
+  const translated = await bootInLockstep(guest, false, (exit, hash) => {
     if (states[seen] !== exit || states[seen + 1] !== hash) differs = seen / 2;
     seen += 2;
     return differs < 0;

@@ -20,6 +20,8 @@ import { VCPU, VCPU_STATE_UP, type VcpuBlock } from '../../src/machine/vcpu-bloc
 import { buildDomain } from '../../src/toolstack/builder/build-domain.ts';
 import { parseXenElf } from '../../src/toolstack/builder/elf.ts';
 import { introduceControlDomain, introduceDomain } from '../../src/toolstack/xenstore-nodes.ts';
+import { XenstoreClient } from '../../src/xenstore/client.ts';
+import { linkToStore } from '../../src/xenstore/link.ts';
 import { createRingServer } from '../../src/xenstore/ring-server.ts';
 import { createStore } from '../../src/xenstore/store.ts';
 
@@ -81,11 +83,11 @@ function quiet(engine: WasmVcpu, block: VcpuBlock, atExit: (exit: ExitKind) => v
 }
 
 /** Boots to the guest's end, or until `atExit` says stop. Returns what the console showed, and what the engine counted. */
-export function bootInLockstep(
+export async function bootInLockstep(
   guest: LockstepGuest,
   interpretOnly: boolean,
   atExit: AtExit,
-): { console: string; counts: readonly string[] } {
+): Promise<{ console: string; counts: readonly string[] }> {
   const machine = createMachineMemory(RAM_PAGES, RAM_PAGES);
   const domain = createDomain(machine, 1, 1, UUID);
   const [block] = domain.vcpus;
@@ -103,8 +105,9 @@ export function bootInLockstep(
   setPort(domain, CONSOLE_PORT, ECS_INTERDOMAIN, 0, 0, CONSOLE_PORT);
   const kicker: Kicker = { kick: () => {} };
   const store = createStore();
-  introduceControlDomain(store);
-  introduceDomain(store, {
+  const client = new XenstoreClient(linkToStore(store));
+  await introduceControlDomain(client);
+  await introduceDomain(client, {
     domid: 1,
     uuid: '00010203-0405-0607-0809-0a0b0c0d0e0f',
     name: 'lockstep',

@@ -13,6 +13,7 @@ export type RunDomain = (
     readonly console: ConsoleEnds | null;
     readonly log: (line: string) => void;
     readonly quiet: boolean;
+    readonly xenstore: 'daemon';
     /** Called once, when the domain has been built and is about to run. */
     readonly onStart: () => void;
     /** Aborted when the user leaves: the domain is to end now. */

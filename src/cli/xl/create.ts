@@ -145,6 +145,7 @@ async function run(config: DomainConfig, flags: RunFlags, context: Context): Pro
       console: terminal,
       log: context.err,
       quiet: flags.quiet,
+      xenstore: 'daemon',
       onStart,
       signal: leaving.signal,
     });

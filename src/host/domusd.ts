@@ -1,0 +1,184 @@
+/**
+ * domusd, the daemon: one a state folder. It is xenstored, and holds no guest memory. Killed at any moment it loses nothing
+ * that it has acknowledged; domains run on, and find the next one by its socket.
+ *
+ * Single instance: on Linux an abstract unix socket named after the state folder is held, which the kernel gives to one process
+ * and takes back when that ends, however it ends. Elsewhere, and against another network namespace, it is the socket of
+ * xenstored that tells: who answers there is the daemon.
+ *
+ * As a program: `domusd.ts [folder]`; ends with SIGTERM or SIGINT. Exit codes: 0; 1 with a line that says why; 3 if another
+ * one runs for the same folder.
+ */
+import { createHash } from 'node:crypto';
+import { chmodSync, mkdirSync, realpathSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { connect, createServer, type Server } from 'node:net';
+import { dirname, resolve } from 'node:path';
+import { introduceControlDomain, removeDomain } from '../toolstack/xenstore-nodes.ts';
+import { XenstoreClient } from '../xenstore/client.ts';
+import { linkToStore } from '../xenstore/link.ts';
+import { createStore, type Store } from '../xenstore/store.ts';
+import { StreamServer } from '../xenstore/stream-server.ts';
+import { JournalError, JournalFile } from './journal-file.ts';
+import { serverChannel } from './socket-channel.ts';
+import { journalPath, pidPath, stateRoot, xenstoredPath } from './state-dir.ts';
+
+/** Another daemon serves this folder. */
+export class AlreadyRunning extends Error {
+  override readonly name = 'AlreadyRunning';
+}
+
+/** The daemon cannot start; one line. */
+export class DaemonError extends Error {
+  override readonly name = 'DaemonError';
+}
+
+export interface Daemon {
+  /** Stops serving; everything is on disk already. */
+  stop(): Promise<void>;
+}
+
+/** Connections at a time. More would only be a program that has lost count. */
+const CLIENTS_MAX = 4096;
+/** How long a domain that was there before a restart may take to come back, before it counts as dead. */
+const RETURN_GRACE_MS = 60_000;
+
+/** Starts serving in this process. Throws AlreadyRunning, DaemonError, JournalError. */
+export async function startDaemon(root: string, log: (line: string) => void): Promise<Daemon> {
+  const socketPath = xenstoredPath(root);
+  mkdirSync(root, { recursive: true, mode: 0o700 });
+  if (process.platform !== 'win32') mkdirSync(dirname(socketPath), { recursive: true, mode: 0o700 });
+  const lock = await takeLock(root);
+  try {
+    if (await answers(socketPath)) throw new AlreadyRunning(`a daemon answers at ${socketPath}`);
+    const journal = new JournalFile({ path: journalPath(root), log });
+    const store = storeFrom(journal, journalPath(root), log);
+    journal.start(() => store.records());
+    store.journal = journal;
+    const client = new XenstoreClient(linkToStore(store));
+    await introduceControlDomain(client);
+
+    const domainGone = (domid: number): void => {
+      log(`domusd: the process of domain ${domid} is gone`);
+      removeDomain(client, domid).catch((error) => log(`domusd: domain ${domid}: ${messageOf(error)}`));
+    };
+    const xenstored = new StreamServer({ store, later: setImmediate, log, onDomainGone: domainGone });
+    // Whoever was there when the last daemon ended comes back soon, or has ended with it or since.
+    const graceEnds = setTimeout(() => {
+      for (const domid of store.domids()) if (!xenstored.hasSessionFor(domid)) domainGone(domid);
+    }, RETURN_GRACE_MS);
+    graceEnds.unref();
+
+    const server = createServer((socket) => {
+      if (xenstored.clientCount < CLIENTS_MAX) xenstored.serve(serverChannel(socket));
+      else socket.destroy();
+    });
+    // Only now: the lock is ours and nobody answers here, so what is there is what a killed daemon left.
+    if (process.platform !== 'win32') rmSync(socketPath, { force: true });
+    await listen(server, socketPath);
+    // At once or not at all: whoever reads it may be about to send a signal.
+    writeFileSync(`${pidPath(root)}.new`, `${process.pid}\n`);
+    renameSync(`${pidPath(root)}.new`, pidPath(root));
+    return {
+      stop: async () => {
+        clearTimeout(graceEnds);
+        xenstored.close();
+        rmSync(pidPath(root), { force: true });
+        await new Promise((resolve) => server.close(resolve));
+        journal.close();
+        lock?.close();
+      },
+    };
+  } catch (error) {
+    lock?.close();
+    throw error;
+  }
+}
+
+function storeFrom(journal: JournalFile, path: string, log: (line: string) => void): Store {
+  try {
+    return createStore({ records: journal.records, log });
+  } catch (error) {
+    // Each record is as it was written, but together they make no store.
+    throw new DaemonError(`${path}: ${messageOf(error)}`);
+  }
+}
+
+/** Holds the name of this folder, or throws AlreadyRunning. Null where the system has no such names. */
+async function takeLock(root: string): Promise<Server | null> {
+  if (process.platform !== 'linux') return null;
+  const lock = createServer((socket) => socket.destroy());
+  const name = createHash('sha256').update(realpathSync(root)).digest('hex').slice(0, 32);
+  try {
+    await listen(lock, `\0domusd-${name}`);
+  } catch (error) {
+    if (codeOf(error) === 'EADDRINUSE') throw new AlreadyRunning(`a daemon runs for ${root}`);
+    throw error;
+  }
+  lock.unref();
+  return lock;
+}
+
+function listen(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (error) =>
+      reject(
+        codeOf(error) === 'EINVAL' || codeOf(error) === 'ENAMETOOLONG'
+          ? new DaemonError(`${path}: too long for a unix socket; set DOMUS_STATE_DIR to a shorter folder`)
+          : error,
+      ),
+    );
+    server.listen(path, () => {
+      if (process.platform !== 'win32' && !path.startsWith('\0')) chmodSync(path, 0o600);
+      resolve();
+    });
+  });
+}
+
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.on('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.on('error', () => resolve(false));
+  });
+}
+
+function codeOf(error: unknown): string {
+  return error instanceof Error && 'code' in error ? String(error.code) : '';
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** The program: serves until it is told to end; its exit code. */
+export async function runDaemon(root: string = stateRoot()): Promise<number> {
+  const log = (line: string): void => void process.stderr.write(`${new Date().toISOString()} ${line}\n`);
+  let daemon: Daemon;
+  try {
+    daemon = await startDaemon(root, log);
+  } catch (error) {
+    if (error instanceof AlreadyRunning) {
+      log(`domusd: ${error.message}`);
+      return 3;
+    }
+    const isExpected = error instanceof JournalError || error instanceof DaemonError || codeOf(error) !== '';
+    if (!isExpected) throw error;
+    log(`domusd: ${messageOf(error)}`);
+    return 1;
+  }
+  log(`domusd: serves ${root} as process ${process.pid}`);
+  const signal = await new Promise<string>((resolve) => {
+    for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => resolve(name));
+    // The terminal it was started from may go.
+    process.on('SIGHUP', () => {});
+  });
+  await daemon.stop();
+  log(`domusd: ended by ${signal}`);
+  return 0;
+}
+
+if (import.meta.main)
+  process.exitCode = await runDaemon(process.argv[2] === undefined ? stateRoot() : resolve(process.argv[2]));

@@ -1,0 +1,56 @@
+/**
+ * CONTROL: commands for xenstored itself, which only domain 0 may give. Words in, text out.
+ *
+ *   quota            the limits of a domain, a line each
+ *   quota DOMID      how many nodes a domain owns
+ *   print TEXT       a line in xenstored's log
+ *   allocate-domid   the domid for a new domain (Domus's own; in Xen the hypervisor hands them out)
+ *
+ * Whatever else is asked is answered with OK and has no effect, as recorded from Xen 4.17's oxenstored.
+ *
+ * Source: docs/misc/xenstore.txt, CONTROL; tools/xenstored, layout of `quota`.
+ */
+import { type Answer, OK } from './operations.ts';
+import type { Quotas } from './quotas.ts';
+import type { Store } from './store.ts';
+import { joinStrings } from './wire.ts';
+
+/** Longer lines would only fill the log. */
+const PRINT_MAX = 1024;
+
+export function executeControl(store: Store, words: readonly string[]): Answer {
+  switch (words[0]) {
+    case 'quota': {
+      const domid = words[1] ?? '';
+      if (domid === '') return joinStrings([quotaLines(store.quotas)]);
+      if (!/^\d{1,5}$/.test(domid)) return 'EINVAL';
+      return joinStrings([quotaLine('nodes', store.tree.nodesOwnedBy(Number(domid)), `owned by domain ${domid}`)]);
+    }
+    case 'print': {
+      const text = (words[1] ?? '').slice(0, PRINT_MAX).replaceAll(/[^ -~]/g, '?');
+      store.log(`xenstored: ${text}`);
+      return OK;
+    }
+    case 'allocate-domid': {
+      const domid = store.allocateDomid();
+      return typeof domid === 'string' ? domid : joinStrings([String(domid)]);
+    }
+    default:
+      return OK;
+  }
+}
+
+function quotaLine(name: string, value: number, what: string): string {
+  return `${name.padEnd(17)}: ${String(value).padStart(8)} ${what}\n`;
+}
+
+function quotaLines(quotas: Quotas): string {
+  return [
+    quotaLine('nodes', quotas.nodesMax, 'nodes a domain owns'),
+    quotaLine('watches', quotas.watchesMax, 'watches of a connection'),
+    quotaLine('transactions', quotas.transactionsMax, 'open transactions of a connection'),
+    quotaLine('transaction-nodes', quotas.transactionRequestsMax, 'requests in a transaction'),
+    quotaLine('node-size', quotas.valueBytesMax, "bytes of a node's value"),
+    quotaLine('permissions', quotas.permissionsMax, 'permissions of a node'),
+  ].join('');
+}
