@@ -17,7 +17,7 @@ function computed(type: ValueType, operation: (a: Node, b: Node) => Node): (a: n
 }
 
 const of64 = (value: bigint): Node => i64.const(Number(value & 0xffffffffn), Number((value >> 32n) & 0xffffffffn));
-const valueOf = ({ lo, hi, type }: Node): bigint =>
+const numberOf = ({ lo, hi, type }: Node): bigint =>
   type === I32 ? BigInt(lo) : BigInt.asIntN(64, (BigInt(hi) << 32n) | BigInt(lo >>> 0));
 
 const VALUES = [
@@ -48,7 +48,7 @@ describe('constants are folded as WebAssembly computes them', () => {
         for (const b of VALUES) {
           const node = i64[name](of64(a), of64(b));
           expect(node.kind).toBe(CONST);
-          expect([a, b, valueOf(node)]).toEqual([a, b, BigInt(f(a as never, b as never))]);
+          expect([a, b, numberOf(node)]).toEqual([a, b, BigInt(f(a as never, b as never))]);
         }
     });
   for (const name of ['add', 'sub', 'and', 'or', 'xor', 'shl', 'shrS', 'shrU', 'eq', 'ne'] as const)
@@ -65,8 +65,8 @@ describe('constants are folded as WebAssembly computes them', () => {
     const mask = computed(I64, (a, b) => i64.add(i64.and(a, i64.const(-1, 0)), i64.extendI32U(i32.wrap(b))));
     for (const a of VALUES) {
       expect(mask(a as never, a as never)).toBe(BigInt.asIntN(64, 2n * BigInt.asUintN(32, a)));
-      expect(valueOf(i64.and(of64(a), i64.const(-1, 0)))).toBe(BigInt.asUintN(32, a));
-      expect(valueOf(i64.extendI32U(i32.wrap(of64(a))))).toBe(BigInt.asUintN(32, a));
+      expect(numberOf(i64.and(of64(a), i64.const(-1, 0)))).toBe(BigInt.asUintN(32, a));
+      expect(numberOf(i64.extendI32U(i32.wrap(of64(a))))).toBe(BigInt.asUintN(32, a));
       expect(i64.eqz(of64(a)).lo).toBe(a === 0n ? 1 : 0);
     }
   });
