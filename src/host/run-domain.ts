@@ -15,15 +15,9 @@ import {
   SHUTDOWN_watchdog,
 } from '../abi/xen.ts';
 import { ConsoleBackend } from '../backends/console.ts';
+import { type Dom0Channel, Dom0Channels, type EventHandler } from '../hypervisor/dom0-channels.ts';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
-import {
-  ECS_INTERDOMAIN,
-  notifyVcpu,
-  setPending,
-  setPort,
-  signalDom0,
-  takeDom0Pending,
-} from '../hypervisor/event-channels.ts';
+import { ECS_UNBOUND, notifyVcpu, setPort } from '../hypervisor/event-channels.ts';
 import { adoptPageTables } from '../hypervisor/mmu.ts';
 import { STAT_NAMES } from '../hypervisor/run-vcpu.ts';
 import { createMachineMemory, type MachineMemory, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
@@ -231,11 +225,10 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     vcpu.u32[VCPU.vcpuInfo >> 2] = machine.layout.sharedInfoOffset + id * 64;
   });
   vcpu0.u32[VCPU.initialised >> 2] = 1;
-  setPort(domain, STORE_PORT, ECS_INTERDOMAIN, 0, 0, STORE_PORT);
-  setPort(domain, CONSOLE_PORT, ECS_INTERDOMAIN, 0, 0, CONSOLE_PORT);
 
   const handle = createEngineDomain(run.engine, machine, config.maxvcpus);
   const kicker = createKicker(handle);
+  const channels = new Dom0Channels(domain, kicker);
   await introduceDomain(xenstore.client, {
     domid,
     uuid: formatUuid(config.uuid),
@@ -257,22 +250,23 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   const ring = createRingServer({
     page: page(built.storePfn),
     connection,
-    notify: () => setPending(domain, STORE_PORT, kicker),
+    notify: () => storeChannel.notify(),
   });
+  const storeChannel = bindFirst(domain, channels, STORE_PORT, () => ring.service());
   const tail = new ConsoleTail();
   const console = new ConsoleBackend({
     page: page(built.consolePfn),
-    notify: () => setPending(domain, CONSOLE_PORT, kicker),
+    notify: () => consoleChannel.notify(),
     output: (bytes) => {
       tail.add(bytes);
       options.console?.write(bytes);
     },
   });
+  const consoleChannel = bindFirst(domain, channels, CONSOLE_PORT, () => console.service());
   options.console?.onInput((bytes) => console.input(bytes));
 
   const service = (): void => {
-    if (takeDom0Pending(domain, CONSOLE_PORT) && console.service()) signalDom0(domain, CONSOLE_PORT);
-    if (takeDom0Pending(domain, STORE_PORT) && ring.service()) signalDom0(domain, STORE_PORT);
+    channels.dispatch();
     const text = takeConsoleIo(domain);
     if (text.length > 0) {
       tail.add(text);
@@ -325,6 +319,14 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     await xenstore.remove(domid);
     connection.close();
   }
+}
+
+/** Makes one of the guest's first ports, as the toolstack does for it, and binds to it. */
+function bindFirst(domain: Domain, channels: Dom0Channels, port: number, onEvent: EventHandler): Dom0Channel {
+  setPort(domain, port, ECS_UNBOUND, 0, 0, 0);
+  const channel = channels.bind(port, onEvent);
+  if (channel === null) throw new Error(`bug: port ${port} of a new domain cannot be bound`);
+  return channel;
 }
 
 function allocateMemory(ramPages: number, maxPages: number): MachineMemory {
