@@ -18,6 +18,7 @@ import { ConsoleBackend } from '../backends/console.ts';
 import { type Dom0Channel, Dom0Channels, type EventHandler } from '../hypervisor/dom0-channels.ts';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { ECS_UNBOUND, notifyVcpu, setPort } from '../hypervisor/event-channels.ts';
+import { GrantMappings } from '../hypervisor/grant-mappings.ts';
 import { adoptPageTables } from '../hypervisor/mmu.ts';
 import { STAT_NAMES } from '../hypervisor/run-vcpu.ts';
 import { createMachineMemory, type MachineMemory, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
@@ -32,24 +33,23 @@ import { introduceControlDomain, introduceDomain } from '../toolstack/xenstore-n
 import { createRingServer } from '../xenstore/ring-server.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
+import { DomainDevices } from './domain-devices.ts';
 import { type DomainXenstore, openDomainXenstore, type XenstoreChoice } from './domain-xenstore.ts';
 import {
   chooseEngine,
   closeEngineDomain,
   createEngineDomain,
   createKicker,
+  createStoreListener,
   type EngineHandle,
   type EngineKind,
 } from './engines.ts';
+import { createGuestPort } from './guest-port.ts';
+import { HostError } from './host-error.ts';
 import type { VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
 import { XenstoredError } from './xenstored.ts';
 
 export type EndReason = 'poweroff' | 'reboot' | 'suspend' | 'crash' | 'watchdog' | 'detached';
-
-/** The host cannot run the domain. One line. */
-export class HostError extends Error {
-  override readonly name = 'HostError';
-}
 
 export interface RunOptions {
   readonly console: ConsoleEnds | null;
@@ -265,6 +265,9 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   const consoleChannel = bindFirst(domain, channels, CONSOLE_PORT, () => console.service());
   options.console?.onInput((bytes) => console.input(bytes));
 
+  const port = createGuestPort(domain, new GrantMappings(domain), channels, createStoreListener(handle, domain));
+  const devices = new DomainDevices({ store: xenstore.client, port, log: options.log });
+
   const service = (): void => {
     channels.dispatch();
     const text = takeConsoleIo(domain);
@@ -286,6 +289,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   options.signal?.addEventListener('abort', stop);
   const { ended, ready } = startWorkers(domain, handle, options.log);
   try {
+    for (const disk of config.disks) await devices.addDisk(disk);
     await ready;
     if (run.isFirst) options.onStart?.();
     Atomics.store(vcpu0.i32, VCPU.state >> 2, VCPU_STATE_UP);
@@ -314,6 +318,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     stop();
     await ended;
     options.signal?.removeEventListener('abort', stop);
+    await devices.close();
     closeEngineDomain(handle);
     connection.onEnd = null;
     await xenstore.remove(domid);
