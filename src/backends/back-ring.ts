@@ -113,10 +113,10 @@ export class BackRing {
     return (this.#rspProd - event) >>> 0 < (this.#rspProd - shown) >>> 0;
   }
 
-  /** Before going to sleep: asks for an event with the next request. True: there is one already. */
-  askForEvent(): boolean {
-    if (this.waiting > 0) return true;
-    Atomics.store(this.#i32, this.#header + (SRING.req_event >> 2), this.#reqCons + 1);
-    return this.waiting > 0;
+  /** Before going to sleep: asks for an event when `count` requests wait. True: they do already. */
+  askForEvent(count = 1): boolean {
+    if (this.waiting >= count) return true;
+    Atomics.store(this.#i32, this.#header + (SRING.req_event >> 2), this.#reqCons + count);
+    return this.waiting >= count;
   }
 }
