@@ -8,11 +8,13 @@ import { stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { BlockDevice } from '../backends/block.ts';
 import type { GuestPort } from '../backends/guest-port.ts';
+import { NetworkDevice } from '../backends/network.ts';
 import { type BackendDevice, type DeviceBus, XenbusBackend } from '../backends/xenbus.ts';
 import { DiskImageError } from '../storage/block-file.ts';
 import { type DiskImage, openDiskImage } from '../storage/disk-image.ts';
 import { hostFiles } from '../storage/host/node-file.ts';
 import { type DiskConfig, vdevNumber } from '../toolstack/config/disk.ts';
+import type { VifConfig } from '../toolstack/config/network-interface.ts';
 import {
   addDeviceNodes,
   backendPath,
@@ -20,8 +22,10 @@ import {
   diskNodes,
   removeDeviceNodes,
   unplugDevice,
+  vifNodes,
 } from '../toolstack/device-nodes.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
+import { openNetwork } from './domain-network.ts';
 import { HostError } from './host-error.ts';
 
 export interface DomainDevicesOptions {
@@ -61,6 +65,33 @@ export class DomainDevices {
       await this.add(nodes, (bus) => new BlockDevice(this.#options.port, bus, options));
     } catch (error) {
       await image.close();
+      throw error;
+    }
+  }
+
+  /** @throws HostError when there is no such network; nothing is left behind then */
+  async addVif(vif: VifConfig): Promise<void> {
+    const { port, log } = this.#options;
+    const mac = vif.mac ?? makeUpMac();
+    let device: NetworkDevice | null = null;
+    const facts = { domid: port.domid, mac, takesGso: () => device?.takesGso ?? false, log };
+    const network = await openNetwork(vif, facts);
+    const options = {
+      network,
+      rate: vif.rate === null ? null : { bytes: vif.rate.bytesPerInterval, periodUs: vif.rate.intervalUs },
+      nowMs: () => performance.now(),
+      setTimer: (delayMs: number, callback: () => void) => {
+        const timer = setTimeout(callback, delayMs);
+        return () => clearTimeout(timer);
+      },
+    };
+    try {
+      await this.add(vifNodes(vif, mac), (bus) => {
+        device = new NetworkDevice(port, bus, options);
+        return device;
+      });
+    } catch (error) {
+      network.close();
       throw error;
     }
   }
@@ -108,6 +139,12 @@ export class DomainDevices {
     await backend.stop();
     await removeDeviceNodes(this.#options.store, this.#options.port.domid, nodes);
   }
+}
+
+/** An address in the range of Xen's. Source: libxl_nic.c, libxl__device_nic_setdefault. */
+function makeUpMac(): Uint8Array {
+  const random = crypto.getRandomValues(new Uint8Array(3));
+  return Uint8Array.of(0x00, 0x16, 0x3e, random[0] & 0x7f, random[1], random[2]);
 }
 
 const keyOf = ({ kind, id }: { readonly kind: string; readonly id: number }): string => `${kind} ${id}`;

@@ -291,6 +291,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   const { ended, ready } = startWorkers(domain, handle, options.log);
   try {
     for (const disk of config.disks) await devices.addDisk(disk);
+    for (const vif of config.vifs) await devices.addVif(vif);
     await ready;
     if (run.isFirst) options.onStart?.();
     Atomics.store(vcpu0.i32, VCPU.state >> 2, VCPU_STATE_UP);

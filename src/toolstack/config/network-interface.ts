@@ -4,6 +4,8 @@
  * As in xl, a key that nobody knows and a bad MAC address are told and passed over: the interface is there without them. A bad rate
  * or number ends the program.
  *
+ * `forward` and `loopback` are Domus's own, for NAT.
+ *
  * Source: xl-network-configuration(5); tools/xl/xl_parse.c parse_nic_config, tools/libs/util/libxlu_vif.c (read for behaviour).
  */
 
@@ -31,6 +33,10 @@ export interface VifConfig {
   readonly gatewaydev: string | null;
   readonly rate: VifRate | null;
   readonly trusted: boolean | null;
+  /** Ports of the host that lead into the guest, as written (network/nat/forwards.ts). Domus's own. */
+  readonly forwards: readonly string[];
+  /** With NAT, the gateway's address is the host's loopback. Domus's own. */
+  readonly loopback: boolean;
 }
 
 const U32_END = 2 ** 32;
@@ -50,6 +56,8 @@ interface MutableVif {
   gatewaydev: string | null;
   rate: VifRate | null;
   trusted: boolean | null;
+  forwards: string[];
+  loopback: boolean;
 }
 
 /**
@@ -71,6 +79,8 @@ export function parseVif(source: string, spec: string, devid: number, warn: (lin
     gatewaydev: null,
     rate: null,
     trusted: null,
+    forwards: [],
+    loopback: true,
   };
   for (const part of spec.split(',')) if (part !== '') setParameter(vif, source, part.replace(/^ +/, ''), warn);
   return vif;
@@ -125,6 +135,13 @@ function setParameter(vif: MutableVif, source: string, token: string, warn: (lin
       return;
     case 'mtu=':
       vif.mtu = parseNumber(value);
+      return;
+    case 'forward=':
+      vif.forwards.push(value);
+      return;
+    case 'loopback=':
+      if (value !== '0' && value !== '1') throw new ConfigError(`${source}: vif: loopback=${value}: expected 0 or 1`);
+      vif.loopback = value === '1';
       return;
     case 'trusted':
       vif.trusted = true;
@@ -216,5 +233,7 @@ export function vifJson(vif: VifConfig): Record<string, unknown> {
     rate_interval_usecs: vif.rate?.intervalUs,
     gatewaydev: vif.gatewaydev ?? undefined,
     trusted: boolJson(vif.trusted),
+    forward: vif.forwards.length === 0 ? undefined : vif.forwards,
+    loopback: vif.loopback ? undefined : boolJson(false),
   };
 }
