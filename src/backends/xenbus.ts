@@ -68,6 +68,8 @@ export interface BackendDevice {
 /** Lines that one device may write to the log: a guest must not flood it. */
 const LOG_LINES_MAX = 20;
 const TEXT_MAX = 256;
+/** How long a step that waits for the store may hold up the end of a domain. */
+const STOP_MS = 2000;
 
 /** Reads what a frontend wrote. */
 export class FrontendNodes {
@@ -189,10 +191,15 @@ export class XenbusBackend implements DeviceBus {
     await this.#switchState(XenbusStateConnected);
   }
 
-  /** The domain ends: the device is closed, the nodes stay as they are. */
+  /** The domain ends: the device is closed, the nodes stay as they are. Does not wait long for a store that is away. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    await this.#running;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const limit = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, STOP_MS);
+    });
+    await Promise.race([this.#running, limit]);
+    clearTimeout(timer);
     await this.#finish();
   }
 
@@ -329,7 +336,8 @@ export class XenbusBackend implements DeviceBus {
       await this.#disconnect();
     } finally {
       await this.#device.close();
-      for (const path of this.#watched.splice(0)) await this.#store.unwatch(path, this.#token).catch(() => undefined);
+      // Nobody waits for the answers: the store may be away, or have ended the watches with the connection.
+      for (const path of this.#watched.splice(0)) this.#store.unwatch(path, this.#token).catch(() => undefined);
       this.#whenGone();
     }
   }

@@ -129,9 +129,11 @@ export class DomainDevices {
     return true;
   }
 
-  /** The domain has ended. */
+  /** The domain has ended: nothing of it is used any more when this resolves. Its nodes go with all others of the domain. */
   async close(): Promise<void> {
-    await Promise.all([...this.#devices.values()].map((device) => this.#take(device)));
+    const devices = [...this.#devices.values()];
+    this.#devices.clear();
+    await Promise.all(devices.map(({ backend }) => backend.stop()));
   }
 
   async #take({ nodes, backend }: Device): Promise<void> {

@@ -16,9 +16,10 @@ const VIF = vifNodes(
 
 let client: XenstoreClient;
 
-beforeEach(() => {
+beforeEach(async () => {
   const store = createStore();
-  introduceDomain(store, {
+  client = new XenstoreClient(linkToStore(store));
+  await introduceDomain(client, {
     domid: DOMID,
     uuid: 'e29e0040-db4b-4e86-9413-deddcaa5c837',
     name: 'v3',
@@ -30,7 +31,6 @@ beforeEach(() => {
     consolePort: 2,
     consoleMfn: 2,
   });
-  client = new XenstoreClient(linkToStore(store));
 });
 
 async function list(path: string): Promise<string[]> {
