@@ -1,19 +1,14 @@
 /**
- * The split devices of one domain: makes their nodes, opens what is behind them, runs their backends, and takes all of that away
- * again, when a device is unplugged or the domain ends. Images are opened before any node is made: a device that cannot be is
- * an error of `xl create`, with nothing left behind.
+ * The split devices of one domain: makes their nodes, runs their scripts, opens what is behind them, runs their backends, and
+ * takes all of that away again, when a device is unplugged or the domain ends. A device that cannot be had is an error of
+ * `xl create`, with nothing left behind.
  */
 
-import { stat } from 'node:fs/promises';
-import { resolve } from 'node:path';
 import { BlockDevice } from '../backends/block.ts';
 import type { GuestPort } from '../backends/guest-port.ts';
 import { NetworkDevice } from '../backends/network.ts';
 import { type BackendDevice, type DeviceBus, XenbusBackend } from '../backends/xenbus.ts';
-import { DiskImageError } from '../storage/block-file.ts';
-import { type DiskImage, openDiskImage } from '../storage/disk-image.ts';
-import { hostFiles } from '../storage/host/node-file.ts';
-import { type DiskConfig, vdevNumber } from '../toolstack/config/disk.ts';
+import type { DiskConfig } from '../toolstack/config/disk.ts';
 import type { VifConfig } from '../toolstack/config/network-interface.ts';
 import {
   addDeviceNodes,
@@ -21,23 +16,39 @@ import {
   type DeviceNodes,
   diskNodes,
   removeDeviceNodes,
+  scriptPath,
   unplugDevice,
   vifNodes,
 } from '../toolstack/device-nodes.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
+import { openDisk, placeDisk } from './domain-disk.ts';
 import { openNetwork } from './domain-network.ts';
 import { HostError } from './host-error.ts';
+import { runHotplugScript } from './hotplug-script.ts';
 
 export interface DomainDevicesOptions {
   readonly store: XenstoreClient;
   readonly port: GuestPort;
+  /** Where xenstored listens, for scripts; null when nobody but this process can reach it. */
+  readonly xenstoredPath: string | null;
   readonly log: (line: string) => void;
+}
+
+/** A script of the user's, and its words when the device comes and when it goes. */
+interface DeviceScript {
+  readonly path: string;
+  readonly plug: readonly string[];
+  readonly unplug: readonly string[];
 }
 
 interface Device {
   readonly nodes: DeviceNodes;
+  readonly script: DeviceScript | null;
   readonly backend: XenbusBackend;
 }
+
+/** Makes a device once its nodes are there and its script has run. */
+type OpenDevice = () => Promise<(bus: DeviceBus) => BackendDevice>;
 
 /** How long a guest may take to let go of a device. Source: tools/libs/light/libxl_internal.h, LIBXL_DESTROY_TIMEOUT. */
 const UNPLUG_MS = 10_000;
@@ -52,21 +63,21 @@ export class DomainDevices {
 
   /** @throws HostError when the disk cannot be had; nothing is left behind then */
   async addDisk(disk: DiskConfig): Promise<void> {
-    const { image, id, path } = await openDisk(disk);
-    const options = {
-      image,
-      readOnly: !disk.writable,
-      cdrom: disk.cdrom,
-      discards: disk.discard ?? disk.writable,
-      sectorBytes: 512,
-    } as const;
+    const { port, store } = this.#options;
+    const { id, path, format } = await placeDisk(disk);
     const nodes = diskNodes(disk, id, path);
-    try {
-      await this.add(nodes, (bus) => new BlockDevice(this.#options.port, bus, options));
-    } catch (error) {
-      await image.close();
-      throw error;
-    }
+    const script = disk.script === null ? null : { path: scriptPath(disk.script), plug: ['add'], unplug: ['remove'] };
+    await this.#add(nodes, script, async () => {
+      const made = script && (await store.read(`${backendPath(port.domid, nodes)}/physical-device-path`));
+      const options = {
+        image: await openDisk(disk, made ?? path, format),
+        readOnly: !disk.writable,
+        cdrom: disk.cdrom,
+        discards: disk.discard ?? disk.writable,
+        sectorBytes: 512,
+      } as const;
+      return (bus) => new BlockDevice(port, bus, options);
+    });
   }
 
   /** @throws HostError when there is no such network; nothing is left behind then */
@@ -75,43 +86,60 @@ export class DomainDevices {
     const mac = vif.mac ?? makeUpMac();
     let device: NetworkDevice | null = null;
     const facts = { domid: port.domid, mac, takesGso: () => device?.takesGso ?? false, log };
-    const network = await openNetwork(vif, facts);
-    const options = {
-      network,
-      rate: vif.rate === null ? null : { bytes: vif.rate.bytesPerInterval, periodUs: vif.rate.intervalUs },
-      nowMs: () => performance.now(),
-      setTimer: (delayMs: number, callback: () => void) => {
-        const timer = setTimeout(callback, delayMs);
-        return () => clearTimeout(timer);
-      },
-    };
-    try {
-      await this.add(vifNodes(vif, mac), (bus) => {
+    await this.#add(vifNodes(vif, mac), null, async () => {
+      const network = await openNetwork(vif, facts);
+      const options = {
+        network,
+        rate: vif.rate === null ? null : { bytes: vif.rate.bytesPerInterval, periodUs: vif.rate.intervalUs },
+        nowMs: () => performance.now(),
+        setTimer: (delayMs: number, callback: () => void) => {
+          const timer = setTimeout(callback, delayMs);
+          return () => clearTimeout(timer);
+        },
+      };
+      return (bus) => {
         device = new NetworkDevice(port, bus, options);
         return device;
-      });
-    } catch (error) {
-      network.close();
-      throw error;
-    }
+      };
+    });
   }
 
   /** Makes a device's nodes and starts its backend, which is in InitWait when this resolves. */
-  async add(nodes: DeviceNodes, device: (bus: DeviceBus) => BackendDevice): Promise<void> {
+  async #add(nodes: DeviceNodes, script: DeviceScript | null, open: OpenDevice): Promise<void> {
     const { store, port, log } = this.#options;
     if (!(await addDeviceNodes(store, port.domid, nodes)))
       throw new HostError(`Domain ${port.domid}: device ${nodes.kind} ${nodes.id} is there already`);
     const path = backendPath(port.domid, nodes);
-    const backend = new XenbusBackend({ store, path, device, log });
+    let backend: XenbusBackend | null = null;
+    let plugged = false;
     try {
+      if (script !== null) {
+        await runHotplugScript({ path: script.path, words: script.plug, backendPath: path }, this.#options);
+        plugged = true;
+      }
+      backend = new XenbusBackend({ store, path, device: await open(), log });
       await backend.start();
       await store.write(`${path}/hotplug-status`, 'connected');
     } catch (error) {
-      await backend.stop();
+      await backend?.stop();
+      if (plugged) await this.#runUnplugScript(nodes, script);
       await removeDeviceNodes(store, port.domid, nodes);
       throw error;
     }
-    this.#devices.set(keyOf(nodes), { nodes, backend });
+    this.#devices.set(keyOf(nodes), { nodes, script, backend });
+  }
+
+  /** What goes wrong with it holds nothing up. */
+  async #runUnplugScript(nodes: DeviceNodes, script: DeviceScript | null): Promise<void> {
+    if (script === null) return;
+    const words = script.unplug;
+    const path = backendPath(this.#options.port.domid, nodes);
+    try {
+      await runHotplugScript({ path: script.path, words, backendPath: path }, this.#options);
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      this.#options.log(`${path}: ${error.message}`);
+    }
   }
 
   /** Unplugs a device; by force when the guest does not let go of it in time. False: there is no such device. */
@@ -133,12 +161,18 @@ export class DomainDevices {
   async close(): Promise<void> {
     const devices = [...this.#devices.values()];
     this.#devices.clear();
-    await Promise.all(devices.map(({ backend }) => backend.stop()));
+    await Promise.all(devices.map((device) => this.#close(device)));
   }
 
-  async #take({ nodes, backend }: Device): Promise<void> {
-    this.#devices.delete(keyOf(nodes));
+  async #close({ nodes, script, backend }: Device): Promise<void> {
     await backend.stop();
+    await this.#runUnplugScript(nodes, script);
+  }
+
+  async #take(device: Device): Promise<void> {
+    const { nodes } = device;
+    this.#devices.delete(keyOf(nodes));
+    await this.#close(device);
     await removeDeviceNodes(this.#options.store, this.#options.port.domid, nodes);
   }
 }
@@ -150,43 +184,3 @@ function makeUpMac(): Uint8Array {
 }
 
 const keyOf = ({ kind, id }: { readonly kind: string; readonly id: number }): string => `${kind} ${id}`;
-
-/** Finds out what a disk is, and opens its image. */
-async function openDisk(disk: DiskConfig): Promise<{ image: DiskImage; id: number; path: string }> {
-  const { vdev, target, format, backend, backendDomain } = disk;
-  const name = `Disk vdev=${vdev}`;
-  const id = vdevNumber(vdev);
-  if (id === null) throw new HostError(`Invalid or unsupported virtual disk identifier ${vdev}`);
-  if (backendDomain !== null && backendDomain !== '0' && backendDomain !== 'Domain-0')
-    throw new HostError(`${name}: backend=${backendDomain}: disks are served by Dom0 only`);
-  if (disk.specification === 'virtio') throw new HostError(`${name}: specification=virtio is for HVM guests`);
-  if (backend === 'tap' || backend === 'standalone')
-    throw new HostError(`${name}: backendtype=${backend} is not supported: expected phy or qdisk`);
-  if (target === null || target === '' || format === 'empty')
-    throw new HostError(`${name}: a drive without a disk is for HVM guests; expected a target`);
-  if (format === 'qcow' || format === 'qed')
-    throw new HostError(`${name}: format ${format} is not supported: expected raw, qcow2 or vhd`);
-  if (backend === 'phy' && format !== 'raw')
-    throw new HostError(`${name}, backend phy unsuitable due to format ${format}`);
-  // As the scripts of Xen take a name without a folder.
-  const path = target.startsWith('/') ? target : resolve('/dev', target);
-  try {
-    await stat(path);
-  } catch (error) {
-    throw new HostError(`${name} failed to stat: ${path}: ${reasonOf(error)}`);
-  }
-  try {
-    return { image: await openDiskImage(hostFiles, path, { format, readOnly: !disk.writable }), id, path };
-  } catch (error) {
-    if (error instanceof DiskImageError) throw new HostError(`${name}: ${error.message}`);
-    throw error;
-  }
-}
-
-function reasonOf(error: unknown): string {
-  const { code } = error as NodeJS.ErrnoException;
-  if (code === 'ENOENT') return 'No such file or directory';
-  if (code === 'ENOTDIR') return 'Not a directory';
-  if (code === 'EACCES') return 'Permission denied';
-  return String(code);
-}

@@ -46,6 +46,7 @@ import {
 } from './engines.ts';
 import { createGuestPort } from './guest-port.ts';
 import { HostError } from './host-error.ts';
+import { stateRoot, xenstoredPath } from './state-dir.ts';
 import type { VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
 import { XenstoredError } from './xenstored.ts';
 
@@ -111,7 +112,6 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
     loaded = null;
     return bytes;
   };
-  if (config.vifs.length > 0) options.log("warning: `vif' is not supported yet and ignored");
   const ramdisk = config.ramdisk === null ? null : await readRamdisk(config.ramdisk);
   const engine = engineFor(config);
   const xenstore = await openXenstore(options);
@@ -267,7 +267,12 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   options.console?.onInput((bytes) => console.input(bytes));
 
   const port = createGuestPort(domain, new GrantMappings(domain), channels, createStoreListener(handle, domain));
-  const devices = new DomainDevices({ store: xenstore.client, port, log: options.log });
+  const devices = new DomainDevices({
+    store: xenstore.client,
+    port,
+    xenstoredPath: options.xenstore === 'daemon' ? xenstoredPath(stateRoot()) : null,
+    log: options.log,
+  });
 
   const service = (): void => {
     channels.dispatch();
