@@ -111,7 +111,6 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
     loaded = null;
     return bytes;
   };
-  if (config.vifs.length > 0) options.log("warning: `vif' is not supported yet and ignored");
   const ramdisk = config.ramdisk === null ? null : await readRamdisk(config.ramdisk);
   const engine = engineFor(config);
   const xenstore = await openXenstore(options);
