@@ -12,14 +12,20 @@
  */
 
 import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import type { Socket } from 'node:net';
 import { basename } from 'node:path';
 import type { NetworkEnd } from '../network/frame.ts';
+import { DOMUS_FORM } from '../network/frame-stream.ts';
 import { createNodeNetwork } from '../network/host/node-network.ts';
+import { SocketPort } from '../network/host/socket-port.ts';
+import { connectSwitch, SWITCH_NAME } from '../network/host/switch-socket.ts';
 import { type Forward, parseForward } from '../network/nat/forwards.ts';
 import { parseIpv4 } from '../network/nat/ipv4.ts';
 import { Nat, natAddresses } from '../network/nat/nat.ts';
 import type { VifConfig } from '../toolstack/config/network-interface.ts';
 import { HostError } from './host-error.ts';
+import { stateRoot, switchPath } from './state-dir.ts';
+import { openXenstored } from './xenstored.ts';
 
 export type NetworkChoice =
   | { readonly kind: 'nat' }
@@ -125,7 +131,30 @@ export async function openNetwork(vif: VifConfig, facts: DeviceFacts): Promise<N
   switch (choice.kind) {
     case 'nat':
       return openNat(vif, facts);
+    case 'switch':
+      return await openSwitch(vif, choice.name);
     default:
       throw new HostError(`${nameOf(vif)}: ${choice.kind} is not there yet`);
+  }
+}
+
+/** A port of the daemon's switch, which outlives the daemon: the next one is looked for when it is gone. */
+async function openSwitch(vif: VifConfig, name: string): Promise<NetworkEnd> {
+  if (!SWITCH_NAME.test(name))
+    throw new HostError(`${nameOf(vif)}: bridge=${name}: expected up to 32 letters, digits and .:_-`);
+  const path = switchPath(stateRoot());
+  const open = async (): Promise<Socket> => {
+    try {
+      return await connectSwitch(path, name);
+    } catch {
+      // Whoever asks for xenstored starts the daemon.
+      (await openXenstored()).close();
+      return await connectSwitch(path, name);
+    }
+  };
+  try {
+    return new SocketPort({ form: DOMUS_FORM, open, first: await open() });
+  } catch (error) {
+    throw new HostError(`${nameOf(vif)}: no switch ${name}: ${error instanceof Error ? error.message : error}`);
   }
 }
