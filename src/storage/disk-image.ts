@@ -8,6 +8,8 @@ import { type BlockFile, DiskImageError, type Files, type Sharing } from './bloc
 import { QCOW2_MAGIC } from './qcow2/header.ts';
 import { openQcow2 } from './qcow2/open.ts';
 import { RawImage } from './raw.ts';
+import { isFooter } from './vhd/format.ts';
+import { openVhd } from './vhd/image.ts';
 
 export interface DiskImage {
   /** "raw", "qcow2", "vhd": as in xl's disk specification. */
@@ -54,7 +56,10 @@ export async function probeFormat(file: BlockFile): Promise<DiskFormat> {
   const bytes = new Uint8Array(512);
   await file.read(0, [bytes]);
   if (new DataView(bytes.buffer).getUint32(0) === QCOW2_MAGIC) return 'qcow2';
-  return 'raw';
+  if (isFooter(bytes)) return 'vhd';
+  if (file.sizeBytes < bytes.length) return 'raw';
+  await file.read(file.sizeBytes - bytes.length, [bytes]);
+  return isFooter(bytes) ? 'vhd' : 'raw';
 }
 
 /**
@@ -86,7 +91,7 @@ async function openInChain(
   const file = await files.open(path, { readOnly: options.readOnly, sharing });
   try {
     const format = options.format === 'auto' ? await probeFormat(file) : options.format;
-    const openBacking = (name: string, backingFormat: string | undefined): Promise<DiskImage> =>
+    const openBacking = (name: string, backingFormat?: string): Promise<DiskImage> =>
       openInChain(
         files,
         files.resolve(path, backingPath(path, name)),
@@ -103,13 +108,30 @@ async function openInChain(
         const { snapshot } = options;
         return await openQcow2(files, file, { sharing, openBacking, ...(snapshot === undefined ? {} : { snapshot }) });
       }
-      default:
-        throw new DiskImageError(`${path}: images of format ${format} are not supported yet`);
+      case 'vhd':
+        return await openVhd(file, { openParent: (names) => openParent(files, path, names, openBacking) });
     }
   } catch (error) {
     await file.close();
     throw error;
   }
+}
+
+/** A differencing disk has several names for its parent, some of them for other systems: the first that is there. */
+async function openParent(
+  files: Files,
+  path: string,
+  names: readonly string[],
+  open: (name: string) => Promise<DiskImage>,
+): Promise<DiskImage> {
+  for (const name of names) {
+    const isThere = await files.identity(files.resolve(path, name)).then(
+      () => true,
+      () => false,
+    );
+    if (isThere) return await open(name);
+  }
+  throw new DiskImageError(`${path}: its parent is not there: ${names.join(', ')}`);
 }
 
 /** The path in a backing file's name. QEMU has more ways to name one than files. */

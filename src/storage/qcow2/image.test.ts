@@ -3,11 +3,11 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { checkImage, type QemuTools, qemuTools } from '../../../test/qemu-tools.ts';
 import { DiskImageError } from '../block-file.ts';
 import { type DiskImage, openDiskImage } from '../disk-image.ts';
 import { hostFiles } from '../host/node-file.ts';
 import { MemoryFiles, seededRandom } from '../host/test-file.ts';
-import { checkImage, type QemuTools, qemuTools } from '../host/test-qemu.ts';
 
 let folder: string;
 let qemu: QemuTools;

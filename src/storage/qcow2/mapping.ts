@@ -10,11 +10,11 @@
  */
 import type { BlockFile } from '../block-file.ts';
 import { Mutex } from '../mutex.ts';
+import { type DirtySpan, type Table, TableCache } from '../table-cache.ts';
 import type { ClusterSet } from './cluster-set.ts';
 import { DamagedImageError } from './damage.ts';
 import { bytesPerTable, type Qcow2Header } from './header.ts';
 import { type Extent, type Refcounts, uint64 } from './refcounts.ts';
-import { type DirtySpan, type Table, TableCache } from './table-cache.ts';
 
 export const COPIED = 0x80000000;
 export const COMPRESSED = 0x40000000;

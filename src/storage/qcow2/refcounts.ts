@@ -10,10 +10,10 @@
  */
 import { type BlockFile, DiskImageError } from '../block-file.ts';
 import { Mutex } from '../mutex.ts';
+import { type Table, TableCache } from '../table-cache.ts';
 import type { ClusterSet } from './cluster-set.ts';
 import { DamagedImageError } from './damage.ts';
 import { getUint64, HEADER, type Qcow2Header, setUint64 } from './header.ts';
-import { type Table, TableCache } from './table-cache.ts';
 
 export interface Extent {
   /** Index of a host cluster. */

@@ -1,10 +1,10 @@
 /**
- * Tables of one cluster each (L2 tables, refcount blocks), a bounded number of them in memory.
+ * Tables of one size each (qcow2's L2 tables and refcount blocks, vhd's sector bitmaps), a bounded number of them in memory.
  *
  * A table that was changed stays until it was written; the others go when room is needed, the longest unused first.
  * Whoever changes a table must have got it by `get` in the same turn of the event loop: after an `await` it may be gone.
  */
-import type { BlockFile } from '../block-file.ts';
+import type { BlockFile } from './block-file.ts';
 
 export interface Table {
   /** Where it lies in the file. */

@@ -1,8 +1,8 @@
-/** For tests: qemu-img, the authority on what an image means. */
+/** qemu-img, the authority on what an image means. */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
-import { AptError } from '../../toolstack/guest-image/apt.ts';
-import { type DebianTool, debianTool } from '../../toolstack/guest-image/debian-tool.ts';
+import { AptError } from '../src/toolstack/guest-image/apt.ts';
+import { type DebianTool, debianTool } from '../src/toolstack/guest-image/debian-tool.ts';
 
 const execute = promisify(execFile);
 
