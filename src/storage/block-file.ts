@@ -40,7 +40,10 @@ export interface OpenFileOptions {
   readonly sharing: Sharing;
 }
 
-/** The host's files, for images that name others (backing files, external data). */
+/** How images pack data: RFC 1951 without any header, and RFC 8878. */
+export type CompressionType = 'deflate-raw' | 'zstd';
+
+/** What of the host an image needs besides its own file: those it names (backing files, external data), and unpacking. */
 export interface Files {
   /** @throws DiskImageError if the file cannot be opened, is no file or block device, or is in use by someone else */
   open(path: string, options: OpenFileOptions): Promise<BlockFile>;
@@ -48,6 +51,11 @@ export interface Files {
   resolve(imagePath: string, name: string): string;
   /** One name for each file, whatever the links that lead to it. */
   identity(path: string): Promise<string>;
+  /**
+   * Unpacks data to at most `sizeBytes`. What follows the packed data is not looked at.
+   * @throws Error if the data is not sound or is more
+   */
+  decompress(type: CompressionType, packed: Uint8Array, sizeBytes: number): Promise<Uint8Array>;
 }
 
 /** Bytes in a list of buffers. */

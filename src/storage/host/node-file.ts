@@ -17,6 +17,7 @@ import {
   type OpenFileOptions,
   sliceBuffers,
 } from '../block-file.ts';
+import { decompress } from './decompress.ts';
 import { linuxCalls } from './libc.ts';
 import { lockImage, type Unlock } from './lock.ts';
 
@@ -199,4 +200,5 @@ export const hostFiles: Files = {
   },
   resolve: (imagePath, name) => resolve(dirname(imagePath), name),
   identity: (path) => realpath(path),
+  decompress,
 };
