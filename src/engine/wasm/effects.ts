@@ -7,7 +7,15 @@
 
 import type { Instruction } from '../x86/instruction.ts';
 import type { Access } from './cpu.ts';
-import { FLAGS_ADD, FLAGS_EXPLICIT, FLAGS_RESULT, FLAGS_SUB, type Flags, type IntegerSize } from './flags.ts';
+import {
+  FLAGS_ADD,
+  FLAGS_EXPLICIT,
+  FLAGS_RESULT,
+  FLAGS_STEP,
+  FLAGS_SUB,
+  type Flags,
+  type IntegerSize,
+} from './flags.ts';
 import { FunctionBuilder } from './function-builder.ts';
 import type { Variant } from './handlers.ts';
 import { InterpreterCpu, type Runtime } from './interpreter-cpu.ts';
@@ -78,6 +86,12 @@ class NotedFlags implements Flags {
 
   add(size: IntegerSize): void {
     this.#write(FLAGS_ADD, size);
+  }
+
+  /** Asks for CF, which stays. */
+  step(subtract: boolean, size: IntegerSize): void {
+    this.reads = true;
+    this.#write((subtract ? FLAGS_SUB : FLAGS_ADD) | FLAGS_STEP, size);
   }
 
   result(size: IntegerSize): void {

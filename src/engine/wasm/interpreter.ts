@@ -40,7 +40,7 @@ import { CONTINUE, LEFT, RESUME } from './region.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
 /** Times that an address is entered before it becomes a region. */
-export const HOT = 8000;
+export const HOT = 3000;
 /** Calls of regions by regions. */
 const DEPTH_MAX = 100;
 
@@ -64,8 +64,9 @@ export interface InterpreterImports {
   resume(lo: number, hi: number): number;
 }
 
-/** The table's first place for a region. */
-export const FIRST_SLOT: number = handlers.COLD.length + 1;
+/** Places of the table: 0 is what a call of no region calls, then come the cold handlers, then regions. */
+const COLD_SLOT = 1;
+export const FIRST_SLOT: number = COLD_SLOT + handlers.COLD.length;
 
 export interface InterpreterMemory {
   readonly guest: WebAssembly.Memory;
@@ -95,7 +96,7 @@ function build(guestPages: number, cpuPages: number): Uint8Array<ArrayBuffer> {
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
   m.importMemory('e', 'guest', guestPages, guestPages);
   m.importMemory('e', 'cpu', cpuPages, cpuPages);
-  m.importTable('e', 'table', handlers.COLD.length + 1);
+  m.importTable('e', 'table', FIRST_SLOT);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const flagsFunction = m.declare([I32, I64, I64], [I32]);
   m.define(flagsFunction, computeFlags());
@@ -127,7 +128,11 @@ function build(guestPages: number, cpuPages: number): Uint8Array<ArrayBuffer> {
     m.define(index, f);
     return index;
   });
-  if (coldFunctions.length > 0) m.element(0, coldFunctions);
+  const none = m.declare([I64, I32], [I32]);
+  const nothing = new FunctionBuilder([I64, I32]);
+  nothing.return(i32.const(CONTINUE));
+  m.define(none, nothing);
+  m.element(0, [none, ...coldFunctions]);
 
   const interpret = m.declare([I32, I32], [I32]);
   m.define(
@@ -330,7 +335,7 @@ function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder 
             nest(handlers.FIRST_COLD - 1);
           });
           storeFlags(f, flagLocals);
-          const index = i32.sub(i32.load16U(CPU, pc, MICRO_OP.handler), i32.const(handlers.FIRST_COLD));
+          const index = i32.sub(i32.load16U(CPU, pc, MICRO_OP.handler), i32.const(handlers.FIRST_COLD - COLD_SLOT));
           f.set(reason, callIndirect(coldType, I32, pc, tlb, index));
           f.brIf(leaveHere, reason);
           loadFlags(f, flagLocals);

@@ -196,7 +196,7 @@ export class RegionCpu extends InterpreterCpu {
     const { f } = this;
     const { entry, tag } = this.#entry(address, access);
     const last = size === 1 ? address : i64.add(address, i64.small(size - 1));
-    f.if(i64.ne(i64.and(last, i64.small(-4096)), tag), () => this.frame.leave());
+    f.if(i64.ne(tag, i64.and(last, i64.small(-4096))), () => this.frame.leave());
     return f.let(i32.add(i32.wrap(address), i32.load(CPU, entry, this.#tlb + TLB_ADDEND)));
   }
 
