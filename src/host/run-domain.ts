@@ -5,7 +5,6 @@
 
 import { readFile } from 'node:fs/promises';
 import { setImmediate } from 'node:timers/promises';
-import { Worker } from 'node:worker_threads';
 import {
   SHUTDOWN_crash,
   SHUTDOWN_poweroff,
@@ -47,7 +46,7 @@ import {
 import { createGuestPort } from './guest-port.ts';
 import { HostError } from './host-error.ts';
 import { stateRoot, xenstoredPath } from './state-dir.ts';
-import type { VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
+import { startVcpuWorkers, type VcpuWorkers } from './vcpu-workers.ts';
 import { XenstoredError } from './xenstored.ts';
 
 export type EndReason = 'poweroff' | 'reboot' | 'suspend' | 'crash' | 'watchdog' | 'detached';
@@ -199,7 +198,7 @@ interface OneRun {
 }
 
 async function runOnce(run: OneRun): Promise<EndReason> {
-  const { config, options, xenstore, domid } = run;
+  const { config, domid } = run;
   const ramPages = config.memoryMiB * 256;
   const maxPages = Math.max(ramPages, config.maxmemMiB * 256);
   if (maxPages > RAM_PAGES_MAX)
@@ -208,6 +207,25 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     );
   const machine = allocateMemory(ramPages, maxPages);
   const domain = createDomain(machine, domid, config.maxvcpus, config.uuid);
+  const engine = createEngineDomain(run.engine, machine, config.maxvcpus);
+  // They load the engine while this thread builds the domain.
+  const workers = startVcpuWorkers(domain, engine, run.options.log);
+  try {
+    return await buildAndRun(run, domain, engine, workers);
+  } finally {
+    await workers.abandon();
+    closeEngineDomain(engine);
+  }
+}
+
+async function buildAndRun(
+  run: OneRun,
+  domain: Domain,
+  handle: EngineHandle,
+  workers: VcpuWorkers,
+): Promise<EndReason> {
+  const { config, options, xenstore, domid } = run;
+  const { machine } = domain;
   const vcpu0 = domain.vcpus[0];
   const built = buildDomain(
     machine,
@@ -227,7 +245,6 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   });
   vcpu0.u32[VCPU.initialised >> 2] = 1;
 
-  const handle = createEngineDomain(run.engine, machine, config.maxvcpus);
   const kicker = createKicker(handle);
   const channels = new Dom0Channels(domain, kicker);
   await introduceDomain(xenstore.client, {
@@ -293,11 +310,11 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   };
   if (options.signal?.aborted) stopped = true;
   options.signal?.addEventListener('abort', stop);
-  const { ended, ready } = startWorkers(domain, handle, options.log);
+  workers.run();
   try {
     for (const disk of config.disks) await devices.addDisk(disk);
     for (const vif of config.vifs) await devices.addVif(vif);
-    await ready;
+    await workers.ready;
     if (run.isFirst) options.onStart?.();
     Atomics.store(vcpu0.i32, VCPU.state >> 2, VCPU_STATE_UP);
     Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
@@ -314,7 +331,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     }
     const reason = domain.shutdownReason;
     stop();
-    await ended;
+    await workers.ended;
     service();
     if (reason === -1) return 'detached';
     const end = REASONS[reason] ?? 'crash';
@@ -323,10 +340,9 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     return end;
   } finally {
     stop();
-    await ended;
+    await workers.ended;
     options.signal?.removeEventListener('abort', stop);
     await devices.close();
-    closeEngineDomain(handle);
     connection.onEnd = null;
     await xenstore.remove(domid);
     connection.close();
@@ -349,39 +365,6 @@ function allocateMemory(ramPages: number, maxPages: number): MachineMemory {
     if (!(error instanceof RangeError)) throw error;
     throw new HostError(`the host cannot give the domain ${Math.ceil(maxPages / 256)} MiB of memory`);
   }
-}
-
-function startWorkers(
-  domain: Domain,
-  engine: EngineHandle,
-  log: (line: string) => void,
-): { readonly ready: Promise<void>; readonly ended: Promise<void> } {
-  const url = new URL(import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js', import.meta.url);
-  const ready: Promise<void>[] = [];
-  const ended: Promise<void>[] = [];
-  for (const vcpu of domain.vcpus) {
-    const data: VcpuWorkerData = { domain: domain.handle(), vcpuId: vcpu.vcpuId, engine };
-    const worker = new Worker(url, { workerData: data });
-    ready.push(
-      new Promise((resolve, reject) => {
-        const fail = (message: string): void => {
-          reject(new HostError(`vCPU ${vcpu.vcpuId} cannot start: ${message}`));
-          log(`d${domain.domid}v${vcpu.vcpuId}: ${message}`);
-          domain.shutdown(SHUTDOWN_crash);
-        };
-        worker.on('message', (message: VcpuWorkerMessage) => {
-          if (message.kind === 'ready') resolve();
-          else if (message.kind === 'log') log(`(XEN) ${message.line}`);
-          else fail(message.message);
-        });
-        worker.on('error', (error) => fail(error.stack ?? error.message));
-      }),
-    );
-    ended.push(new Promise((resolve) => worker.on('exit', () => resolve())));
-  }
-  const allReady = Promise.all(ready).then(() => undefined);
-  allReady.catch(() => undefined);
-  return { ready: allReady, ended: Promise.all(ended).then(() => undefined) };
 }
 
 /** What the guest wrote by console_io since the last call. */
