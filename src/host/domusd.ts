@@ -1,5 +1,5 @@
 /**
- * domusd, the daemon: one a state folder. It is xenstored, and holds no guest memory. Killed at any moment it loses nothing
+ * domusd, the daemon: one a state folder. It is xenstored and the host's Ethernet switches, and holds no guest memory. Killed at any moment it loses nothing
  * that it has acknowledged; domains run on, and find the next one by its socket.
  *
  * Single instance: on Linux an abstract unix socket named after the state folder is held, which the kernel gives to one process
@@ -14,6 +14,7 @@ import { chmodSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, w
 import { connect, createServer, type Server } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { SwitchServer } from '../network/host/switch-socket.ts';
 import { introduceControlDomain, removeDomain } from '../toolstack/xenstore-nodes.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
 import { linkToStore } from '../xenstore/link.ts';
@@ -21,7 +22,7 @@ import { createStore, type Store } from '../xenstore/store.ts';
 import { StreamServer } from '../xenstore/stream-server.ts';
 import { JournalError, JournalFile } from './journal-file.ts';
 import { serverChannel } from './socket-channel.ts';
-import { journalPath, pidPath, stateRoot, xenstoredPath } from './state-dir.ts';
+import { journalPath, pidPath, stateRoot, switchPath, xenstoredPath } from './state-dir.ts';
 
 /** Another daemon serves this folder. */
 export class AlreadyRunning extends Error {
@@ -70,6 +71,17 @@ export async function startDaemon(root: string, log: (line: string) => void): Pr
     }, RETURN_GRACE_MS);
     graceEnds.unref();
 
+    // Before xenstored's socket, which is what commands wait for.
+    const switches = new SwitchServer();
+    const switchServer = createServer();
+    switches.attachTo(switchServer);
+    const switchesAt = switchPath(root);
+    if (process.platform !== 'win32') {
+      mkdirSync(dirname(switchesAt), { recursive: true, mode: 0o700 });
+      rmSync(switchesAt, { force: true });
+    }
+    await listen(switchServer, switchesAt);
+
     const server = createServer((socket) => {
       if (xenstored.clientCount < CLIENTS_MAX) xenstored.serve(serverChannel(socket));
       else socket.destroy();
@@ -84,6 +96,8 @@ export async function startDaemon(root: string, log: (line: string) => void): Pr
       stop: async () => {
         clearTimeout(graceEnds);
         xenstored.close();
+        switches.close();
+        await new Promise((resolve) => switchServer.close(resolve));
         rmSync(pidPath(root), { force: true });
         await new Promise((resolve) => server.close(resolve));
         journal.close();

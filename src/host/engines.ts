@@ -4,6 +4,7 @@ import type { Engine, Kicker } from '../engine/engine.ts';
 import { createKvmKicker } from '../engine/kvm/kicker.ts';
 import { closeKvmDomain, createKvmDomain, type KvmDomainHandle } from '../engine/kvm/kvm-domain.ts';
 import { probeKvm } from '../engine/kvm/self-test.ts';
+import { createForeignStores } from '../engine/wasm/foreign-stores.ts';
 import { createWasmDomain, createWasmKicker, type WasmDomainHandle } from '../engine/wasm/wasm-domain.ts';
 import type { Domain } from '../hypervisor/domain.ts';
 import type { MachineMemory } from '../machine/memory.ts';
@@ -42,6 +43,12 @@ export function closeEngineDomain(handle: EngineHandle): void {
 
 export function createKicker(handle: EngineHandle): Kicker {
   return handle.kind === 'kvm' ? createKvmKicker(handle.kvm) : createWasmKicker();
+}
+
+/** What the main thread calls after it has stored into guest memory, with offset and size in bytes: there may be code. */
+export function createStoreListener(handle: EngineHandle, domain: Domain): (offset: number, sizeBytes: number) => void {
+  // On kvm the CPU itself sees stores into code.
+  return handle.kind === 'kvm' ? () => {} : createForeignStores(handle, domain.vcpus);
 }
 
 /** For the vCPU's worker: of the engines, which are large, only its own is loaded there. */

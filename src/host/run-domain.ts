@@ -15,15 +15,10 @@ import {
   SHUTDOWN_watchdog,
 } from '../abi/xen.ts';
 import { ConsoleBackend } from '../backends/console.ts';
+import { type Dom0Channel, Dom0Channels, type EventHandler } from '../hypervisor/dom0-channels.ts';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
-import {
-  ECS_INTERDOMAIN,
-  notifyVcpu,
-  setPending,
-  setPort,
-  signalDom0,
-  takeDom0Pending,
-} from '../hypervisor/event-channels.ts';
+import { ECS_UNBOUND, notifyVcpu, setPort } from '../hypervisor/event-channels.ts';
+import { GrantMappings } from '../hypervisor/grant-mappings.ts';
 import { adoptPageTables } from '../hypervisor/mmu.ts';
 import { STAT_NAMES } from '../hypervisor/run-vcpu.ts';
 import { createMachineMemory, type MachineMemory, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
@@ -38,24 +33,24 @@ import { introduceControlDomain, introduceDomain } from '../toolstack/xenstore-n
 import { createRingServer } from '../xenstore/ring-server.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
+import { DomainDevices } from './domain-devices.ts';
 import { type DomainXenstore, openDomainXenstore, type XenstoreChoice } from './domain-xenstore.ts';
 import {
   chooseEngine,
   closeEngineDomain,
   createEngineDomain,
   createKicker,
+  createStoreListener,
   type EngineHandle,
   type EngineKind,
 } from './engines.ts';
+import { createGuestPort } from './guest-port.ts';
+import { HostError } from './host-error.ts';
+import { stateRoot, xenstoredPath } from './state-dir.ts';
 import type { VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
 import { XenstoredError } from './xenstored.ts';
 
 export type EndReason = 'poweroff' | 'reboot' | 'suspend' | 'crash' | 'watchdog' | 'detached';
-
-/** The host cannot run the domain. One line. */
-export class HostError extends Error {
-  override readonly name = 'HostError';
-}
 
 export interface RunOptions {
   readonly console: ConsoleEnds | null;
@@ -231,11 +226,10 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     vcpu.u32[VCPU.vcpuInfo >> 2] = machine.layout.sharedInfoOffset + id * 64;
   });
   vcpu0.u32[VCPU.initialised >> 2] = 1;
-  setPort(domain, STORE_PORT, ECS_INTERDOMAIN, 0, 0, STORE_PORT);
-  setPort(domain, CONSOLE_PORT, ECS_INTERDOMAIN, 0, 0, CONSOLE_PORT);
 
   const handle = createEngineDomain(run.engine, machine, config.maxvcpus);
   const kicker = createKicker(handle);
+  const channels = new Dom0Channels(domain, kicker);
   await introduceDomain(xenstore.client, {
     domid,
     uuid: formatUuid(config.uuid),
@@ -257,22 +251,31 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   const ring = createRingServer({
     page: page(built.storePfn),
     connection,
-    notify: () => setPending(domain, STORE_PORT, kicker),
+    notify: () => storeChannel.notify(),
   });
+  const storeChannel = bindFirst(domain, channels, STORE_PORT, () => ring.service());
   const tail = new ConsoleTail();
   const console = new ConsoleBackend({
     page: page(built.consolePfn),
-    notify: () => setPending(domain, CONSOLE_PORT, kicker),
+    notify: () => consoleChannel.notify(),
     output: (bytes) => {
       tail.add(bytes);
       options.console?.write(bytes);
     },
   });
+  const consoleChannel = bindFirst(domain, channels, CONSOLE_PORT, () => console.service());
   options.console?.onInput((bytes) => console.input(bytes));
 
+  const port = createGuestPort(domain, new GrantMappings(domain), channels, createStoreListener(handle, domain));
+  const devices = new DomainDevices({
+    store: xenstore.client,
+    port,
+    xenstoredPath: options.xenstore === 'daemon' ? xenstoredPath(stateRoot()) : null,
+    log: options.log,
+  });
+
   const service = (): void => {
-    if (takeDom0Pending(domain, CONSOLE_PORT) && console.service()) signalDom0(domain, CONSOLE_PORT);
-    if (takeDom0Pending(domain, STORE_PORT) && ring.service()) signalDom0(domain, STORE_PORT);
+    channels.dispatch();
     const text = takeConsoleIo(domain);
     if (text.length > 0) {
       tail.add(text);
@@ -292,6 +295,8 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   options.signal?.addEventListener('abort', stop);
   const { ended, ready } = startWorkers(domain, handle, options.log);
   try {
+    for (const disk of config.disks) await devices.addDisk(disk);
+    for (const vif of config.vifs) await devices.addVif(vif);
     await ready;
     if (run.isFirst) options.onStart?.();
     Atomics.store(vcpu0.i32, VCPU.state >> 2, VCPU_STATE_UP);
@@ -320,11 +325,20 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     stop();
     await ended;
     options.signal?.removeEventListener('abort', stop);
+    await devices.close();
     closeEngineDomain(handle);
     connection.onEnd = null;
     await xenstore.remove(domid);
     connection.close();
   }
+}
+
+/** Makes one of the guest's first ports, as the toolstack does for it, and binds to it. */
+function bindFirst(domain: Domain, channels: Dom0Channels, port: number, onEvent: EventHandler): Dom0Channel {
+  setPort(domain, port, ECS_UNBOUND, 0, 0, 0);
+  const channel = channels.bind(port, onEvent);
+  if (channel === null) throw new Error(`bug: port ${port} of a new domain cannot be bound`);
+  return channel;
 }
 
 function allocateMemory(ramPages: number, maxPages: number): MachineMemory {

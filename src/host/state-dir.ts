@@ -3,6 +3,7 @@
  *
  *   xenstored/socket    clients of xenstore connect here (on Windows a pipe, see `xenstoredPath`)
  *   xenstored/journal   the store
+ *   network/socket      Ethernet switches (on Windows a pipe)
  *   domusd.pid          process id of the daemon that runs
  *   domusd.log          what it has to say, if a command has started it; domusd.log.old, what it said before
  */
@@ -23,6 +24,12 @@ export function xenstoredPath(root: string): string {
   if (process.platform !== 'win32') return join(root, 'xenstored', 'socket');
   // Windows has pipes instead, which are in no folder.
   return `\\\\.\\pipe\\domus-xenstored-${createHash('sha256').update(root).digest('hex').slice(0, 16)}`;
+}
+
+/** Where the daemon of this state folder listens for ports of its Ethernet switches. */
+export function switchPath(root: string): string {
+  if (process.platform !== 'win32') return join(root, 'network', 'socket');
+  return `\\\\.\\pipe\\domus-network-${createHash('sha256').update(root).digest('hex').slice(0, 16)}`;
 }
 
 export function journalPath(root: string): string {

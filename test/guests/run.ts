@@ -46,6 +46,8 @@ function configFor(engine: EngineKind, kernel: string, vcpus: number): DomainCon
     onCrash: 'destroy',
     onSoftReset: 'destroy',
     engine,
+    disks: [],
+    vifs: [],
   };
 }
 

@@ -46,6 +46,11 @@ describe('domus', () => {
     [['demo', '--nonsense'], /^domus: Unknown option '--nonsense'/],
     [['guest', 'build', '--suite'], /^domus: Option '--suite <value>' argument missing/],
     [['guest', 'build', '--kernel', '/nonexistent'], /^domus: --kernel and --initrd go together/],
+    [['guest', 'build', '--package'], /^domus: Option '--package <value>' argument missing/],
+    [
+      ['guest', 'build', '--kernel', '/x', '--initrd', '/x', '--package', 'gcc'],
+      /^domus: --package makes a ramdisk, so it cannot go together with --initrd/,
+    ],
     [
       ['guest', 'build', '--kernel', '/nonexistent', '--initrd', '/nonexistent'],
       /^domus: \/nonexistent: cannot read it/,

@@ -28,6 +28,8 @@ Commands:
 
 Options of demo and guest build:
   --kernel-package NAME   Debian package with the kernel (default linux-image-cloud-amd64)
+  --package NAME          add this Debian package and what it depends on to the ramdisk; may be given again;
+                          NAME:i386 for 32-bit ones
   --suite SUITE           take it from this suite, for example bookworm-backports for Linux 6.12
   --kernel FILE           use this kernel instead of a package; needs --initrd
   --initrd FILE           use this ramdisk; needs --kernel
@@ -135,6 +137,7 @@ function parse(argv: readonly string[]): { words: string[]; options: BuildGuestO
     words: positionals,
     options: {
       ...(values['kernel-package'] === undefined ? {} : { kernelPackage: values['kernel-package'] }),
+      ...(values.package === undefined ? {} : { packages: values.package }),
       ...(values.suite === undefined ? {} : { suite: values.suite }),
       ...(values.kernel === undefined ? {} : { kernel: values.kernel }),
       ...(values.initrd === undefined ? {} : { initrd: values.initrd }),
@@ -150,6 +153,7 @@ function parseStrictly(argv: readonly string[]) {
     allowPositionals: true,
     options: {
       'kernel-package': { type: 'string' },
+      package: { type: 'string', multiple: true },
       suite: { type: 'string' },
       kernel: { type: 'string' },
       initrd: { type: 'string' },
@@ -187,9 +191,13 @@ interface Progress {
 
 function plainProgress(): Progress {
   let steps = 0;
+  let last = '';
   return {
     step(step, detail) {
       steps++;
+      // A guest may have hundreds of packages to unpack: a line for the first will do.
+      if (step === last && step === 'unpack') return;
+      last = step;
       process.stderr.write(`domus: ${step}: ${detail}\n`);
     },
     done(message) {

@@ -1,13 +1,13 @@
 /**
  * Decoded code of one vCPU: straight runs of instructions as micro-ops, by the frame that holds them.
  *
- * A run (Run) starts where somebody jumped to and ends with a branch, at the end of the page, or where another run begins. Micro-ops
- * lie in chunks that belong to one frame each, so that a branch and its target in the same page can be linked directly: both live
- * and die with the frame's code. An instruction that reaches into the next page is a run of its own, valid only together with the
+ * A run starts where somebody jumped to and ends with a branch, at the end of the page, or where another run begins. Micro-ops lie in
+ * chunks that belong to one frame each, so that a branch and its target in the same page can be linked directly: both live and die
+ * with the frame's code. An instruction that reaches into the next page is a run of its own (Crossing), valid only together with the
  * frame of that page: nobody links to it; it is found by address.
  *
- * When bytes change, the micro-ops of the runs that hold them become STALE where they are, which sends whoever runs them, or comes
- * to them by a link, back to look the address up. Memory is taken back only by dropping everything.
+ * When bytes change, the micro-ops of instructions that hold them become STALE where they are, which sends whoever comes to them
+ * back to look the address up. Memory is taken back only by dropping everything.
  */
 
 import type { MachineMemory } from '../../machine/memory.ts';
@@ -17,9 +17,10 @@ import { FORMS } from '../x86/forms.ts';
 import { Instruction } from '../x86/instruction.ts';
 import { OPERANDS } from '../x86/operands.ts';
 import { ENCODED_MAX, Encoder } from './encode.ts';
-import { CALL, ENDS_RUN, JCC, JUMP, LEAVE_PAGE, LINK, LOOP, RARE, REGION, STALE } from './handlers.ts';
+import { CALL, ENDS_RUN, isWide, JCC, JUMP, LEAVE_PAGE, LINK, LOOP, RARE, REGION, STALE } from './handlers.ts';
 import { STATE } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
+import { RunTable } from './run-table.ts';
 
 const CHUNK_SHIFT = 11;
 /** Of `stop`, in the chunk that holds ENTER and what `single` makes. */
@@ -28,33 +29,20 @@ const CHUNK_BYTES = 1 << CHUNK_SHIFT;
 /** Instructions in a run. */
 const RUN_MAX = 64;
 const GRANULE_SHIFT = 7;
+/** Bytes of the longest instruction. */
+const INSTRUCTION_MAX = 15;
 
 /** Forms that may be repeated. */
 const STRINGS = Uint8Array.from(FORMS, (form) =>
   form.operands.some((type) => OPERANDS[type].class === 'source' || OPERANDS[type].class === 'destination') ? 1 : 0,
 );
 
-interface Run {
+/** An instruction that reaches into the next page, valid with this frame there. */
+interface Crossing {
   readonly frame: number;
-  /** Bytes of the page, `end` after the last. */
-  readonly start: number;
-  end: number;
-  /** Offsets of its micro-ops, each in memory 1. */
-  readonly microOps: number[];
-  /** For an instruction that crosses pages: the frame of its second part; -1 otherwise. */
+  readonly offset: number;
   readonly nextFrame: number;
-}
-
-interface CodePage {
-  readonly runs: Map<number, Run>;
-  readonly crossing: Map<number, Run>;
-  /** Runs of the page before that reach into this one. */
-  readonly tails: Run[];
-  /** A bit for each offset where an instruction was decoded. */
-  readonly decoded: Uint8Array;
-  /** Where the next micro-op goes, and the end of that chunk. */
-  next: number;
-  chunkEnd: number;
+  readonly microOp: number;
 }
 
 export class CodeCache {
@@ -63,9 +51,19 @@ export class CodeCache {
   readonly #encoder: Encoder;
   readonly #instruction = new Instruction();
   readonly #bytes = new Uint8Array(16);
-  #pages = new Map<number, CodePage>();
-  /** Frame of each chunk. */
+  /** (frame, offset) of a run's start -> its first micro-op. */
+  readonly #starts = new RunTable();
+  /** A bit for each offset where an instruction was decoded. By frame. */
+  #decodedBits = new Map<number, Uint8Array>();
+  /** By frame * 4096 + offset, and those that reach into a frame. */
+  #crossings = new Map<number, Crossing>();
+  #tails = new Map<number, Crossing[]>();
+  /** Of each chunk: its frame, bytes that are taken, and the frame's chunk before it. */
   readonly #owners: Int32Array;
+  readonly #taken: Uint16Array;
+  readonly #previous: Int32Array;
+  /** The chunk that a frame's next micro-op goes to, -1 = none. */
+  readonly #last: Int32Array;
   #nextChunk: number;
   readonly #chunks: number;
   /** Called before a frame's first code is decoded: its granule bits are about to be set. */
@@ -80,6 +78,9 @@ export class CodeCache {
     this.#newGranule = newGranule;
     this.#chunks = block.buffer.byteLength >> CHUNK_SHIFT;
     this.#owners = new Int32Array(this.#chunks).fill(-1);
+    this.#taken = new Uint16Array(this.#chunks);
+    this.#previous = new Int32Array(this.#chunks);
+    this.#last = new Int32Array(machine.u8.length >>> 12).fill(-1);
     // The first one holds ENTER.
     this.#nextChunk = (STATE.microOps >> CHUNK_SHIFT) + 1;
   }
@@ -91,18 +92,13 @@ export class CodeCache {
 
   /** Forgets all code. */
   clear(): void {
-    this.#pages = new Map();
+    this.#starts.clear();
+    this.#decodedBits = new Map();
+    this.#crossings = new Map();
+    this.#tails = new Map();
     this.#owners.fill(-1);
+    this.#last.fill(-1);
     this.#nextChunk = (STATE.microOps >> CHUNK_SHIFT) + 1;
-  }
-
-  #page(frame: number): CodePage {
-    let page = this.#pages.get(frame);
-    if (page === undefined) {
-      page = { runs: new Map(), crossing: new Map(), tails: [], decoded: new Uint8Array(512), next: 0, chunkEnd: 0 };
-      this.#pages.set(frame, page);
-    }
-    return page;
   }
 
   /** Frame that a micro-op's code is in, -1 = of none. */
@@ -112,23 +108,20 @@ export class CodeCache {
 
   /** Whether the interpreter has come to an instruction, or to what is before it without a branch that was taken. */
   isDecoded(frame: number, offset: number): boolean {
-    const page = this.#pages.get(frame);
-    return page !== undefined && (page.decoded[offset >>> 3] & (1 << (offset & 7))) !== 0;
+    const bits = this.#decodedBits.get(frame);
+    return bits !== undefined && (bits[offset >>> 3] & (1 << (offset & 7))) !== 0;
   }
 
   /** The micro-op at an offset of a frame; 0 when the instruction there reaches into the next page. */
   find(frame: number, offset: number): number {
-    const page = this.#page(frame);
-    const known = page.runs.get(offset);
-    if (known !== undefined) return known.microOps[0];
-    return this.#decodeRun(frame, page, offset);
+    const known = this.#starts.get(frame * 4096 + offset);
+    return known !== 0 ? known : this.#decodeRun(frame, offset);
   }
 
   /** The micro-op of an instruction that starts at `offset` of `frame` and goes on at the start of `nextFrame`. */
   findCrossing(frame: number, offset: number, nextFrame: number): number {
-    const page = this.#page(frame);
-    const known = page.crossing.get(offset);
-    if (known !== undefined && known.nextFrame === nextFrame) return known.microOps[0];
+    const known = this.#crossings.get(frame * 4096 + offset);
+    if (known !== undefined && known.nextFrame === nextFrame) return known.microOp;
     const bytes = this.#bytes;
     const u8 = this.#machine.u8;
     const first = 4096 - offset;
@@ -137,20 +130,21 @@ export class CodeCache {
     for (let i = 0; i < 15; i++) bytes[i] = u8[i < first ? frame * 4096 + offset + i : nextFrame * 4096 + i - first];
     const instruction = this.#instruction;
     const status = decode(bytes, 0, 15, 64, instruction);
-    const run: Run = { frame, start: offset, end: 4096, microOps: [], nextFrame };
-    let at = this.#room(frame, page);
-    const start = at;
+    const microOp = this.#room(frame);
+    let at = microOp;
     if (status !== DECODE_OK) at = this.#encoder.plain(at, RARE, offset, 0, 0);
     else {
       at = this.#encoder.encode(at, instruction, offset);
       this.decoded++;
       at = this.#encoder.plain(at, LEAVE_PAGE, offset, 0, offset + instruction.length);
     }
-    for (let microOp = start; microOp < at; microOp += MICRO_OP.SIZE) run.microOps.push(microOp);
-    page.next = at;
-    page.crossing.set(offset, run);
-    this.#page(nextFrame).tails.push(run);
-    return start;
+    this.#take(at);
+    const crossing: Crossing = { frame, offset, nextFrame, microOp };
+    this.#crossings.set(frame * 4096 + offset, crossing);
+    const tails = this.#tails.get(nextFrame);
+    if (tails === undefined) this.#tails.set(nextFrame, [crossing]);
+    else tails.push(crossing);
+    return microOp;
   }
 
   /** One instruction alone, not kept: what follows is found by address. 0 with a fault in the block from `nextFrame`. */
@@ -190,35 +184,47 @@ export class CodeCache {
   }
 
   /** Room for an instruction and a link behind it; chunks are joined by LINK. */
-  #room(frame: number, page: CodePage): number {
-    if (page.next + ENCODED_MAX + MICRO_OP.SIZE <= page.chunkEnd) return page.next;
+  #room(frame: number): number {
+    const last = this.#last[frame];
+    if (last >= 0 && this.#taken[last] + ENCODED_MAX + MICRO_OP.SIZE <= CHUNK_BYTES)
+      return (last << CHUNK_SHIFT) + this.#taken[last];
     const chunk = this.#nextChunk++;
     if (chunk >= this.#chunks) throw new Error('bug: no room for micro-ops');
     this.#owners[chunk] = frame;
-    page.next = chunk << CHUNK_SHIFT;
-    page.chunkEnd = page.next + CHUNK_BYTES;
-    return page.next;
+    this.#taken[chunk] = 0;
+    this.#previous[chunk] = last;
+    this.#last[frame] = chunk;
+    return chunk << CHUNK_SHIFT;
   }
 
-  #decodeRun(frame: number, page: CodePage, offset: number): number {
+  /** All before `end` is taken in its chunk. */
+  #take(end: number): void {
+    const chunk = (end - 1) >>> CHUNK_SHIFT;
+    this.#taken[chunk] = end - (chunk << CHUNK_SHIFT);
+  }
+
+  #decodeRun(frame: number, offset: number): number {
     const u8 = this.#machine.u8;
     const base = frame * 4096;
     const instruction = this.#instruction;
     const encoder = this.#encoder;
-    const run: Run = { frame, start: offset, end: offset, microOps: [], nextFrame: -1 };
+    let bits = this.#decodedBits.get(frame);
+    if (bits === undefined) {
+      bits = new Uint8Array(512);
+      this.#decodedBits.set(frame, bits);
+    }
+    let start = 0;
     let at = 0;
     let here = offset;
     let granules = 0;
     for (let count = 0; ; count++) {
-      const other = count === 0 ? undefined : page.runs.get(here);
-      if (other !== undefined) {
-        run.microOps.push(at);
-        at = encoder.plain(at, LINK, here, other.microOps[0], 0);
+      if (here >= 4096 || count === RUN_MAX) {
+        at = encoder.plain(at, LEAVE_PAGE, Math.min(here, 4095), 0, here);
         break;
       }
-      if (here >= 4096 || count === RUN_MAX) {
-        run.microOps.push(at);
-        at = encoder.plain(at, LEAVE_PAGE, Math.min(here, 4095), 0, here);
+      const other = count === 0 ? 0 : this.#starts.get(base + here);
+      if (other !== 0) {
+        at = encoder.plain(at, LINK, here, other, 0);
         break;
       }
       // What is decoded must be watched before it is read.
@@ -228,42 +234,31 @@ export class CodeCache {
         granules |= wanted;
         this.#newGranule(frame, wanted);
       }
-      page.decoded[here >>> 3] |= 1 << (here & 7);
+      bits[here >>> 3] |= 1 << (here & 7);
       const status = decode(u8, base + here, base + 4096, 64, instruction);
       if (status === DECODE_SHORT) {
         if (count === 0) return 0;
-        run.microOps.push(at);
         at = encoder.plain(at, LEAVE_PAGE, here, 0, here);
         break;
       }
-      const room = this.#room(frame, page);
-      if (count > 0 && room !== at) {
-        run.microOps.push(at);
-        encoder.plain(at, LINK, here, room, 0);
-      }
+      const room = this.#room(frame);
+      if (count === 0) start = room;
+      else if (room !== at) this.#take(encoder.plain(at, LINK, here, room, 0));
       at = room;
-      const from = at;
       if (status !== DECODE_OK) {
-        run.microOps.push(at);
         at = encoder.plain(at, RARE, here, 0, 0);
-        here = Math.min(4096, here + 15);
-        page.next = at;
         break;
       }
       at = encoder.encode(at, instruction, here);
       this.decoded++;
-      for (let microOp = from; microOp < at; microOp += MICRO_OP.SIZE) run.microOps.push(microOp);
-      page.next = at;
+      this.#take(at);
       here += instruction.length;
-      if (ENDS_RUN[instruction.form] !== 0) {
-        // Also behind branches that may not be taken: there the run goes on.
-        if (!fallsThrough(this.#handler(at - MICRO_OP.SIZE))) break;
-      }
+      // Behind branches that may not be taken the run goes on.
+      if (ENDS_RUN[instruction.form] !== 0 && !fallsThrough(this.#handler(at - MICRO_OP.SIZE))) break;
     }
-    run.end = here;
-    if (at > page.next) page.next = at;
-    page.runs.set(offset, run);
-    return run.microOps[0];
+    this.#take(at);
+    this.#starts.set(base + offset, start);
+    return start;
   }
 
   #handler(microOp: number): number {
@@ -272,8 +267,14 @@ export class CodeCache {
 
   /** `from` goes to `target` (both micro-ops), at an offset of the same page: the next time without looking. */
   link(from: number, target: number, frame: number, offset: number): void {
-    if (this.ownerOf(from) !== frame || this.ownerOf(target) !== frame) return;
+    if (this.ownerOf(from) !== frame) return;
+    // Not to what reaches into the next page: that one may be another at the next time.
+    if (this.#starts.get(frame * 4096 + offset) !== target) return;
     const handler = this.#handler(from);
+    if (handler === STALE) {
+      this.#encoder.plain(from, LINK, offset, target, 0);
+      return;
+    }
     if (handler !== JUMP && handler !== CALL && !(handler >= LOOP && handler <= JCC + 15)) return;
     const immediate = this.#block.i32[(from + MICRO_OP.immediate) >>> 2];
     // Regions may have run since.
@@ -283,44 +284,63 @@ export class CodeCache {
 
   /** A region starts here: who comes by a link looks the address up. Its instructions are decoded anew when they are needed. */
   markRegion(frame: number, offset: number): void {
-    const runs = this.#pages.get(frame)?.runs;
-    const run = runs?.get(offset);
-    if (run === undefined) return;
-    this.#block.u8[run.microOps[0]] = REGION;
-    this.#block.u8[run.microOps[0] + 1] = 0;
-    runs?.delete(offset);
+    const key = frame * 4096 + offset;
+    const microOp = this.#starts.get(key);
+    if (microOp === 0) return;
+    this.#replace(microOp, REGION);
+    this.#starts.delete(key);
+  }
+
+  /** A micro-op becomes one without operands, both halves of a wide one. Returns the offset of the next. */
+  #replace(microOp: number, handler: number): number {
+    const { u8 } = this.#block;
+    const end = microOp + (isWide(this.#handler(microOp)) ? MICRO_OP.WIDE_SIZE : MICRO_OP.SIZE);
+    for (let half = microOp; half < end; half += MICRO_OP.SIZE) {
+      u8[half] = handler;
+      u8[half + 1] = 0;
+    }
+    return end;
   }
 
   /** Bytes of a frame have changed. */
   invalidate(frame: number, offset: number, size: number): void {
-    const page = this.#pages.get(frame);
-    if (page === undefined) return;
+    const first = Math.max(0, offset - INSTRUCTION_MAX + 1);
     const end = offset + size;
-    for (const [start, run] of page.runs) {
-      if (run.end <= offset || run.start >= end) continue;
-      this.#void(run);
-      page.runs.delete(start);
+    if (this.#last[frame] >= 0) {
+      for (let at = first; at < end; at++) this.#starts.delete(frame * 4096 + at);
+      this.#void(frame, first, end);
     }
-    for (const [start, run] of page.crossing) {
-      if (run.start >= end) continue;
-      this.#void(run);
-      page.crossing.delete(start);
+    for (let at = Math.max(first, 4096 - INSTRUCTION_MAX + 1); at < end; at++)
+      this.#crossings.delete(frame * 4096 + at);
+    const tails = this.#tails.get(frame);
+    if (tails === undefined || offset >= INSTRUCTION_MAX) return;
+    for (const crossing of tails) {
+      this.#replace(crossing.microOp, STALE);
+      const key = crossing.frame * 4096 + crossing.offset;
+      if (this.#crossings.get(key) === crossing) this.#crossings.delete(key);
     }
-    if (offset < 15 && page.tails.length > 0) {
-      for (const run of page.tails) {
-        this.#void(run);
-        const first = this.#pages.get(run.frame)?.crossing;
-        if (first?.get(run.start) === run) first.delete(run.start);
-      }
-      page.tails.length = 0;
-    }
+    this.#tails.delete(frame);
   }
 
-  #void(run: Run): void {
-    const u8 = this.#block.u8;
-    for (const microOp of run.microOps) {
-      u8[microOp] = STALE;
-      u8[microOp + 1] = 0;
+  /** The micro-ops of a frame's instructions that start in a range. A chunk of which all is stale need not be looked at again. */
+  #void(frame: number, first: number, end: number): void {
+    const { u8 } = this.#block;
+    let later = -1;
+    for (let chunk = this.#last[frame]; chunk >= 0; chunk = this.#previous[chunk]) {
+      const start = chunk << CHUNK_SHIFT;
+      const stop = start + this.#taken[chunk];
+      let live = 0;
+      for (let at = start; at < stop; ) {
+        const offset = (u8[at + MICRO_OP.scale] | (u8[at + MICRO_OP.scale + 1] << 8)) >>> 4;
+        const handler = this.#handler(at);
+        if (offset >= first && offset < end) at = this.#replace(at, STALE);
+        else {
+          if (handler !== STALE) live++;
+          at += isWide(handler) ? MICRO_OP.WIDE_SIZE : MICRO_OP.SIZE;
+        }
+      }
+      if (live === 0 && later >= 0) this.#previous[later] = this.#previous[chunk];
+      else later = chunk;
     }
   }
 }

@@ -44,7 +44,28 @@ export function atTop(size: IntegerSize, value: Node): Node {
   return size === 8 ? value : i64.shl(value, i64.small(64 - 8 * size));
 }
 
-export class Flags {
+/** What the meanings of instructions do with the flags. */
+export interface Flags {
+  /** Nobody asks for the flags that this instruction writes: they need not be computed. */
+  readonly isDead: boolean;
+  /** After a - b (also CMP). The operands, zero-extended, must not be computed from the flags. */
+  sub(size: IntegerSize, a: Node, b: Node): void;
+  add(size: IntegerSize, a: Node, b: Node): void;
+  /** ZF, SF and PF from the result; `bits`: CF, AF and OF in their places, i64. */
+  result(size: IntegerSize, result: Node, bits: Node): void;
+  /** All six flags in their places, i64. */
+  explicit(bits: Node): void;
+  /** The six flags in their places, i32. */
+  bits(): Node;
+  /** CF as i32 0 or 1. */
+  carry(): Node;
+  /** A condition code 0-15 (O NO B AE E NE BE A S NS P NP L GE LE G) as i32: 0 or not. Source: Intel SDM vol. 1, appendix B. */
+  condition(code: number): Node;
+}
+
+/** The flags of the interpreter: what kind they are is known when it runs. */
+export class LazyFlags implements Flags {
+  readonly isDead = false;
   readonly #f: FunctionBuilder;
   readonly #locals: FlagLocals;
 
@@ -53,23 +74,13 @@ export class Flags {
     this.#locals = locals;
   }
 
-  /** The kind that the locals are known to hold now; -1 = any. */
-  known = -1;
-
-  /** Others may have written the locals. */
-  forget(): void {
-    this.known = -1;
-  }
-
   #set(kind: number, size: IntegerSize, a: Node, b: Node): void {
     const { kind: kindLocal, a: aLocal, b: bLocal } = this.#locals;
     this.#f.set(aLocal, a);
     this.#f.set(bLocal, b);
     this.#f.set(kindLocal, i32.const(kind | (log2Size(size) << 2)));
-    this.known = kind;
   }
 
-  /** After a - b (also CMP). The operands must not be computed from the flags. */
   sub(size: IntegerSize, a: Node, b: Node): void {
     this.#set(FLAGS_SUB, size, atTop(size, a), atTop(size, b));
   }
@@ -78,17 +89,14 @@ export class Flags {
     this.#set(FLAGS_ADD, size, atTop(size, a), atTop(size, b));
   }
 
-  /** ZF, SF and PF from the result; `bits`: CF, AF and OF in their places, i64. */
   result(size: IntegerSize, result: Node, bits: Node): void {
     this.#set(FLAGS_RESULT, size, atTop(size, result), bits);
   }
 
-  /** All six flags in their places, i64. */
   explicit(bits: Node): void {
     this.#set(FLAGS_EXPLICIT, 1, bits, i64.small(0));
   }
 
-  /** The six flags in their places, i32. */
   bits(): Node {
     const { kind, a, b, compute } = this.#locals;
     return compute(kind, a, b);
@@ -99,63 +107,12 @@ export class Flags {
     return kind === 0 ? i32.eqz(masked) : i32.eq(masked, i32.const(kind));
   }
 
-  /** CF as i32 0 or 1. */
   carry(): Node {
     const { a, b } = this.#locals;
-    if (this.known >= 0) return this.#knownCondition(2);
     return choice(this.#is(FLAGS_SUB), i64.ltU(a, b), i32.and(this.bits(), i32.const(CF)));
   }
 
-  /** An even condition code, of the kind that `known` says: 0 or 1. */
-  #knownCondition(code: number): Node {
-    const { a, b, kind } = this.#locals;
-    const zero = i64.small(0);
-    const isSet = (value: Node, mask: number): Node =>
-      mask === 1
-        ? i32.and(i32.wrap(value), i32.const(1))
-        : i32.ne(i32.and(i32.wrap(value), i32.const(mask)), i32.const(0));
-    const top = (value: Node): Node => i64.ltS(value, zero);
-    const explicit = this.known === FLAGS_EXPLICIT;
-    const sub = this.known === FLAGS_SUB;
-    const add = this.known === FLAGS_ADD;
-    const result = sub ? i64.sub(a, b) : add ? i64.add(a, b) : a;
-    const zf = explicit ? isSet(a, ZF) : sub ? i64.eq(a, b) : i64.eqz(result);
-    const sf = explicit ? isSet(a, SF) : top(result);
-    const cf = explicit ? isSet(a, CF) : sub ? i64.ltU(a, b) : add ? i64.ltU(result, a) : isSet(b, CF);
-    const of = explicit
-      ? isSet(a, OF)
-      : sub
-        ? top(i64.and(i64.xor(a, b), i64.xor(a, result)))
-        : add
-          ? top(i64.and(i64.xor(a, result), i64.xor(b, result)))
-          : isSet(b, OF);
-    const less = sub ? i64.ltS(a, b) : i32.xor(sf, of);
-    switch (code) {
-      case 0:
-        return of;
-      case 2:
-        return cf;
-      case 4:
-        return zf;
-      case 6:
-        return sub ? i64.leU(a, b) : i32.or(cf, zf);
-      case 8:
-        return sf;
-      case 10:
-        return isSet(i64.extendI32U(this.#locals.compute(kind, a, b)), PF);
-      case 12:
-        return less;
-      default:
-        return sub ? i64.leS(a, b) : i32.or(less, zf);
-    }
-  }
-
-  /** A condition code 0-15 (O NO B AE E NE BE A S NS P NP L GE LE G) as i32: 0 or not. Source: Intel SDM vol. 1, appendix B. */
   condition(code: number): Node {
-    if (this.known >= 0) {
-      const yes = this.#knownCondition(code & ~1);
-      return (code & 1) !== 0 ? i32.eqz(yes) : yes;
-    }
     const { a, b } = this.#locals;
     const subtraction = this.#is(FLAGS_SUB);
     const test = (mask: number): Node => i32.ne(i32.and(this.bits(), i32.const(mask)), i32.const(0));

@@ -195,7 +195,18 @@ export class FunctionBuilder {
     this.#open(0x03, body);
   }
 
+  /** Blocks, loops and ifs that are open. */
+  get depth(): number {
+    return this.#depth;
+  }
+
+  /** A constant condition leaves only its side. */
   if(condition: Node, yes: () => void, no?: () => void): void {
+    if (condition.kind === CONST) {
+      if (condition.lo !== 0) yes();
+      else no?.();
+      return;
+    }
     this.emit(condition);
     this.#open(0x04, () => {
       yes();

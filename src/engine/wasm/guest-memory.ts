@@ -13,6 +13,7 @@
 import type { MachineMemory } from '../../machine/memory.ts';
 import { MFN_BASE, SCRATCH_BYTES } from '../../machine/memory.ts';
 import { NO_ROOT, VCPU, type VcpuBlock } from '../../machine/vcpu-block.ts';
+import { CodeMappings } from './code-mappings.ts';
 import { STATE, TLB_ADDEND, TLB_ENTRIES, TLB_ENTRY, TLB_FRAME, TLB_READ, TLB_SIZE, TLB_WRITE } from './layout.ts';
 
 const PTE_P = 1;
@@ -43,10 +44,6 @@ const LOW_HALF = 1;
 const USER_MODE = 2;
 /** First L4 slot behind Xen's hole. */
 const HOLE_END_SLOT = 272;
-/** Code pages that are remembered. */
-const FETCHES = 256;
-/** No canonical address has this high word. */
-const NO_ADDRESS_HI = 0x0fffffff;
 
 /** More entries than this are flushed all at once. */
 const FILLS_MAX = 256;
@@ -59,6 +56,8 @@ export interface CodeWatcher {
   readonly granules: Int32Array;
   /** Bytes of a frame have changed. */
   changed(frame: number, offset: number, size: number): void;
+  /** There are so many code pages that where they are mapped will be forgotten. */
+  crowded(): void;
 }
 
 export class GuestMemory {
@@ -69,10 +68,11 @@ export class GuestMemory {
   readonly #fills = [new Uint16Array(FILLS_MAX), new Uint16Array(FILLS_MAX), new Uint16Array(FILLS_MAX)];
   /** As if all had been filled: a new TLB's zeros would be page 0. */
   readonly #fillCounts = [FILLS_MAX, FILLS_MAX, FILLS_MAX];
-  /** Where code pages are: address of the page, with its mode in bit 0, and its frame. */
-  readonly #fetchLo = new Uint32Array(FETCHES);
-  readonly #fetchHi = new Uint32Array(FETCHES).fill(NO_ADDRESS_HI);
-  readonly #fetchFrame = new Uint32Array(FETCHES);
+  /** Code of the kernel's half in kernel mode; the rest, which another root maps otherwise. */
+  readonly #kernelCode: CodeMappings;
+  readonly #lowCode: CodeMappings;
+  /** Word indexes of the entries that the last walk for FETCH went by, by level - 1. */
+  readonly #path = new Uint32Array(4);
   readonly scratch: number;
   #slot = 0;
   /** What a scratch slot stands for: two pieces, by offset in memory 0; the length of the first. */
@@ -87,8 +87,10 @@ export class GuestMemory {
     this.machine = machine;
     this.block = block;
     this.#code = code;
+    this.#kernelCode = new CodeMappings(machine.u32, this.#path);
+    this.#lowCode = new CodeMappings(machine.u32, this.#path);
     this.scratch = machine.layout.scratchOffset + block.vcpuId * SCRATCH_BYTES;
-    this.flush();
+    this.flush(() => undefined);
   }
 
   /** 0 kernel, 1 user. */
@@ -105,21 +107,23 @@ export class GuestMemory {
     return u32[VCPU.kernelRoot >> 2];
   }
 
-  /** Forgets all translations. */
-  flush(): void {
+  /** Forgets all translations of data; `gone` gets the code pages that are not mapped any more as they were. */
+  flush(gone: (lo: number, hi: number) => void): void {
     this.#forget(KERNEL_HALF);
     this.#forget(LOW_HALF);
     this.#forget(USER_MODE);
-    this.#fetchHi.fill(NO_ADDRESS_HI);
+    const { u32 } = this.block;
+    const kernelRoot = u32[VCPU.kernelRoot >> 2];
+    const userRoot = u32[VCPU.userRoot >> 2];
+    this.#kernelCode.check(kernelRoot, userRoot, gone);
+    this.#lowCode.check(kernelRoot, userRoot, gone);
   }
 
   /** Forgets all translations but those of the kernel's half in kernel mode. */
   flushLowHalf(): void {
     this.#forget(LOW_HALF);
     this.#forget(USER_MODE);
-    for (let i = 0; i < FETCHES; i++) {
-      if (this.#fetchHi[i] >>> 31 === 0 || (this.#fetchLo[i] & 1) !== 0) this.#fetchHi[i] = NO_ADDRESS_HI;
-    }
+    this.#lowCode.clear();
   }
 
   #forget(kind: number): void {
@@ -146,14 +150,17 @@ export class GuestMemory {
 
   /** Frame of the code at an address, or -1 with a fault in the block. */
   codeFrame(lo: number, hi: number): number {
-    const tag = (lo & ~0xfff) | this.mode;
-    const i = (lo >>> 12) & (FETCHES - 1);
-    if (this.#fetchHi[i] === hi && this.#fetchLo[i] === tag >>> 0) return this.#fetchFrame[i];
+    const { mode } = this;
+    const mappings = mode === 0 && hi >>> 31 !== 0 ? this.#kernelCode : this.#lowCode;
+    const known = mappings.find(lo, hi, mode);
+    if (known >= 0) return known;
     const page = this.walk(lo, hi, FETCH);
     if (page < 0) return -1;
-    this.#fetchLo[i] = tag;
-    this.#fetchHi[i] = hi;
-    this.#fetchFrame[i] = page >>> 12;
+    if (mappings.isFull) {
+      mappings.clear();
+      this.#code.crowded();
+    }
+    mappings.add(lo, hi, mode, page >>> 12);
     return page >>> 12;
   }
 
@@ -166,11 +173,12 @@ export class GuestMemory {
   }
 
   /** Forgets the page of an address, in both modes. */
-  flushPage(lo: number): void {
+  flushPage(lo: number, hi: number): void {
     const index = (lo >>> 12) & (TLB_ENTRIES - 1);
     this.#drop(STATE.tlb + index * TLB_ENTRY);
     this.#drop(STATE.tlb + TLB_SIZE + index * TLB_ENTRY);
-    this.#fetchHi[(lo >>> 12) & (FETCHES - 1)] = NO_ADDRESS_HI;
+    this.#kernelCode.forgetPage(lo, hi);
+    this.#lowCode.forgetPage(lo, hi);
   }
 
   /** Code of a frame is about to be decoded: stores into it must come here from now on. */
@@ -234,6 +242,7 @@ export class GuestMemory {
               ? (lo >>> 21) & 511
               : (lo >>> 12) & 511;
       const at = (table + index * 8) >>> 2;
+      if (access === FETCH) this.#path[level - 1] = at;
       const entry = i32[at];
       if ((entry & PTE_P) === 0) return this.#pageFault(lo, hi, error & ~ERROR_P);
       const entryHi = i32[at + 1];

@@ -3,7 +3,7 @@
 import { VCPU } from '../../machine/vcpu-block.ts';
 import { X87_STATE } from '../x86/x87/state.ts';
 import type { Access, Cpu, Modification, Operand } from './cpu.ts';
-import { type FlagLocals, Flags, type IntegerSize } from './flags.ts';
+import { type FlagLocals, type Flags, type IntegerSize, LazyFlags } from './flags.ts';
 import type { FunctionBuilder } from './function-builder.ts';
 import { CPU, GUEST, STATE, TLB_ADDEND, TLB_MASK, TLB_READ, TLB_WRITE } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
@@ -67,16 +67,15 @@ export class InterpreterCpu implements Cpu {
   size: IntegerSize = 4;
   locked = false;
 
-  constructor(frame: Frame, runtime: Runtime) {
+  constructor(frame: Frame, runtime: Runtime, flags: Flags = new LazyFlags(frame.f, frame.flagLocals)) {
     this.f = frame.f;
     this.frame = frame;
     this.#runtime = runtime;
-    this.flags = new Flags(frame.f, frame.flagLocals);
+    this.flags = flags;
   }
 
   /** Sets up for a form's variant. `wide`: the immediate is the constant of a wide micro-op. */
   begin(operands: readonly Operand[], instructionSize: number, locked: boolean, wide: boolean): void {
-    this.flags.forget();
     this.operands = operands;
     this.#wide = wide;
     this.instructionSize = instructionSize as IntegerSize;

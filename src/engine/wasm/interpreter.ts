@@ -273,7 +273,7 @@ function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder 
           // The jump cache may still lead here: `resolve` writes its entry anew.
           emitHandler(handlers.STALE, () => {
             f.set(target, i64.or(page, offsetInPage));
-            resolveTarget(i32.const(0));
+            resolveTarget(pc);
             poll();
           });
           emitHandler(handlers.REGION, () => {

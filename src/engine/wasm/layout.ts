@@ -36,7 +36,7 @@ export const STATE = {
   /** Times that addresses were entered, i32, by a hash of the address: HOT_COUNTS of them. */
   hotCounts: 0x8000,
   /** Micro-ops to the end of the memory. */
-  microOps: 0x80000,
+  microOps: 0xa0000,
 } as const;
 
 export const TLB_ENTRIES = 4096;
@@ -53,9 +53,9 @@ export const TLB_SIZE = TLB_ENTRIES * TLB_ENTRY;
 /** No page address has its low bits set: low word of a tag that never matches. */
 export const TLB_INVALID = 1;
 
-export const JUMP_ENTRIES = 8192;
+export const JUMP_ENTRIES = 16384;
 /** Bits of an address that its hash moves down. */
-export const JUMP_SHIFT = 13;
+export const JUMP_SHIFT = 14;
 /**
  * { i64 tag, i32 micro-op, i32 slot }: the tag is the address, with bit 62 inverted in user mode; the slot is the region's place in the
  * table, 0 = none.

@@ -75,16 +75,69 @@ const load =
   (memory, address, offset) =>
     node(MEMORY, type, opcode, [address], offset, align | (memory << 8));
 
+/** Of two constants, or null. Values are words. */
+type Fold32 = (a: number, b: number) => number;
+type Fold64 = (aLo: number, aHi: number, bLo: number, bHi: number, is64: (lo: number, hi: number) => Node) => Node;
+
+const isConst = (a: Node): boolean => a.kind === CONST;
+const isZero = (a: Node): boolean => a.kind === CONST && a.lo === 0 && a.hi === 0;
+const same = (a: Node, b: Node): boolean => a.kind === LOCAL && b.kind === LOCAL && a.lo === b.lo;
+const const32 = (value: number): Node => node(CONST, I32, 0x41, NONE, value | 0, 0);
+const const64 = (lo: number, hi: number): Node => node(CONST, I64, 0x42, NONE, lo | 0, hi | 0);
+
+/** A binary operation on i32 that constants are folded in: translated code knows its immediates. */
+const folded32 =
+  (opcode: number, fold: Fold32, rightZero = false): Binary =>
+  (a, b) =>
+    isConst(a) && isConst(b)
+      ? const32(fold(a.lo, b.lo))
+      : rightZero && isZero(b)
+        ? a
+        : node(OPERATION, I32, opcode, [a, b], -1, 0);
+/** The same on i64. `rightZero`: a op 0 = a; `itself`: a op a = a. */
+const folded64 =
+  (opcode: number, type: ValueType, fold: Fold64, rightZero = false, itself = false): Binary =>
+  (a, b) =>
+    isConst(a) && isConst(b)
+      ? fold(a.lo, a.hi, b.lo, b.hi, const64)
+      : (rightZero && isZero(b)) || (itself && same(a, b))
+        ? a
+        : node(OPERATION, type, opcode, [a, b], -1, 0);
+
+const LOW_WORD_LO = -1;
+const and64 = folded64(0x83, I64, (aLo, aHi, bLo, bHi) => const64(aLo & bLo, aHi & bHi), false, true);
+const extend32U = (a: Node): Node => (isConst(a) ? const64(a.lo, 0) : node(OPERATION, I64, 0xad, [a], -1, 0));
+const wrap64 = (a: Node): Node =>
+  isConst(a)
+    ? const32(a.lo)
+    : a.kind === OPERATION && (a.opcode === 0xad || a.opcode === 0xac)
+      ? a.operands[0]
+      : node(OPERATION, I32, 0xa7, [a], -1, 0);
+
+function shiftLeft(lo: number, hi: number, count: number): Node {
+  if (count === 0) return const64(lo, hi);
+  if (count > 31) return const64(0, lo << (count - 32));
+  return const64(lo << count, (hi << count) | (lo >>> (32 - count)));
+}
+
+/** The low word of a shift to the right; `fill` comes in from above. */
+function shiftedRight(lo: number, hi: number, count: number, fill: number): number {
+  if (count === 0) return lo;
+  if (count === 32) return hi;
+  if (count > 31) return (fill << (64 - count)) | (hi >>> (count - 32));
+  return (lo >>> count) | (hi << (32 - count));
+}
+
 export const i32 = {
-  const: (value: number): Node => node(CONST, I32, 0x41, NONE, value | 0, 0),
+  const: const32,
   load: load(0x28, I32),
   load8S: load(0x2c, I32),
   load8U: load(0x2d, I32),
   load16S: load(0x2e, I32),
   load16U: load(0x2f, I32),
-  eqz: unary(0x45, I32),
-  eq: binary(0x46, I32),
-  ne: binary(0x47, I32),
+  eqz: (a: Node): Node => (isConst(a) ? const32(a.lo === 0 ? 1 : 0) : node(OPERATION, I32, 0x45, [a], -1, 0)),
+  eq: folded32(0x46, (a, b) => (a === b ? 1 : 0)),
+  ne: folded32(0x47, (a, b) => (a === b ? 0 : 1)),
   ltS: binary(0x48, I32),
   ltU: binary(0x49, I32),
   gtS: binary(0x4a, I32),
@@ -96,22 +149,22 @@ export const i32 = {
   clz: unary(0x67, I32),
   ctz: unary(0x68, I32),
   popcnt: unary(0x69, I32),
-  add: binary(0x6a, I32),
-  sub: binary(0x6b, I32),
+  add: folded32(0x6a, (a, b) => a + b, true),
+  sub: folded32(0x6b, (a, b) => a - b, true),
   mul: binary(0x6c, I32),
   divS: binary(0x6d, I32),
   divU: binary(0x6e, I32),
   remS: binary(0x6f, I32),
   remU: binary(0x70, I32),
-  and: binary(0x71, I32),
-  or: binary(0x72, I32),
-  xor: binary(0x73, I32),
-  shl: binary(0x74, I32),
-  shrS: binary(0x75, I32),
-  shrU: binary(0x76, I32),
+  and: folded32(0x71, (a, b) => a & b),
+  or: folded32(0x72, (a, b) => a | b, true),
+  xor: folded32(0x73, (a, b) => a ^ b, true),
+  shl: folded32(0x74, (a, b) => a << b, true),
+  shrS: folded32(0x75, (a, b) => a >> b, true),
+  shrU: folded32(0x76, (a, b) => a >>> b, true),
   rotl: binary(0x77, I32),
   rotr: binary(0x78, I32),
-  wrap: unary(0xa7, I32),
+  wrap: wrap64,
   truncF32S: unary(0xa8, I32),
   truncF64S: unary(0xaa, I32),
   truncSatF32S: unary(0xfc0000, I32),
@@ -124,7 +177,7 @@ export const i32 = {
 
 export const i64 = {
   /** A constant of two words. */
-  const: (lo: number, hi: number): Node => node(CONST, I64, 0x42, NONE, lo | 0, hi | 0),
+  const: const64,
   /** A constant in the range of a signed 32-bit number. */
   small: (value: number): Node => node(CONST, I64, 0x42, NONE, value | 0, value < 0 ? -1 : 0),
   load: load(0x29, I64),
@@ -134,9 +187,9 @@ export const i64 = {
   load16U: load(0x33, I64),
   load32S: load(0x34, I64),
   load32U: load(0x35, I64),
-  eqz: unary(0x50, I32),
-  eq: binary(0x51, I32),
-  ne: binary(0x52, I32),
+  eqz: (a: Node): Node => (isConst(a) ? const32((a.lo | a.hi) === 0 ? 1 : 0) : node(OPERATION, I32, 0x50, [a], -1, 0)),
+  eq: folded64(0x51, I32, (aLo, aHi, bLo, bHi) => const32(aLo === bLo && aHi === bHi ? 1 : 0)),
+  ne: folded64(0x52, I32, (aLo, aHi, bLo, bHi) => const32(aLo === bLo && aHi === bHi ? 0 : 1)),
   ltS: binary(0x53, I32),
   ltU: binary(0x54, I32),
   gtS: binary(0x55, I32),
@@ -148,23 +201,46 @@ export const i64 = {
   clz: unary(0x79, I64),
   ctz: unary(0x7a, I64),
   popcnt: unary(0x7b, I64),
-  add: binary(0x7c, I64),
-  sub: binary(0x7d, I64),
+  add: folded64(
+    0x7c,
+    I64,
+    (aLo, aHi, bLo, bHi) => const64(aLo + bLo, aHi + bHi + ((aLo >>> 0) + (bLo >>> 0) > 0xffffffff ? 1 : 0)),
+    true,
+  ),
+  sub: folded64(
+    0x7d,
+    I64,
+    (aLo, aHi, bLo, bHi) => const64(aLo - bLo, aHi - bHi - (aLo >>> 0 < bLo >>> 0 ? 1 : 0)),
+    true,
+  ),
   mul: binary(0x7e, I64),
   divS: binary(0x7f, I64),
   divU: binary(0x80, I64),
   remS: binary(0x81, I64),
   remU: binary(0x82, I64),
-  and: binary(0x83, I64),
-  or: binary(0x84, I64),
-  xor: binary(0x85, I64),
-  shl: binary(0x86, I64),
-  shrS: binary(0x87, I64),
-  shrU: binary(0x88, I64),
+  /** A mask of the low word becomes the extension of the low word: one instruction, or none. */
+  and: (a: Node, b: Node): Node =>
+    isConst(b) && b.lo === LOW_WORD_LO && b.hi === 0 && !isConst(a) ? extend32U(wrap64(a)) : and64(a, b),
+  or: folded64(0x84, I64, (aLo, aHi, bLo, bHi) => const64(aLo | bLo, aHi | bHi), true, true),
+  xor: folded64(0x85, I64, (aLo, aHi, bLo, bHi) => const64(aLo ^ bLo, aHi ^ bHi), true),
+  shl: folded64(0x86, I64, (aLo, aHi, count) => shiftLeft(aLo, aHi, count & 63), true),
+  shrS: folded64(
+    0x87,
+    I64,
+    (aLo, aHi, count) =>
+      const64(shiftedRight(aLo, aHi, count & 63, aHi >> 31), (count & 63) > 31 ? aHi >> 31 : aHi >> (count & 31)),
+    true,
+  ),
+  shrU: folded64(
+    0x88,
+    I64,
+    (aLo, aHi, count) => const64(shiftedRight(aLo, aHi, count & 63, 0), (count & 63) > 31 ? 0 : aHi >>> (count & 31)),
+    true,
+  ),
   rotl: binary(0x89, I64),
   rotr: binary(0x8a, I64),
   extendI32S: unary(0xac, I64),
-  extendI32U: unary(0xad, I64),
+  extendI32U: extend32U,
   truncF32S: unary(0xae, I64),
   truncF64S: unary(0xb0, I64),
   truncSatF32S: unary(0xfc0004, I64),

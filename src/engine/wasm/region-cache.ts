@@ -46,7 +46,6 @@ export interface RegionHost {
   ready(frame: number, lo: number): void;
   /** What `find` answers depends on the page `relative` pages from an address's. */
   depends(lo: number, relative: number): void;
-  readonly fill: (lo: number, hi: number, request: number) => number;
   readonly divide: (signed: number, high: bigint, low: bigint, divisor: bigint) => number;
   readonly vector: (operation: number) => number;
   readonly rare: () => number;
@@ -153,7 +152,7 @@ export class RegionCache {
 
   #translate(batch: readonly Region[], user: boolean): void {
     const start = performance.now();
-    const { guest, cpu, scratch, fill, divide, vector, rare } = this.#host;
+    const { guest, cpu, scratch, divide, vector, rare } = this.#host;
     const first = this.#nextSlot;
     const graphs = batch.flatMap((region) => region.graph ?? []);
     const bytes = translateRegions(
@@ -171,7 +170,7 @@ export class RegionCache {
     if (first + batch.length > this.table.length) this.table.grow(Math.max(1024, batch.length));
     const global = new WebAssembly.Global({ value: 'i32' }, scratch | 0);
     new WebAssembly.Instance(new WebAssembly.Module(bytes), {
-      e: { guest, cpu, table: this.table, scratch: global, fill, divide, vector, rare },
+      e: { guest, cpu, table: this.table, scratch: global, divide, vector, rare },
     });
     this.compilationMs += performance.now() - compiling;
     batch.forEach((region, i) => {

@@ -1,57 +1,66 @@
-/** The `Cpu` of translated regions: general registers are locals, operands and addresses are known when the code is written. */
+/** The `Cpu` of translated regions: registers are locals, operands and addresses are known when the code is written. */
 
 import { VCPU } from '../../machine/vcpu-block.ts';
 import { RIP } from '../x86/decoder.ts';
 import { FORMS } from '../x86/forms.ts';
 import type { Instruction } from '../x86/instruction.ts';
+import type { Access } from './cpu.ts';
 import type { IntegerSize } from './flags.ts';
 import type { Variant } from './handlers.ts';
 import { type Frame, InterpreterCpu, type Runtime } from './interpreter-cpu.ts';
-import { CPU } from './layout.ts';
-import { i32, i64, type Node } from './nodes.ts';
+import { CPU, TLB_ADDEND, TLB_MASK, TLB_READ, TLB_WRITE } from './layout.ts';
+import { CONST, i32, i64, MEMORY, type Node, OPERATION } from './nodes.ts';
+import type { RegionFlags } from './region-flags.ts';
+import type { InstructionFlow } from './region-flow.ts';
 import { stem } from './semantics/table.ts';
 
 const zeroAddress = i32.const(0);
-const LOW_WORD = i64.const(-1, 0);
+const LOAD_32U = i64.load32U(0, zeroAddress, 0).opcode;
 
-function narrow(size: IntegerSize, value: Node): Node {
-  switch (size) {
-    case 1:
-      return i64.and(value, i64.small(0xff));
-    case 2:
-      return i64.and(value, i64.small(0xffff));
-    case 4:
-      return i64.and(value, LOW_WORD);
-    default:
-      return value;
+/** Operations whose low word depends on the low words alone. */
+const BY_LOW_WORDS = new Map<number, (a: Node, b: Node) => Node>(
+  (['add', 'sub', 'mul', 'and', 'or', 'xor'] as const).map((name) => [
+    i64[name](i64.load(0, zeroAddress, 0), i64.load(0, zeroAddress, 0)).opcode,
+    i32[name],
+  ]),
+);
+
+/** The low word of an i64 as i32, computed in 32 bits as far as that goes. */
+function lowWord(value: Node): Node {
+  if (value.kind === OPERATION) {
+    const operation = BY_LOW_WORDS.get(value.opcode);
+    if (operation !== undefined) return operation(lowWord(value.operands[0]), lowWord(value.operands[1]));
   }
+  if (value.kind === MEMORY && value.opcode === LOAD_32U) return i32.load(value.hi >> 8, value.operands[0], value.lo);
+  return i32.wrap(value);
 }
 
 export class RegionCpu extends InterpreterCpu {
-  /** Locals of the general registers that the region uses; the others stay in memory 1. */
+  /** Locals of the registers (bits of effects.ts) that the region uses. */
   readonly #registers: readonly (Node | null)[];
-  readonly #written: number;
   /** Local: address of the entry's page. */
   readonly #base: Node;
+  readonly #tlb: number;
   #instruction!: Instruction;
+  #flow!: InstructionFlow;
   #position = 0;
   #isLea = false;
 
-  constructor(frame: Frame, runtime: Runtime, registers: readonly (Node | null)[], written: number, base: Node) {
-    super(frame, runtime);
+  constructor(frame: Frame, runtime: Runtime, flags: RegionFlags, registers: readonly (Node | null)[], base: Node) {
+    super(frame, runtime, flags);
     this.#registers = registers;
-    this.#written = written;
     this.#base = base;
+    if (frame.tlb.kind !== CONST) throw new Error("bug: a region's TLB is known");
+    this.#tlb = frame.tlb.lo;
   }
 
   /** Sets up for an instruction at a position from the start of the entry's page. */
-  at(instruction: Instruction, position: number, variant: Variant | null): void {
+  at(instruction: Instruction, position: number, variant: Variant | null, flow: InstructionFlow): void {
     this.#instruction = instruction;
+    this.#flow = flow;
     this.#position = position;
     this.#isLea = variant !== null && stem(variant.form) === 'lea';
-    const { known } = this.flags;
     if (variant !== null) this.begin(variant.operands, variant.operandSize, variant.locked, variant.wide);
-    this.flags.known = known;
   }
 
   /** Number and place in the register of a general-register operand. */
@@ -77,10 +86,27 @@ export class RegionCpu extends InterpreterCpu {
     return this.instructionSize === 8 && this.#instruction.immHi !== this.#instruction.immLo >> 31;
   }
 
+  // --- registers
+
+  #readable(register: number): Node {
+    return this.#local(register, this.#flow.effects.reads, 'reads');
+  }
+
+  #writable(register: number): Node {
+    return this.#local(register, this.#flow.effects.writes, 'writes');
+  }
+
+  #local(register: number, mask: number, does: string): Node {
+    const local = this.#registers[register];
+    if (local === null || (mask & (1 << register)) === 0)
+      throw new Error(`bug: effects.ts does not know that ${FORMS[this.#instruction.form].key} ${does} ${register}`);
+    return local;
+  }
+
   protected override readRegister(field: 0 | 1 | 2, size: IntegerSize): Node {
     const { number, high } = this.#general(field, size);
     if (!high) return this.gpr(number, size);
-    return i64.and(i64.shrU(this.gpr(number, 8), i64.small(8)), i64.small(0xff));
+    return i64.and(i64.shrU(this.#readable(number), i64.small(8)), i64.small(0xff));
   }
 
   protected override writeRegister(field: 0 | 1 | 2, size: IntegerSize, value: Node): void {
@@ -94,29 +120,51 @@ export class RegionCpu extends InterpreterCpu {
     this.f.set(local, i64.or(rest, i64.shl(i64.and(value, i64.small(0xff)), i64.small(8))));
   }
 
-  #writable(number: number): Node {
-    const local = this.#registers[number];
-    if (local === null || (this.#written & (1 << number)) === 0)
-      throw new Error(
-        `bug: region-graph.ts does not know that ${FORMS[this.#instruction.form].key} writes register ${number}`,
-      );
-    return local;
-  }
-
   override gpr(number: number, size: IntegerSize): Node {
-    const local = this.#registers[number];
-    return local === null ? super.gpr(number, size) : narrow(size, local);
+    const local = this.#readable(number);
+    switch (size) {
+      case 1:
+        return i64.and(local, i64.small(0xff));
+      case 2:
+        return i64.and(local, i64.small(0xffff));
+      case 4:
+        return (this.#flow.clear & (1 << number)) !== 0 ? local : i64.extendI32U(i32.wrap(local));
+      default:
+        return local;
+    }
   }
 
   override setGpr(number: number, size: IntegerSize, value: Node): void {
     const local = this.#writable(number);
     if (size === 8) this.f.set(local, value);
-    else if (size === 4) this.f.set(local, i64.and(value, LOW_WORD));
+    else if (size === 4) this.f.set(local, i64.extendI32U(lowWord(value)));
     else {
       const mask = size === 2 ? 0xffff : 0xff;
       this.f.set(local, i64.or(i64.and(local, i64.small(~mask)), i64.and(value, i64.small(mask))));
     }
   }
+
+  override xmm(number: number): Node {
+    return this.#readable(16 + number);
+  }
+
+  override setXmm(number: number, value: Node): void {
+    this.f.set(this.#writable(16 + number), value);
+  }
+
+  override readVector(index: number): Node {
+    const operand = this.operands[index];
+    if (operand.kind !== 'xmm') return super.readVector(index);
+    return this.xmm(operand.field === 0 ? this.#instruction.reg : this.#instruction.rm);
+  }
+
+  override writeVector(index: number, value: Node): void {
+    const operand = this.operands[index];
+    if (operand.kind !== 'xmm') super.writeVector(index, value);
+    else this.setXmm(operand.field === 0 ? this.#instruction.reg : this.#instruction.rm, value);
+  }
+
+  // --- memory
 
   override address(_index: number): Node {
     const i = this.#instruction;
@@ -134,13 +182,31 @@ export class RegionCpu extends InterpreterCpu {
       const index = this.gpr(i.index, 8);
       sum = i64.add(sum, i.scale === 0 ? index : i64.shl(index, i64.small(i.scale)));
     }
-    if (i.addressSize === 4) sum = i64.and(sum, LOW_WORD);
+    if (i.addressSize === 4) sum = i64.and(sum, i64.const(-1, 0));
     if (i.segment >= 4 && !this.#isLea)
       sum = i64.add(sum, i64.load(CPU, zeroAddress, i.segment === 4 ? VCPU.fsBase : VCPU.gsBase));
     return this.f.let(sum);
   }
 
-  /** The TLB filler of regions gives no scratch places (region.ts). */
+  /**
+   * A miss is the interpreter's: a branch to the region's end instead of a call keeps the registers where they are. Measured on
+   * copies and sums: 1.25 times as fast as a call out of each access.
+   */
+  override translate(address: Node, size: number, access: Access): Node {
+    const { f } = this;
+    const { entry, tag } = this.#entry(address, access);
+    const last = size === 1 ? address : i64.add(address, i64.small(size - 1));
+    f.if(i64.ne(i64.and(last, i64.small(-4096)), tag), () => this.frame.leave());
+    return f.let(i32.add(i32.wrap(address), i32.load(CPU, entry, this.#tlb + TLB_ADDEND)));
+  }
+
+  /** Offset of an address's TLB entry in the TLB, kept, and its tag. */
+  #entry(address: Node, access: Access): { readonly entry: Node; readonly tag: Node } {
+    const entry = this.f.let(i32.and(i32.wrap(i64.shrU(address, i64.small(7))), i32.const(TLB_MASK)));
+    return { entry, tag: i64.load(CPU, entry, this.#tlb + (access === 'read' ? TLB_READ : TLB_WRITE)) };
+  }
+
+  /** Nothing goes to scratch places here. */
   protected override commit(): void {}
 
   override repeated(): Node {
@@ -150,5 +216,9 @@ export class RegionCpu extends InterpreterCpu {
   /** The interpreter runs the instruction again and raises what is to be raised. */
   override raise(_vector: number): void {
     this.frame.leave();
+  }
+
+  override requireVectors(): void {
+    this.f.if(i32.load(CPU, zeroAddress, VCPU.cr0Ts), () => this.frame.leave());
   }
 }

@@ -7,9 +7,7 @@
  */
 
 import { DECODE_OK, DECODE_SHORT, decode } from '../x86/decoder.ts';
-import { FORMS } from '../x86/forms.ts';
 import { Instruction } from '../x86/instruction.ts';
-import { OPERANDS } from '../x86/operands.ts';
 import {
   CALL,
   CALL_INDIRECT,
@@ -26,7 +24,6 @@ import {
   type Variant,
   variantOf,
 } from './handlers.ts';
-import { stem } from './semantics/table.ts';
 
 export const INSTRUCTIONS_MAX = 240;
 const PAGES_MAX = 3;
@@ -73,9 +70,6 @@ export interface RegionGraph {
   /** Relative page -> frame that it was read from. */
   readonly pages: ReadonlyMap<number, number>;
   readonly instructions: number;
-  /** Masks of general registers. */
-  readonly used: number;
-  readonly written: number;
 }
 
 export interface CodeSource {
@@ -85,78 +79,6 @@ export interface CodeSource {
   frame(relative: number): number;
   /** Code at an offset of a frame has been executed, as far as anyone knows: the rest is not worth translating. */
   isWarm(frame: number, offset: number): boolean;
-}
-
-const RAX = 1;
-const RCX = 2;
-const RDX = 4;
-const RSP = 0x10;
-const RBP = 0x20;
-const RSI = 0x40;
-const RDI = 0x80;
-
-/** Registers that a mnemonic uses and may write beside its operands. */
-const IMPLICIT: Readonly<Record<string, number>> = {
-  push: RSP,
-  pop: RSP,
-  pushf: RSP,
-  call: RSP,
-  ret: RSP,
-  leave: RSP | RBP,
-  mul: RAX | RDX,
-  imul: RAX | RDX,
-  div: RAX | RDX,
-  idiv: RAX | RDX,
-  cbw: RAX,
-  cwd: RAX | RDX,
-  cmpxchg: RAX,
-  lahf: RAX,
-  sahf: RAX,
-  loop: RCX,
-  loope: RCX,
-  loopne: RCX,
-  jcxz: RCX,
-  pcmpestri: RAX | RCX | RDX,
-  pcmpistri: RCX,
-  pcmpestrm: RAX | RDX,
-  movsb: RCX | RSI | RDI,
-  movsw: RCX | RSI | RDI,
-  stosb: RAX | RCX | RDI,
-  stosw: RAX | RCX | RDI,
-  maskmovq: RDI,
-  maskmovdqu: RDI,
-};
-
-const EXPLICIT_FIXED = Uint32Array.from(FORMS, (form) => {
-  let mask = Object.hasOwn(IMPLICIT, stem(form)) ? IMPLICIT[stem(form)] : 0;
-  for (const type of form.operands) {
-    const info = OPERANDS[type];
-    if (info.class === 'gpr' && info.place === 'fixed') mask |= 1 << info.fixed;
-  }
-  return mask;
-});
-
-/** The registers that an instruction may write; a few more than it does. */
-export function registersWritten(i: Instruction): number {
-  let mask = EXPLICIT_FIXED[i.form];
-  for (const type of FORMS[i.form].operands) {
-    const info = OPERANDS[type];
-    if (info.class !== 'gpr') continue;
-    const number = info.place === 'reg' ? i.reg : info.place === 'rm' && i.mod === 3 ? i.rm : -1;
-    if (number < 0) continue;
-    const high = info.size === 1 && i.rex === 0 && number >= 4;
-    mask |= 1 << (high ? number - 4 : number);
-  }
-  return mask;
-}
-
-function registersUsed(i: Instruction): number {
-  let mask = registersWritten(i);
-  if (i.mod !== 3) {
-    if (i.base >= 0 && i.base < 16) mask |= 1 << i.base;
-    if (i.index >= 0) mask |= 1 << i.index;
-  }
-  return mask;
 }
 
 function copy(from: Instruction): Instruction {
@@ -339,8 +261,6 @@ function order(entry: number, blocks: ReadonlyMap<number, Block>, pages: Map<num
   });
   for (const block of ordered) for (const successor of block.successors) successor.predecessors.push(block);
   dominate(ordered);
-  let used = 0;
-  let written = 0;
   let instructions = 0;
   for (const block of ordered) {
     let forward = 0;
@@ -350,13 +270,9 @@ function order(entry: number, blocks: ReadonlyMap<number, Block>, pages: Map<num
     }
     block.isMerge = forward > 1;
     block.dominator?.children.push(block);
-    for (const { instruction } of block.instructions) {
-      used |= registersUsed(instruction);
-      written |= registersWritten(instruction);
-      instructions++;
-    }
+    instructions += block.instructions.length;
   }
-  return { entry, blocks: ordered, pages, instructions, used, written };
+  return { entry, blocks: ordered, pages, instructions };
 }
 
 /** Immediate dominators. Source: Cooper, Harvey, Kennedy, "A Simple, Fast Dominance Algorithm". */

@@ -10,8 +10,8 @@
  *     INTERRUPTED   somebody wants something
  *     LEFT + n      with ExitKind n: a rare instruction (rare.ts) said so
  *
- * General registers are locals, loaded at the start, stored at the end and around calls. A guest CALL is a call: the callee's region
- * is looked up in the jump cache; when it comes back with CONTINUE and the expected rip, this region goes on. All else unwinds.
+ * Registers are locals; region-flow.ts says when they are loaded and who stores which. A guest CALL is a call: the callee's region is
+ * looked up in the jump cache; when it comes back with CONTINUE and the expected rip, this region goes on. All else unwinds.
  * Loops are real loops, in the structure that the dominator tree gives. Source: N. Ramsey, "Beyond Relooper", ICFP 2022.
  */
 
@@ -36,9 +36,11 @@ import {
 import type { Frame, Runtime } from './interpreter-cpu.ts';
 import { CPU, JUMP_ENTRIES, JUMP_ENTRY, JUMP_SHIFT, JUMP_SLOT, JUMP_TAG, STATE } from './layout.ts';
 import { ModuleBuilder } from './module-builder.ts';
-import { call, callIndirect, I32, I64, i32, i64, local, type Node } from './nodes.ts';
+import { call, callIndirect, I32, I64, i32, i64, local, type Node, simdLoad, V128 } from './nodes.ts';
 import { JUMP as JUMP_TO_RIP, NEXT } from './rare-status.ts';
 import { RegionCpu } from './region-cpu.ts';
+import { ANY_KIND, RegionFlags } from './region-flags.ts';
+import { type InstructionFlow, RegionFlow } from './region-flow.ts';
 import { type Block, dominates, type RegionGraph, type RegionInstruction } from './region-graph.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
@@ -67,7 +69,6 @@ export function translateRegions(
   firstSlot: number,
 ): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
-  const miss = m.importFunction('e', 'fill', [I32, I32, I32], [I32]);
   const divide = m.importFunction('e', 'divide', [I32, I64, I64, I64], [I32]);
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
   const rare = m.importFunction('e', 'rare', [I32], [I32]);
@@ -78,8 +79,8 @@ export function translateRegions(
   const compute = m.declare([I32, I64, I64], [I32]);
   m.define(compute, computeFlags());
   const type = m.type([I64, I32], [I32]);
-  // `commit` is never called in a region.
-  const runtime: Runtime = { miss, commit: -1, divide, vector, computeFlags: compute, scratch };
+  // `miss` and `commit` are never called in a region.
+  const runtime: Runtime = { miss: -1, commit: -1, divide, vector, computeFlags: compute, scratch };
   const functions = graphs.map((graph) => {
     const index = m.declare([I64, I32], [I32]);
     m.define(index, new RegionWriter(graph, target, runtime, type, rare).write());
@@ -97,21 +98,22 @@ class RegionWriter {
   readonly #f = new FunctionBuilder([I64, I32]);
   readonly #depth = local(1, I32);
   readonly #base: Node;
+  readonly #flow: RegionFlow;
   readonly #registers: (Node | null)[] = [];
-  readonly #flags: FlagLocals;
+  readonly #flags: RegionFlags;
   readonly #cpu: RegionCpu;
-  /** Position of the instruction that runs, for RESUME. */
+  /** Where the region is left: of the instruction that runs, or the place to go on. Bytes from the start of the entry's page. */
   readonly #position: Node;
-  /** How and where it ends. */
+  /** How it is left: RESUME until somebody says otherwise. */
   readonly #reason: Node;
-  readonly #rip: Node;
-  #resume!: Label;
-  #exit!: Label;
+  /** Branches until the clock is looked at; null in a region without a loop. */
+  readonly #budget: Node | null;
+  readonly #epilogues = new Map<number, Label>();
+  /** That of the instruction that runs. */
+  #leaving = 0;
   readonly #loops = new Map<Block, Label>();
   readonly #merges = new Map<Block, Label>();
   readonly #blockAt = new Map<number, Block>();
-  /** What `Flags.known` is at the end of a block. */
-  readonly #knownAfter = new Map<Block, number>();
 
   constructor(graph: RegionGraph, target: RegionTarget, runtime: Runtime, type: number, rare: number) {
     const f = this.#f;
@@ -119,76 +121,143 @@ class RegionWriter {
     this.#target = target;
     this.#type = type;
     this.#rare = rare;
+    this.#flow = new RegionFlow(graph);
     this.#base = f.newLocal(I64);
     this.#position = f.newLocal(I32);
     this.#reason = f.newLocal(I32);
-    this.#rip = f.newLocal(I64);
-    this.#flags = {
+    this.#budget = graph.blocks.some((block) => block.isLoop) ? f.newLocal(I32) : null;
+    const flagLocals: FlagLocals = {
       kind: f.newLocal(I32),
       a: f.newLocal(I64),
       b: f.newLocal(I64),
       compute: (kind, a, b) => call(runtime.computeFlags, I32, kind, a, b),
     };
-    for (let number = 0; number < 16; number++)
-      this.#registers.push((graph.used & (1 << number)) !== 0 ? f.newLocal(I64) : null);
+    const { used } = this.#flow;
+    for (let register = 0; register < 32; register++)
+      this.#registers.push((used & (1 << register)) !== 0 ? f.newLocal(register < 16 ? I64 : V128) : null);
     const frame: Frame = {
       f,
-      flagLocals: this.#flags,
+      flagLocals,
       pc: zeroAddress,
       tlb: i32.const(target.tlb),
-      leave: () => f.br(this.#resume),
-      pause: () => this.#leave(i64.add(this.#base, i64.extendI32S(this.#position)), INTERRUPTED),
+      leave: () => f.br(this.#label(this.#leaving)),
+      pause: () => {
+        f.set(this.#reason, i32.const(INTERRUPTED));
+        f.br(this.#label(this.#leaving));
+      },
     };
-    this.#cpu = new RegionCpu(frame, runtime, this.#registers, graph.written, this.#base);
+    this.#flags = new RegionFlags(f, flagLocals);
+    this.#cpu = new RegionCpu(frame, runtime, this.#flags, this.#registers, this.#base);
     for (const block of graph.blocks) this.#blockAt.set(block.start, block);
   }
 
   write(): FunctionBuilder {
     const f = this.#f;
+    const entry = this.#flow.of(this.#graph.blocks[0]);
     f.set(this.#base, i64.and(local(0, I64), i64.small(-4096)));
-    this.#loadState();
-    f.block((exit) => {
-      this.#exit = exit;
-      f.block((resume) => {
-        this.#resume = resume;
-        this.#tree(this.#graph.blocks[0]);
-      });
-      f.set(this.#rip, i64.add(this.#base, i64.extendI32S(this.#position)));
-      f.set(this.#reason, i32.const(RESUME));
-    });
-    this.#storeState();
-    f.store(8, CPU, zeroAddress, VCPU.rip, this.#rip);
+    f.set(this.#reason, i32.const(RESUME));
+    this.#load(entry.live, entry.liveFlags);
+    this.#withEpilogues(() => this.#tree(this.#graph.blocks[0]));
+    this.#storeRip(i64.add(this.#base, i64.extendI32S(this.#position)));
     f.return(this.#reason);
     return f;
   }
 
-  #loadState(): void {
+  // --- locals and memory 1
+
+  #load(registers: number, flags: boolean): void {
     const f = this.#f;
     this.#registers.forEach((register, number) => {
-      if (register !== null) f.set(register, i64.load(CPU, zeroAddress, VCPU.gpr + number * 8));
+      if (register === null || (registers & (1 << number)) === 0) return;
+      if (number < 16) f.set(register, i64.load(CPU, zeroAddress, VCPU.gpr + number * 8));
+      else f.set(register, simdLoad(0, CPU, zeroAddress, STATE.xmm + (number - 16) * 16));
     });
-    f.set(this.#flags.kind, i32.load(CPU, zeroAddress, STATE.flagsKind));
-    f.set(this.#flags.a, i64.load(CPU, zeroAddress, STATE.flagsA));
-    f.set(this.#flags.b, i64.load(CPU, zeroAddress, STATE.flagsB));
-    this.#cpu.flags.forget();
+    if (flags) this.#flags.load();
+    if (this.#budget !== null) f.set(this.#budget, i32.load(CPU, zeroAddress, STATE.budget));
   }
 
-  #storeState(): void {
-    const f = this.#f;
-    this.#registers.forEach((register, number) => {
-      if (register !== null && (this.#graph.written & (1 << number)) !== 0)
-        f.store(8, CPU, zeroAddress, VCPU.gpr + number * 8, register);
-    });
-    f.store(4, CPU, zeroAddress, STATE.flagsKind, this.#flags.kind);
-    f.store(8, CPU, zeroAddress, STATE.flagsA, this.#flags.a);
-    f.store(8, CPU, zeroAddress, STATE.flagsB, this.#flags.b);
+  #storeRegister(number: number): void {
+    const register = this.#registers[number];
+    if (register === null) throw new Error('bug: a register without a local is dirty');
+    if (number < 16) this.#f.store(8, CPU, zeroAddress, VCPU.gpr + number * 8, register);
+    else this.#f.store(16, CPU, zeroAddress, STATE.xmm + (number - 16) * 16, register);
   }
 
-  #leave(rip: Node, reason: number): void {
+  /** Everything but rip. */
+  #store(dirty: number, flags: boolean): void {
+    for (let number = 0; number < 32; number++) if ((dirty & (1 << number)) !== 0) this.#storeRegister(number);
+    if (flags) this.#flags.store();
+    this.#storeBudget();
+  }
+
+  #storeBudget(): void {
+    if (this.#budget !== null) this.#f.store(4, CPU, zeroAddress, STATE.budget, this.#budget);
+  }
+
+  #storeRip(rip: Node): void {
+    this.#f.store(8, CPU, zeroAddress, VCPU.rip, rip);
+  }
+
+  /**
+   * The body, and behind it the epilogues: those that store flags, then those that store registers of the chain, from the longest
+   * to the one that stores none.
+   */
+  #withEpilogues(body: () => void): void {
     const f = this.#f;
-    f.set(this.#rip, rip);
+    const { chain, epilogues } = this.#flow;
+    /** A block that ends at an epilogue's code, if anybody leaves by it. */
+    const opened = (which: number, inner: () => void): void => {
+      if (!epilogues.has(which)) {
+        inner();
+        return;
+      }
+      f.block((label) => {
+        this.#epilogues.set(which, label);
+        inner();
+      });
+    };
+    const withFlags = [...epilogues].filter((which) => (which & 1) !== 0);
+    // They go on to the one that stores the same registers.
+    for (const which of withFlags) epilogues.add(which - 1);
+    const levels = Math.max(...epilogues) >> 1;
+    const flagsToo = (index: number): void => {
+      if (index === withFlags.length) {
+        body();
+        return;
+      }
+      opened(withFlags[index], () => flagsToo(index + 1));
+      this.#flags.known = ANY_KIND;
+      this.#flags.store();
+      f.br(this.#label(withFlags[index] - 1));
+    };
+    const registers = (level: number): void => {
+      opened(level * 2, () => {
+        if (level < levels) registers(level + 1);
+        else flagsToo(0);
+      });
+      if (level > 0) this.#storeRegister(chain[level - 1]);
+    };
+    registers(0);
+    this.#storeBudget();
+  }
+
+  #label(which: number): Label {
+    return this.#epilogues.get(which) as Label;
+  }
+
+  /** Leaves for a place in reach of the region, with these dirty. */
+  #leave(position: number, reason: number, dirty: number, flags: boolean): void {
+    const f = this.#f;
+    f.set(this.#position, i32.const(position));
     f.set(this.#reason, i32.const(reason));
-    f.br(this.#exit);
+    f.br(this.#label(this.#flow.epilogue(dirty, flags)));
+  }
+
+  /** Leaves for an address, at the end of a block. */
+  #leaveTo(rip: Node, dirty: number, flags: boolean): void {
+    this.#store(dirty, flags);
+    this.#storeRip(rip);
+    this.#f.return(i32.const(CONTINUE));
   }
 
   #address(position: number): Node {
@@ -225,19 +294,27 @@ class RegionWriter {
     this.#tree(outer);
   }
 
-  /** Goes to the block at a position, from `source`. */
+  /** Goes to the block at a position, from the end of `source`. */
   #go(source: Block, position: number): void {
     const f = this.#f;
     const to = this.#blockAt.get(position);
+    const outside = (): void => {
+      const { dirtyOut, dirtyFlagsOut } = this.#flow.of(source);
+      if (position === (position | 0)) this.#leave(position, CONTINUE, dirtyOut, dirtyFlagsOut);
+      else {
+        this.#flags.known = ANY_KIND;
+        this.#leaveTo(this.#address(position), dirtyOut, dirtyFlagsOut);
+      }
+    };
     if (to === undefined || to.order < 0) {
-      this.#leave(this.#address(position), CONTINUE);
+      outside();
       return;
     }
     if (to.order <= source.order) {
       const label = this.#loops.get(to);
       // A loop with two entries: in by the front door.
       if (label !== undefined && dominates(to, source)) f.br(label);
-      else this.#leave(this.#address(position), CONTINUE);
+      else outside();
       return;
     }
     const label = this.#merges.get(to);
@@ -248,45 +325,44 @@ class RegionWriter {
   /** At a loop's head: time is up, or somebody wants something. */
   #poll(block: Block): void {
     const f = this.#f;
-    const left = f.let(i32.sub(i32.load(CPU, zeroAddress, STATE.budget), i32.const(1)));
-    f.store(4, CPU, zeroAddress, STATE.budget, left);
+    const budget = this.#budget;
+    if (budget === null) throw new Error('bug: a loop without a budget');
+    const { dirty, dirtyFlags } = this.#flow.of(block);
+    f.set(budget, i32.sub(budget, i32.const(1)));
     const wanted = i32.load(CPU, zeroAddress, VCPU.flags);
-    f.if(i32.or(i32.leS(left, i32.const(0)), wanted), () => this.#leave(this.#address(block.start), INTERRUPTED));
+    f.if(i32.or(i32.leS(budget, i32.const(0)), wanted), () => this.#leave(block.start, INTERRUPTED, dirty, dirtyFlags));
     f.releaseTemporaries();
   }
 
   // --- a block
 
   #block(block: Block): void {
-    const cpu = this.#cpu;
     const f = this.#f;
-    const [only] = block.predecessors;
-    const known = block.predecessors.length === 1 && block.order > 0 ? this.#knownAfter.get(only) : undefined;
-    cpu.flags.known = known ?? -1;
+    const flow = this.#flow.of(block);
+    this.#flags.known = flow.known;
     const { end } = block;
     const hasBranch = end.kind === 'branch' || end.kind === 'call' || end.kind === 'leave' || this.#endsInJump(block);
     const straight = hasBranch ? block.instructions.length - 1 : block.instructions.length;
-    for (let i = 0; i < straight; i++) this.#straight(block.instructions[i]);
-    const last = block.instructions[straight] as RegionInstruction | undefined;
-    this.#knownAfter.set(block, cpu.flags.known);
+    for (let i = 0; i < straight; i++) this.#straight(block.instructions[i], flow.instructions[i]);
+    const last = block.instructions[straight] as RegionInstruction;
+    const lastFlow = flow.instructions[straight];
     switch (end.kind) {
       case 'jump':
         this.#go(block, end.target);
         return;
       case 'resume':
         f.set(this.#position, i32.const(end.next));
-        f.br(this.#resume);
+        f.br(this.#label(this.#flow.epilogue(flow.dirtyOut, flow.dirtyFlagsOut)));
         return;
       case 'branch':
-        this.#conditional(block, last as RegionInstruction, end.target, end.next);
+        this.#conditional(block, last, lastFlow, end.target, end.next);
         return;
       case 'call':
-        this.#call(last as RegionInstruction, end.target, end.next);
-        this.#knownAfter.set(block, -1);
+        this.#call(last, lastFlow, end.target, end.next);
         this.#go(block, end.next);
         return;
       default:
-        this.#indirect(last as RegionInstruction);
+        this.#indirect(last, lastFlow);
     }
   }
 
@@ -296,43 +372,49 @@ class RegionWriter {
     return block.end.kind === 'jump' && last !== undefined && last.handler === JUMP;
   }
 
-  #begin(at: RegionInstruction): void {
-    this.#f.set(this.#position, i32.const(at.position));
-    this.#cpu.at(at.instruction, at.position, at.variant);
+  #begin(at: RegionInstruction, flow: InstructionFlow): void {
+    const { effects, liveFlags, dirtyFlags } = flow;
+    if (effects.mayLeave) {
+      this.#f.set(this.#position, i32.const(at.position));
+      this.#leaving = this.#flow.epilogue(this.#flow.leavesWith(flow), dirtyFlags);
+    }
+    this.#flags.isDead = effects.writesFlags && !liveFlags && !effects.readsFlags;
+    this.#cpu.at(at.instruction, at.position, at.variant, flow);
   }
 
-  #straight(at: RegionInstruction): void {
-    if (at.handler === RARE) this.#rarely(at);
+  #straight(at: RegionInstruction, flow: InstructionFlow): void {
+    if (at.handler === RARE) this.#rarely(at, flow);
     if (at.variant === null) return;
-    this.#begin(at);
+    this.#begin(at, flow);
     at.variant.meaning(this.#cpu);
-    // What may leave the flags alone has left them unknown.
-    if (at.variant.form.flagsConditional) this.#cpu.flags.forget();
+    if (flow.effects.writesFlags) this.#flags.known = flow.effects.flagsKind;
+    this.#flags.isDead = false;
     this.#f.releaseTemporaries();
   }
 
   /** An instruction by TypeScript: all of the state is in memory 1 meanwhile. */
-  #rarely(at: RegionInstruction): void {
+  #rarely(at: RegionInstruction, { dirty, dirtyFlags, live, liveFlags }: InstructionFlow): void {
     const f = this.#f;
-    this.#storeState();
-    f.store(8, CPU, zeroAddress, VCPU.rip, this.#address(at.position));
+    this.#store(dirty, dirtyFlags);
+    this.#storeRip(this.#address(at.position));
     const answer = f.let(call(this.#rare, I32, zeroAddress));
     f.if(i32.ne(answer, i32.const(NEXT)), () => {
       f.if(i32.eq(answer, i32.const(JUMP_TO_RIP)), () => f.return(i32.const(CONTINUE)));
       f.return(i32.add(answer, i32.const(LEFT)));
     });
-    this.#loadState();
+    this.#load(live, liveFlags);
+    this.#flags.known = ANY_KIND;
     f.releaseTemporaries();
   }
 
-  #conditional(block: Block, at: RegionInstruction, target: number, next: number): void {
+  #conditional(block: Block, at: RegionInstruction, flow: InstructionFlow, target: number, next: number): void {
     const f = this.#f;
-    const cpu = this.#cpu;
-    this.#begin(at);
-    const condition = f.let(this.#condition(at));
-    const { known } = cpu.flags;
-    f.if(condition, () => this.#go(block, target));
-    cpu.flags.known = known;
+    this.#begin(at, flow);
+    const condition = this.#condition(at);
+    f.if(condition, () => {
+      f.releaseTemporaries();
+      this.#go(block, target);
+    });
     f.releaseTemporaries();
     this.#go(block, next);
   }
@@ -340,7 +422,7 @@ class RegionWriter {
   #condition({ handler, instruction }: RegionInstruction): Node {
     const f = this.#f;
     const cpu = this.#cpu;
-    if (handler >= JCC) return i32.ne(cpu.flags.condition(handler - JCC), i32.const(0));
+    if (handler >= JCC) return cpu.flags.condition(handler - JCC);
     const size = instruction.addressSize === 4 ? 4 : 8;
     if (handler === JRCXZ) return i64.eqz(cpu.gpr(RCX, size));
     const left = f.let(i64.sub(cpu.gpr(RCX, size), i64.small(1)));
@@ -366,54 +448,52 @@ class RegionWriter {
     this.#f.if(i64.ne(extended, to), () => this.#cpu.raise(GENERAL_PROTECTION));
   }
 
-  #indirect(at: RegionInstruction): void {
+  #indirect(at: RegionInstruction, flow: InstructionFlow): void {
     const f = this.#f;
     const cpu = this.#cpu;
     if (at.handler === RARE) {
-      this.#rarely(at);
+      this.#rarely(at, flow);
       // It went elsewhere, or it was one that goes on after all.
-      this.#leave(this.#address(at.position + at.instruction.length), CONTINUE);
+      this.#leaveTo(this.#address(at.position + at.instruction.length), 0, false);
       return;
     }
-    this.#begin(at);
+    this.#begin(at, flow);
+    const dirty = flow.dirty | flow.effects.writes;
     if (at.handler === RETURN) {
       const to = stackTop(cpu, 8);
       this.#requireCanonical(to);
       dropStack(cpu, 8 + (at.instruction.immLo & 0xffff));
-      this.#leave(to, CONTINUE);
+      this.#leaveTo(to, dirty, flow.dirtyFlags);
     } else if (at.handler === JUMP_INDIRECT || at.handler === JUMP_MEMORY)
-      this.#leave(this.#targetOperand(at), CONTINUE);
+      this.#leaveTo(this.#targetOperand(at), dirty, flow.dirtyFlags);
     else throw new Error('bug: a block ends in what is no branch');
     f.releaseTemporaries();
   }
 
-  #call(at: RegionInstruction, position: number, next: number): void {
+  #call(at: RegionInstruction, flow: InstructionFlow, position: number, next: number): void {
     const f = this.#f;
     const cpu = this.#cpu;
-    this.#begin(at);
+    this.#begin(at, flow);
     const indirect = at.handler === CALL_INDIRECT || at.handler === CALL_MEMORY;
     const to = f.let(indirect ? this.#targetOperand(at) : this.#address(position));
     const back = f.let(this.#address(next));
     push(cpu, 8, back);
-    this.#storeState();
-    f.store(8, CPU, zeroAddress, VCPU.rip, to);
+    this.#store(flow.dirty | flow.effects.writes, flow.dirtyFlags);
+    this.#storeRip(to);
     const low = i32.wrap(to);
     const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(JUMP_SHIFT))), i32.const(JUMP_ENTRIES - 1));
     const entry = f.let(i32.mul(hash, i32.const(JUMP_ENTRY)));
     const tag = this.#target.userBit === 0 ? to : i64.xor(to, i64.const(0, this.#target.userBit));
     const slot = f.let(i32.load(CPU, entry, STATE.jumpCache + JUMP_SLOT));
-    const here = i64.eq(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag);
-    const reason = f.temporary(I32);
-    f.if(
-      i32.and(i32.and(here, i32.ne(slot, i32.const(0))), i32.gtS(this.#depth, i32.const(0))),
-      () => {
-        f.set(reason, callIndirect(this.#type, I32, to, i32.sub(this.#depth, i32.const(1)), slot));
-        f.if(reason, () => f.return(reason));
-        f.if(i64.ne(i64.load(CPU, zeroAddress, VCPU.rip), back), () => f.return(i32.const(CONTINUE)));
-      },
-      () => f.return(i32.const(CONTINUE)),
+    const elsewhere = i64.ne(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag);
+    f.if(i32.or(i32.or(elsewhere, i32.eqz(slot)), i32.leS(this.#depth, i32.const(0))), () =>
+      f.return(i32.const(CONTINUE)),
     );
-    this.#loadState();
+    const reason = f.let(callIndirect(this.#type, I32, to, i32.sub(this.#depth, i32.const(1)), slot));
+    f.if(reason, () => f.return(reason));
+    f.if(i64.ne(i64.load(CPU, zeroAddress, VCPU.rip), back), () => f.return(i32.const(CONTINUE)));
+    this.#load(flow.live, flow.liveFlags);
+    this.#flags.known = ANY_KIND;
     f.releaseTemporaries();
     if (at.handler !== CALL && !indirect) throw new Error('bug: a block ends in what is no call');
   }

@@ -46,6 +46,8 @@ const RARE_SHOWN = 12;
 /** What the two tables of code pages say. */
 const PAGE_ENTERED = 1;
 const PAGE_NEEDED = 2;
+/** It is not mapped any more as it was: for the time of a flush. */
+const PAGE_GONE = 4;
 const CODE_PAGES = 1 << 14;
 const NO_TAG_HI = 0x0fffffff;
 
@@ -122,6 +124,10 @@ export class WasmVcpu implements Engine {
     this.#memory = new GuestMemory(machine, this.#block, {
       granules: this.#news.granules,
       changed: (frame, offset, size) => this.#codeChanged(frame, offset, size),
+      crowded: () => {
+        this.#generation++;
+        this.#flushJumps();
+      },
     });
     this.#code = new CodeCache(machine, this.#block, (frame, bits) => this.#watch(frame, bits));
     this.#processor = new Processor(this.#memory, () => this.#interpreter.rflags());
@@ -150,7 +156,6 @@ export class WasmVcpu implements Engine {
       depends: (lo, relative) => {
         this.#codePages[pageHash(lo + relative * 4096)] |= PAGE_NEEDED;
       },
-      fill: this.#memory.fill,
       divide,
       vector,
       rare: () => this.#rareInRegion(),
@@ -382,8 +387,22 @@ export class WasmVcpu implements Engine {
 
   flushTlb(): void {
     this.#generation++;
-    this.#memory.flush();
-    this.#flushJumps();
+    let gone = 0;
+    this.#memory.flush((lo) => {
+      gone |= this.#codePages[pageHash(lo)];
+      this.#codePages[pageHash(lo)] |= PAGE_GONE;
+    });
+    if (gone === 0) return;
+    if ((gone & PAGE_NEEDED) !== 0) {
+      this.#flushJumps();
+      return;
+    }
+    const { u32 } = this.#block;
+    for (let i = 0; i < JUMP_ENTRIES; i++) {
+      const lo = u32[(STATE.jumpCache + i * JUMP_ENTRY) >>> 2];
+      if ((this.#codePages[pageHash(lo)] & PAGE_GONE) !== 0) this.#dropJump(i);
+    }
+    for (let i = 0; i < CODE_PAGES; i++) this.#codePages[i] &= ~PAGE_GONE;
   }
 
   /** The low half of the address space has changed, and nothing else. */
@@ -398,9 +417,9 @@ export class WasmVcpu implements Engine {
     this.#lowJumpCount = 0;
   }
 
-  invalidatePage(vaLo: number, _vaHi: number): void {
+  invalidatePage(vaLo: number, vaHi: number): void {
     this.#generation++;
-    this.#memory.flushPage(vaLo);
+    this.#memory.flushPage(vaLo, vaHi >>> 0);
     const page = this.#codePages[pageHash(vaLo)];
     if (page === 0) return;
     if ((page & PAGE_NEEDED) !== 0) {

@@ -60,6 +60,8 @@ describe('readDomainConfig()', () => {
       onCrash: 'preserve',
       onSoftReset: 'soft-reset',
       engine: 'wasm',
+      disks: [],
+      vifs: [],
     });
   });
 
@@ -99,12 +101,10 @@ describe('readDomainConfig()', () => {
   });
 
   it('warns of a key that it does not honour, once and in the order of the file', () => {
-    const { lines } = read(
-      `${HEAD}vif = [ "mac=00:16:3e:11:22:33" ]\ndisk = [ "a,raw,xvda,w" ]\ndisk += [ "b,raw,xvdb,w" ]\ncpus = "0"\npci = []`,
-    );
+    const { lines } = read(`${HEAD}vfb = [ "vnc=1" ]\nvtpm = [ "a" ]\nvtpm += [ "b" ]\ncpus = "0"\npci = []`);
     expect(lines).toEqual([
-      "f.cfg:7: warning: `vif' is not supported yet and ignored",
-      "f.cfg:9: warning: `disk' is not supported yet and ignored",
+      "f.cfg:7: warning: `vfb' is not supported yet and ignored",
+      "f.cfg:9: warning: `vtpm' is not supported yet and ignored",
       "f.cfg:10: warning: `cpus' is not supported yet and ignored",
     ]);
   });

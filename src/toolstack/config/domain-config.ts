@@ -15,6 +15,8 @@
  */
 
 import { XEN_LEGACY_MAX_VCPUS } from '../../abi/arch-x86/shared-info.ts';
+import { type DiskConfig, diskJson, parseDisk } from './disk.ts';
+import { parseVif, type VifConfig, vifJson } from './network-interface.ts';
 import { ConfigError, parseXlConfig, type Setting, type XlConfig } from './xl-cfg.ts';
 
 /** VCPUs that a domain can have: those with a vcpu_info in shared_info. Source: xen/include/public/xen.h, XEN_LEGACY_MAX_VCPUS. */
@@ -76,6 +78,8 @@ export interface DomainConfig {
   readonly onCrash: ShutdownAction;
   readonly onSoftReset: ShutdownAction;
   readonly engine: EngineChoice;
+  readonly disks: readonly DiskConfig[];
+  readonly vifs: readonly VifConfig[];
 }
 
 /** What the file says; null is "nothing". */
@@ -96,11 +100,13 @@ export interface StatedConfig {
   readonly onCrash: ShutdownAction;
   readonly onSoftReset: ShutdownAction;
   readonly engine: EngineChoice;
+  readonly disks: readonly DiskConfig[];
+  readonly vifs: readonly VifConfig[];
 }
 
 /** Keys that would change a PV guest and that Domus does not honour yet. */
 const UNSUPPORTED_KEYS: readonly string[] = [
-  ...['disk', 'vif', 'vif2', 'vfb', 'vkb', 'pci', 'channel', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
+  ...['vif2', 'vfb', 'vkb', 'pci', 'channel', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
   ...['vdispl', 'vsnd', 'dtdev', 'iomem', 'ioports', 'irqs', 'passthrough', 'device_tree'],
   ...['bootloader', 'bootloader_args', 'init_seclabel', 'seclabel', 'driver_domain', 'nomigrate', 'e820_host'],
   ...['cpus', 'cpus_soft', 'cpu_weight', 'cap', 'period', 'slice', 'latency', 'extratime', 'pool', 'vnuma'],
@@ -110,7 +116,7 @@ const UNSUPPORTED_KEYS: readonly string[] = [
 
 /** Of those, the ones that have to be lists; `cpus` and the like may be both. */
 const LIST_KEYS: ReadonlySet<string> = new Set([
-  ...['disk', 'vif', 'vif2', 'vfb', 'vkb', 'pci', 'channel', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
+  ...['vif2', 'vfb', 'vkb', 'pci', 'channel', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
   ...['vdispl', 'vsnd', 'dtdev', 'iomem', 'ioports', 'irqs', 'vnuma'],
 ]);
 
@@ -175,7 +181,14 @@ export function readStated(source: string, text: string, options: ReadOptions): 
     onCrash,
     onSoftReset,
     engine,
+    disks: readStrings(config, 'disk').map((spec) => parseDisk(source, spec)),
+    vifs: readStrings(config, 'vif').map((spec, devid) => parseVif(source, spec, devid, options.warn)),
   };
+}
+
+/** The strings of a list; none when the setting is missing or no list, which has been warned of. */
+function readStrings(config: XlConfig, name: string): string[] {
+  return (config.getList(name) ?? []).flatMap((item) => (item.kind === 'string' ? [item.text] : []));
 }
 
 /** libxl's defaults: 32 MiB, one VCPU online, and each maximum equal to what the guest boots with. Throws ConfigError for maxmem below memory. */
@@ -221,6 +234,8 @@ export function configJson(stated: StatedConfig): string {
       arch_arm: {},
       arch_x86: {},
     },
+    disks: stated.disks.length === 0 ? undefined : stated.disks.map(diskJson),
+    nics: stated.vifs.length === 0 ? undefined : stated.vifs.map(vifJson),
     on_poweroff: actionJson(stated.onPoweroff),
     on_reboot: actionJson(stated.onReboot),
     on_watchdog: actionJson(stated.onWatchdog),

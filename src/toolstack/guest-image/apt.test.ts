@@ -90,6 +90,11 @@ describe('privateSources()', () => {
     });
   });
 
+  test('names further architectures', () => {
+    const text = privateSources(parseSources(ONE_LINE, 'one-line'), 'bookworm', undefined, ['i386']) ?? '';
+    expect(text).toContain('Architectures: amd64 i386');
+  });
+
   test('adds no second entry for a suite that the system has', () => {
     const text = privateSources(parseSources(DEB822, 'deb822'), 'bookworm', 'bookworm-updates') ?? '';
     expect(text.match(/bookworm-updates/g)).toHaveLength(1);

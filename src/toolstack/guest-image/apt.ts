@@ -14,8 +14,8 @@
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { link, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { temporaryBeside, writeFileAtomic } from '../cache.ts';
 
@@ -29,6 +29,8 @@ export interface AptOptions {
   readonly cacheDir: string;
   /** Take packages from this suite where it has them, for example "bookworm-backports". */
   readonly suite?: string;
+  /** Further architectures to take packages from, for example "i386". */
+  readonly foreign?: readonly string[];
   readonly onProgress?: (step: string, detail: string) => void;
 }
 
@@ -108,10 +110,16 @@ function parseOneLine(text: string): SourceEntry[] {
  * @param entries the system's entries
  * @param codename the system's release, VERSION_CODENAME of os-release
  * @param suite a further suite to add
+ * @param foreign architectures beside amd64
  * @returns deb822 text, or undefined if no entry is the system's own distribution
  * @throws AptError if `suite` cannot be derived from the entries
  */
-export function privateSources(entries: readonly SourceEntry[], codename: string, suite?: string): string | undefined {
+export function privateSources(
+  entries: readonly SourceEntry[],
+  codename: string,
+  suite?: string,
+  foreign: readonly string[] = [],
+): string | undefined {
   const ownSuites = new Set(
     ['', '-updates', '-security', '-backports', '-proposed-updates', '/updates'].flatMap((suffix) =>
       [codename, 'oldstable', 'stable', 'testing', 'unstable', 'sid'].map((release) => release + suffix),
@@ -137,7 +145,7 @@ export function privateSources(entries: readonly SourceEntry[], codename: string
         `URIs: ${entry.uris.join(' ')}`,
         `Suites: ${entry.suites.join(' ')}`,
         `Components: ${entry.components.join(' ')}`,
-        'Architectures: amd64',
+        `Architectures: ${['amd64', ...foreign].join(' ')}`,
         ...entry.fields.map(([name, value]) => `${name}: ${value}`),
         '',
       ].join('\n'),
@@ -151,6 +159,14 @@ export interface Apt {
   depends(name: string): Promise<string[]>;
   /** Downloads a package, or finds it in the cache. Gives the .deb's path. */
   download(name: string): Promise<string>;
+  /**
+   * Downloads packages, all that they depend on and the essential packages, as a new system would get them. Recommended packages
+   * are left out.
+   *
+   * @param names packages, "NAME" or "NAME:ARCHITECTURE"
+   * @returns the .debs' paths
+   */
+  downloadSystem(names: readonly string[]): Promise<string[]>;
 }
 
 /**
@@ -158,12 +174,15 @@ export interface Apt {
  *
  * @throws AptError if the machine has no apt, or the lists cannot be fetched
  */
-export async function openApt({ cacheDir, suite, onProgress }: AptOptions): Promise<Apt> {
+export async function openApt({ cacheDir, suite, foreign = [], onProgress }: AptOptions): Promise<Apt> {
   if (suite !== undefined && !/^[A-Za-z0-9][A-Za-z0-9._/-]*$/.test(suite))
     throw new AptError(`not a suite's name: ${suite}`);
-  const stateDir = join(cacheDir, 'apt', (suite ?? 'default').replaceAll('/', '_'));
+  for (const name of foreign)
+    if (!/^[a-z0-9][a-z0-9-]*$/.test(name)) throw new AptError(`not an architecture's name: ${name}`);
+  const stateName = [suite ?? 'default', ...foreign].join('+').replaceAll('/', '_');
+  const stateDir = join(cacheDir, 'apt', stateName);
   const debsDir = join(cacheDir, 'debs');
-  for (const folder of ['state/lists/partial', 'cache/archives/partial']) {
+  for (const folder of ['state/lists/partial', 'cache/archives/partial', 'none/partial']) {
     await mkdir(join(stateDir, folder), { recursive: true });
   }
   await mkdir(debsDir, { recursive: true });
@@ -172,12 +191,13 @@ export async function openApt({ cacheDir, suite, onProgress }: AptOptions): Prom
     `-oDir::Cache=${join(stateDir, 'cache')}`,
     '-oDir::State::status=/dev/null',
     '-oAPT::Architecture=amd64',
+    `-oAPT::Architectures=${['amd64', ...foreign].join(',')}`,
     '-oAcquire::Languages=none',
     // As root, apt fetches as the user _apt, who cannot write into root's cache folder.
     ...(process.getuid?.() === 0 ? ['-oAPT::Sandbox::User=root'] : []),
     ...(suite ? [`-oAPT::Default-Release=${suite}`] : []),
   ];
-  const sources = await systemSources(suite);
+  const sources = await systemSources(suite, foreign);
   if (sources !== undefined) {
     const file = join(stateDir, 'domus.sources');
     const old = await readFile(file, 'utf8').catch(() => '');
@@ -223,6 +243,65 @@ export async function openApt({ cacheDir, suite, onProgress }: AptOptions): Prom
     return target;
   };
 
+  const systemOnce = async (names: readonly string[]): Promise<string[]> => {
+    const install = ['install', '--yes', '--no-install-recommends', ...options];
+    // apt itself counts as essential, but who has no network and no dpkg database to change needs none.
+    const wanted = ['?and(?essential,?not(?name(^apt$)))', ...names];
+    // Packages in the folder of archives are not listed, so it must be an empty one.
+    const empty = `-oDir::Cache::archives=${join(stateDir, 'none')}/`;
+    const plan = await run('apt-get', [
+      ...install,
+      empty,
+      '-oAcquire::ForceHash=SHA256',
+      '--print-uris',
+      '--',
+      ...wanted,
+    ]);
+    const debs: { path: string; size: number; sha256: string }[] = [];
+    for (const match of plan.matchAll(/^'[^']*' (\S+) (\d+) (\S*)$/gm)) {
+      const [, fileName = '', size = '', hash = ''] = match;
+      const sha256 = /^SHA256:([0-9a-f]{64})$/.exec(hash)?.[1];
+      if (sha256 === undefined) throw new AptError(`apt-get install --print-uris: no SHA256 of ${fileName}`);
+      debs.push({ path: join(debsDir, fileName.replaceAll('/', '_')), size: Number(size), sha256 });
+    }
+    if (debs.length === 0) throw new AptError(`apt-get install --print-uris ${names.join(' ')}: no packages`);
+    const missing: typeof debs = [];
+    for (const deb of debs) {
+      const file = await stat(deb.path).catch(() => undefined);
+      if (file?.size !== deb.size) missing.push(deb);
+    }
+    if (missing.length > 0) {
+      const megabytes = (missing.reduce((sum, deb) => sum + deb.size, 0) / 1e6).toFixed(1);
+      onProgress?.('download', `${missing.length} packages (${megabytes} MB)`);
+      const folder = temporaryBeside(join(debsDir, 'system'));
+      await mkdir(join(folder, 'partial'), { recursive: true });
+      try {
+        // What is there already need not be fetched again.
+        for (const deb of debs) if (!missing.includes(deb)) await link(deb.path, join(folder, basename(deb.path)));
+        await run('apt-get', [...install, `-oDir::Cache::archives=${folder}/`, '--download-only', '--', ...wanted]);
+        for (const deb of missing) {
+          const file = join(folder, basename(deb.path));
+          if ((await sha256Of(file)) !== deb.sha256)
+            throw new AptError(`${basename(file)}: the file is not the one the package lists promise`);
+          await rename(file, deb.path);
+        }
+      } finally {
+        await rm(folder, { recursive: true, force: true });
+      }
+    }
+    return debs.map((deb) => deb.path);
+  };
+  /** The mirror may have replaced the versions our lists name; if the lists are fresh, the error stands. */
+  const afresh = async <T>(attempt: () => Promise<T>): Promise<T> => {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (!(error instanceof AptError) || Date.now() - (await stat(updated)).mtimeMs < 60_000) throw error;
+      await update();
+      return await attempt();
+    }
+  };
+
   return {
     async depends(name) {
       checkName(name);
@@ -231,14 +310,11 @@ export async function openApt({ cacheDir, suite, onProgress }: AptOptions): Prom
     },
     async download(name) {
       checkName(name);
-      try {
-        return await downloadOnce(name);
-      } catch (error) {
-        // The mirror may have replaced the version our lists name; if the lists are fresh, the error stands.
-        if (!(error instanceof AptError) || Date.now() - (await stat(updated)).mtimeMs < 60_000) throw error;
-        await update();
-        return await downloadOnce(name);
-      }
+      return await afresh(() => downloadOnce(name));
+    },
+    async downloadSystem(names) {
+      for (const name of names) checkName(name.replace(/:[a-z0-9-]+$/, ''));
+      return await afresh(() => systemOnce(names));
     },
   };
 }
@@ -248,7 +324,7 @@ function checkName(name: string): void {
   if (!/^[a-z0-9][a-z0-9+.-]+$/.test(name)) throw new AptError(`not a package's name: ${name}`);
 }
 
-async function systemSources(suite: string | undefined): Promise<string | undefined> {
+async function systemSources(suite: string | undefined, foreign: readonly string[]): Promise<string | undefined> {
   const paths = await run('apt-config', [
     'shell',
     'LIST',
@@ -268,7 +344,7 @@ async function systemSources(suite: string | undefined): Promise<string | undefi
   }
   const release = await readFile('/etc/os-release', 'utf8').catch(() => '');
   const codename = /^VERSION_CODENAME="?([^"\n]+)"?$/m.exec(release)?.[1] ?? 'stable';
-  return privateSources(entries, codename, suite);
+  return privateSources(entries, codename, suite, foreign);
 }
 
 async function sha256Of(path: string): Promise<string | undefined> {

@@ -1,8 +1,9 @@
 /**
- * Builds the demo guest: a Debian kernel, a small busybox ramdisk and an xl.cfg.
+ * Builds the demo guest: a Debian kernel, a small busybox ramdisk and an xl.cfg. With `packages` the ramdisk is a Debian system that
+ * has them (package-root.ts), and the configuration has the memory that it needs.
  *
  *     OUTDIR/vmlinuz     the package's kernel, unchanged
- *     OUTDIR/initrd.gz   busybox, /init, the Xen frontends (about 1 MB)
+ *     OUTDIR/initrd.gz   busybox, /init, the Xen frontends (about 1 MB), and packages
  *     OUTDIR/domus.cfg   ready for `xl create`
  *     OUTDIR/stamp.json  what the above was made from; a second build with the same inputs does nothing
  *
@@ -21,6 +22,7 @@ import { openApt } from './apt.ts';
 import { type CpioEntry, writeCpio } from './cpio.ts';
 import { readDeb } from './deb.ts';
 import { CONSOLE_SCRIPT, GUEST_FILES, GUEST_FOLDERS, INIT_SCRIPT, UDHCPC_SCRIPT } from './init-script.ts';
+import { readPackageRoot } from './package-root.ts';
 
 /** A guest cannot be built from what was given. `message` names what is missing. */
 export class GuestBuildError extends Error {
@@ -32,6 +34,8 @@ export interface BuildGuestOptions {
   readonly kernelPackage?: string;
   /** Suite to take packages from, for example "bookworm-backports". Default: the system's release. */
   readonly suite?: string;
+  /** Debian packages for the ramdisk, "NAME" or "NAME:ARCHITECTURE"; with them comes what they depend on. */
+  readonly packages?: readonly string[];
   /** A kernel file to use instead of a package; goes with `initrd`. */
   readonly kernel?: string;
   /** A ramdisk to use instead of building one; goes with `kernel`. */
@@ -57,6 +61,15 @@ const BOOT_MODULES = ['xen-blkfront', 'xen-netfront', 'xenfs'];
 /** In the ramdisk for modprobe, which the kernel calls by itself for `mount -t ext4`. Built into the cloud kernel. */
 const MOUNT_MODULES = ['ext4', 'crc32c_generic'];
 
+/** Of the guest's own files, those that stay what they are when a package has one of that name. */
+const OWN_FILES: readonly string[] = ['bin/busybox', 'etc/hostname', 'etc/hosts', 'etc/inittab'];
+/** Memory of a guest beside its ramdisk. */
+const MEMORY_MIB = 256;
+/** What a name of a folder may have of the packages' names. */
+const NAMES_MAX = 60;
+/** Packages unpack to hundreds of megabytes, where a better ratio costs minutes. */
+const PACKAGES_GZIP_LEVEL = 1;
+
 /** Raise when the ramdisk or the configuration changes in a way that the hashed texts do not show. */
 const BUILD_VERSION = 1;
 
@@ -71,6 +84,9 @@ export async function buildGuest(options: BuildGuestOptions = {}): Promise<Built
   if ((options.kernel === undefined) !== (options.initrd === undefined)) {
     throw new GuestBuildError('--kernel and --initrd go together: give both or neither');
   }
+  const packages = [...new Set(options.packages ?? [])].sort();
+  if (options.kernel !== undefined && packages.length > 0)
+    throw new GuestBuildError('--package makes a ramdisk, so it cannot go together with --initrd');
   const own =
     options.kernel !== undefined && options.initrd !== undefined
       ? { kernel: resolve(options.kernel), initrd: resolve(options.initrd) }
@@ -78,8 +94,8 @@ export async function buildGuest(options: BuildGuestOptions = {}): Promise<Built
   const folderName = own
     ? `own-${sha256(`${own.kernel}\0${own.initrd}`).slice(0, 12)}`
     : suite
-      ? `${kernelPackage}_${suite}`
-      : kernelPackage;
+      ? `${kernelPackage}_${suite}${packagesSuffix(packages)}`
+      : `${kernelPackage}${packagesSuffix(packages)}`;
   const outDir = resolve(options.outDir ?? join(cacheRoot(), 'guests', folderName.replaceAll('/', '_')));
   const guest: BuiltGuest = {
     kernel: own?.kernel ?? join(outDir, 'vmlinuz'),
@@ -87,16 +103,16 @@ export async function buildGuest(options: BuildGuestOptions = {}): Promise<Built
     config: join(outDir, 'domus.cfg'),
   };
 
-  const config = configText(
-    guest,
-    own ? `${own.kernel} and ${own.initrd}` : `Debian package ${kernelPackage}${suite ? ` of ${suite}` : ''}`,
-  );
+  const origin = own
+    ? `${own.kernel} and ${own.initrd}`
+    : `Debian package ${[kernelPackage, ...packages].join(', ')}${suite ? ` of ${suite}` : ''}`;
   const inputs = [
     BUILD_VERSION,
     kernelPackage,
     suite ?? null,
     own ?? null,
-    config,
+    ...(packages.length > 0 ? [packages] : []),
+    configText(guest, origin, MEMORY_MIB),
     INIT_SCRIPT,
     CONSOLE_SCRIPT,
     UDHCPC_SCRIPT,
@@ -110,18 +126,20 @@ export async function buildGuest(options: BuildGuestOptions = {}): Promise<Built
   if (!force && (await stampMatches(stampPath, key, guest))) return guest;
 
   await rm(stampPath, { force: true });
+  let memoryMib = MEMORY_MIB;
   if (own) {
     // A wrong file is better found now than when the guest starts.
     findPayload(await readInput(own.kernel), own.kernel);
     await readInput(own.initrd);
   } else {
-    await buildFromPackages(guest, {
+    memoryMib = await buildFromPackages(guest, {
       kernelPackage,
+      packages,
       ...(suite === undefined ? {} : { suite }),
       ...(onProgress ? { onProgress } : {}),
     });
   }
-  await writeFileAtomic(guest.config, config);
+  await writeFileAtomic(guest.config, configText(guest, origin, memoryMib));
   await writeFileAtomic(stampPath, `${JSON.stringify({ key, sizes: await sizesOf(guest) }, undefined, 2)}\n`);
   return guest;
 }
@@ -138,17 +156,27 @@ async function readInput(path: string): Promise<Uint8Array> {
 
 interface PackageOptions {
   readonly kernelPackage: string;
+  readonly packages: readonly string[];
   readonly suite?: string;
   readonly onProgress?: (step: string, detail: string) => void;
 }
 
+function packagesSuffix(packages: readonly string[]): string {
+  if (packages.length === 0) return '';
+  const names = packages.join('+').replaceAll(':', '_');
+  return `+${names.length <= NAMES_MAX ? names : `${names.slice(0, NAMES_MAX)}-${sha256(names).slice(0, 12)}`}`;
+}
+
+/** Gives the MiB of memory that the guest needs. */
 async function buildFromPackages(
   guest: BuiltGuest,
-  { kernelPackage, suite, onProgress }: PackageOptions,
-): Promise<void> {
+  { kernelPackage, packages: extra, suite, onProgress }: PackageOptions,
+): Promise<number> {
+  const foreign = [...new Set(extra.flatMap((name) => name.split(':').slice(1)))].filter((name) => name !== 'amd64');
   const apt = await openApt({
     cacheDir: cacheRoot(),
     ...(suite === undefined ? {} : { suite }),
+    ...(foreign.length === 0 ? {} : { foreign: foreign.sort() }),
     ...(onProgress ? { onProgress } : {}),
   });
   // linux-image-cloud-amd64 only depends on the package that has the kernel. Ubuntu keeps the modules in another one.
@@ -163,6 +191,7 @@ async function buildFromPackages(
   const debs: string[] = [];
   for (const name of packages) debs.push(await apt.download(name));
   const busyboxDeb = await apt.download('busybox-static');
+  const system = extra.length === 0 ? [] : await apt.downloadSystem(extra);
 
   onProgress?.('unpack', packages.join(', '));
   const files = await readKernelPackages(debs);
@@ -172,12 +201,34 @@ async function buildFromPackages(
   const busybox = [...(await readDeb(busyboxDeb, (name) => /(^|\/)bin\/busybox$/.test(name))).values()][0];
   if (!busybox) throw new GuestBuildError('package busybox-static has no bin/busybox');
 
-  onProgress?.('ramdisk', basename(guest.ramdisk));
+  const root = await readPackageRoot(system, (path, i) =>
+    onProgress?.('unpack', `${i + 1} of ${system.length}: ${basename(path).replace(/_.*/, '')}`),
+  );
+
   const modules = await orderModules(files);
   const release = kernelName.slice('boot/vmlinuz-'.length);
-  const ramdisk = gzipSync(writeCpio(ramdiskEntries(busybox, modules, release)), { level: 9 });
+  const archive = writeCpio(withRoot(root, ramdiskEntries(busybox, modules, release)));
+  onProgress?.('ramdisk', `${basename(guest.ramdisk)} (${(archive.length / 1e6).toFixed(1)} MB unpacked)`);
+  const ramdisk = gzipSync(archive, { level: extra.length === 0 ? 9 : PACKAGES_GZIP_LEVEL });
   await writeFileAtomic(guest.kernel, kernel);
   await writeFileAtomic(guest.ramdisk, ramdisk);
+  if (extra.length === 0) return MEMORY_MIB;
+  // The kernel holds the ramdisk while it unpacks it into a tmpfs, which takes at most half of the other memory.
+  const needed = MEMORY_MIB + (2.1 * archive.length + ramdisk.length) / (1 << 20);
+  return Math.ceil(needed / 64) * 64;
+}
+
+/** The guest's own entries in the tree of its packages, whose files they do not replace but for what the guest is run by. */
+function withRoot(root: ReadonlyMap<string, CpioEntry>, own: readonly CpioEntry[]): CpioEntry[] {
+  if (root.size === 0) return [...own];
+  const all = new Map(root);
+  for (const entry of own) {
+    const link = root.get(entry.name.split('/', 1)[0] ?? '');
+    const name = link?.kind === 'symlink' ? entry.name.replace(link.name, link.target) : entry.name;
+    if (entry.name !== link?.name && !(root.has(name) && !OWN_FILES.includes(entry.name)))
+      all.set(name, { ...entry, name });
+  }
+  return [...all.values()].sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
 }
 
 /** Reads the kernel and the modules we may need; goes over the package again if they depend on ones not foreseen. */
@@ -361,7 +412,7 @@ function ramdiskEntries(busybox: Uint8Array, modules: readonly GuestModule[], re
   ];
 }
 
-function configText(guest: BuiltGuest, origin: string): string {
+function configText(guest: BuiltGuest, origin: string, memoryMib: number): string {
   return `# Made by "domus guest build" from ${origin}.
 # Start it with: xl create -c ${guest.config}
 #
@@ -372,7 +423,7 @@ name = "domus"
 type = "pv"
 kernel = ${quote(guest.kernel)}
 ramdisk = ${quote(guest.ramdisk)}
-memory = 256
+memory = ${memoryMib}
 vcpus = 1
 cmdline = "console=hvc0"
 `;

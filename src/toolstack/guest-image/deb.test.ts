@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { pack } from 'tar-stream';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { DebError, readDeb } from './deb.ts';
+import { DebError, readDeb, unpackDeb } from './deb.ts';
 
 function ar(members: readonly (readonly [name: string, content: Uint8Array])[]): Buffer {
   const chunks = [Buffer.from('!<arch>\n')];
@@ -84,4 +84,31 @@ describe('readDeb()', () => {
     await expect(readDeb(path, () => true)).rejects.toThrow(DebError);
     await expect(readDeb(path, () => true)).rejects.toThrow(message);
   });
+});
+
+test('unpackDeb() gives all kinds of entries in their order, and the control files', async () => {
+  const control = pack();
+  control.entry({ name: './control' }, 'Package: x\n');
+  control.finalize();
+  const data = pack();
+  data.entry({ name: './usr/', type: 'directory', mode: 0o755 });
+  data.entry({ name: './usr/a', mode: 0o4755 }, 'A');
+  data.entry({ name: './usr/b', type: 'link', linkname: './usr/a' });
+  data.entry({ name: './usr/c', type: 'symlink', linkname: 'a' });
+  data.entry({ name: './usr/share/doc/x' }, 'unwanted');
+  data.finalize();
+  const bytes = async (archive: AsyncIterable<unknown>): Promise<Buffer> =>
+    Buffer.concat((await Array.fromAsync(archive)) as Uint8Array[]);
+  await writeFile(
+    path,
+    ar([CONTROL[0], ['control.tar.gz', gzipSync(await bytes(control))], ['data.tar', await bytes(data)]]),
+  );
+  const unpacked = await unpackDeb(path, (name) => !name.startsWith('usr/share/doc/'));
+  expect(Buffer.from(unpacked.control.get('control') ?? '').toString()).toBe('Package: x\n');
+  expect(unpacked.entries).toEqual([
+    { kind: 'directory', name: 'usr', mode: 0o755 },
+    { kind: 'file', name: 'usr/a', mode: 0o4755, content: Buffer.from('A') },
+    { kind: 'hard-link', name: 'usr/b', target: 'usr/a' },
+    { kind: 'symlink', name: 'usr/c', target: 'a' },
+  ]);
 });

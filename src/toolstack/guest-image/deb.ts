@@ -1,5 +1,5 @@
 /**
- * Reader for Debian binary packages (.deb): hands out chosen files of data.tar.
+ * Reader for Debian binary packages (.deb): hands out chosen files of data.tar, or all that a package has.
  *
  *     .deb:   "!<arch>\n" | member debian-binary | member control.tar.* | member data.tar.{xz,zst,gz} (or data.tar)
  *     member: name 16 | mtime 12 | uid 6 | gid 6 | mode 8 | size 10 (decimal) | "`\n" | content | pad to 2
@@ -27,10 +27,25 @@ interface Member {
   readonly size: number;
 }
 
+/** An entry of a package. Names and hard links' targets have no leading "./" or "/" and no trailing one. */
+export type DebEntry =
+  | { readonly kind: 'file'; readonly name: string; readonly mode: number; readonly content: Uint8Array }
+  | { readonly kind: 'directory'; readonly name: string; readonly mode: number }
+  | { readonly kind: 'symlink'; readonly name: string; readonly target: string }
+  | { readonly kind: 'hard-link'; readonly name: string; readonly target: string };
+
 const AR_MAGIC = '!<arch>\n';
 const AR_HEADER_BYTES = 60;
 
-async function findDataTar(path: string): Promise<Member> {
+function plainName(name: string): string {
+  return name
+    .replace(/^(\.?\/)+/, '')
+    .replace(/\/+$/, '')
+    .replace(/^\.$/, '');
+}
+
+/** The first member whose name starts with `prefix`. */
+async function findMember(path: string, prefix: 'control.tar' | 'data.tar'): Promise<Member> {
   const file = await open(path, 'r');
   try {
     const { size: fileSize } = await file.stat();
@@ -52,13 +67,13 @@ async function findDataTar(path: string): Promise<Member> {
         throw new DebError(
           `${path}: truncated: member ${name} ends at ${offset + size}, the file has ${fileSize} bytes`,
         );
-      if (name.startsWith('data.tar')) return { name, offset, size };
+      if (name.startsWith(prefix)) return { name, offset, size };
       at = offset + size + (size % 2);
     }
   } finally {
     await file.close();
   }
-  throw new DebError(`${path}: not a Debian package (no data.tar member)`);
+  throw new DebError(`${path}: not a Debian package (no ${prefix} member)`);
 }
 
 /**
@@ -70,44 +85,100 @@ async function findDataTar(path: string): Promise<Member> {
  * @throws DebError if the package is damaged or packed in a way we do not know
  */
 export async function readDeb(path: string, want: (name: string) => boolean): Promise<Map<string, Uint8Array>> {
-  const member = await findDataTar(path);
+  const files = new Map<string, Uint8Array>();
+  await readTar(
+    path,
+    'data.tar',
+    (entry) => {
+      if (entry.kind === 'file') files.set(entry.name, entry.content);
+    },
+    want,
+  );
+  return files;
+}
+
+/** A package with all that is in it. */
+export interface UnpackedDeb {
+  /** control, postinst, md5sums, ... by name. */
+  readonly control: ReadonlyMap<string, Uint8Array>;
+  /** In the archive's order: folders come before what is in them. Device nodes and pipes are left out. */
+  readonly entries: readonly DebEntry[];
+}
+
+/**
+ * Reads a whole package.
+ *
+ * @param want decides by name, without the leading "./", which regular files are needed
+ * @throws DebError if the package is damaged or packed in a way we do not know
+ */
+export async function unpackDeb(path: string, want: (name: string) => boolean): Promise<UnpackedDeb> {
+  const control = new Map<string, Uint8Array>();
+  await readTar(path, 'control.tar', (entry) => {
+    if (entry.kind === 'file') control.set(entry.name, entry.content);
+  });
+  const entries: DebEntry[] = [];
+  await readTar(path, 'data.tar', (entry) => entries.push(entry), want);
+  return { control, entries };
+}
+
+const KINDS: Readonly<Record<string, DebEntry['kind']>> = {
+  file: 'file',
+  'contiguous-file': 'file',
+  directory: 'directory',
+  symlink: 'symlink',
+  link: 'hard-link',
+};
+
+/** Visits the entries of one archive of a package; of files not wanted nothing is kept. */
+async function readTar(
+  path: string,
+  prefix: 'control.tar' | 'data.tar',
+  visit: (entry: DebEntry) => void,
+  want: (name: string) => boolean = () => true,
+): Promise<void> {
+  const member = await findMember(path, prefix);
   const source = createReadStream(path, {
     start: member.offset,
     end: member.offset + member.size - 1,
     highWaterMark: 1 << 20,
   });
-  const files = new Map<string, Uint8Array>();
   const tar = extract();
   tar.on('entry', (header, stream, next) => {
-    const name = header.name.replace(/^\.?\//, '');
-    if (header.type !== 'file' || !want(name)) {
+    const name = plainName(header.name);
+    const kind = KINDS[header.type ?? ''];
+    if (name === '' || kind === undefined || !want(name)) {
       stream.on('end', next);
       stream.resume();
       return;
     }
+    const mode = header.mode === undefined ? 0o644 : header.mode & 0o7777;
+    const target = header.linkname ?? '';
     const chunks: Uint8Array[] = [];
     stream.on('data', (chunk) => chunks.push(chunk as Uint8Array));
     stream.on('end', () => {
-      files.set(name, Buffer.concat(chunks));
+      if (kind === 'file') visit({ kind, name, mode, content: Buffer.concat(chunks) });
+      else if (kind === 'directory') visit({ kind, name, mode });
+      else if (kind === 'symlink') visit({ kind, name, target });
+      else visit({ kind, name, target: plainName(target) });
       next();
     });
   });
   try {
-    switch (member.name) {
-      case 'data.tar':
+    switch (member.name.slice(prefix.length)) {
+      case '':
         await pipeline(source, tar);
         break;
-      case 'data.tar.gz':
+      case '.gz':
         await pipeline(source, createGunzip(), tar);
         break;
-      case 'data.tar.zst':
+      case '.zst':
         await pipeline(source, createZstdDecompress(), tar);
         break;
-      case 'data.tar.xz':
+      case '.xz':
         await pipeline(Readable.from(unpackXz(source, 'xz'), { objectMode: false, highWaterMark: 1 << 20 }), tar);
         break;
       default:
-        throw new DebError(`${path}: expected data.tar, .gz, .xz or .zst, found ${member.name}`);
+        throw new DebError(`${path}: expected ${prefix}, .gz, .xz or .zst, found ${member.name}`);
     }
   } catch (error) {
     if (error instanceof DebError) throw error;
@@ -116,5 +187,4 @@ export async function readDeb(path: string, want: (name: string) => boolean): Pr
       { cause: error },
     );
   }
-  return files;
 }

@@ -42,6 +42,7 @@ function withCarry(subtract: boolean): Meaning {
     const carry = f.let(i64.extendI32U(cpu.flags.carry()));
     const b = f.let(cpu.read(1));
     const a = cpu.modify(0, subtract ? 'sub' : 'add', f.let(i64.add(b, carry)));
+    if (cpu.flags.isDead) return;
     const sum = i64.add(b, carry);
     const result = f.let(subtract ? i64.sub(a, sum) : i64.add(a, sum));
     cpu.flags.result(size, result, carryBits(size, subtract, a, b, result));
@@ -74,6 +75,7 @@ function step(operation: 'add' | 'sub'): Meaning {
     const carry = f.let(i64.extendI32U(cpu.flags.carry()));
     const one = i64.small(1);
     const a = cpu.modify(0, operation, one);
+    if (cpu.flags.isDead) return;
     const result = f.let(i64[operation](a, one));
     const bits = i64.and(carryBits(size, operation === 'sub', a, one, result), i64.small(AF | OF));
     cpu.flags.result(size, result, i64.or(bits, carry));

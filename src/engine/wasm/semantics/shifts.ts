@@ -36,13 +36,14 @@ function change(cpu: Cpu, count: Node, compute: (old: Node) => Node, flags: (old
       const old = cpu.load(at, size);
       const result = f.let(compute(old));
       cpu.store(at, size, result);
+      if (cpu.flags.isDead) return;
       f.if(i64.ne(count, i64.small(0)), () => flags(old, result));
       return;
     }
     const old = f.let(cpu.read(0));
     const result = f.let(compute(old));
     cpu.write(0, result);
-    flags(old, result);
+    if (!cpu.flags.isDead) flags(old, result);
   });
 }
 

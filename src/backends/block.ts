@@ -1,0 +1,129 @@
+/**
+ * Dom0's side of a virtual disk: what it tells of the disk in xenstore, and the queues that its frontend asks for.
+ *
+ * feature-persistent is not offered: the guest's pages are used where they are, and to map one costs less than the copy
+ * that persistent grants make of everything.
+ *
+ * Source: xen/include/public/io/blkif.h, "Backend XenBus Nodes" and "Frontend XenBus Nodes".
+ */
+
+import { EINVAL } from '../abi/errno.ts';
+import { BLKIF_REQUEST, SECTOR_SIZE, VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE } from '../abi/io/blkif.ts';
+import { XEN_IO_PROTO_ABI_X86_64 } from '../abi/io/protocols.ts';
+import type { DiskImage } from '../storage/disk-image.ts';
+import { BackRing } from './back-ring.ts';
+import { BlockQueue, INDIRECT_SEGMENTS_MAX } from './block-queue.ts';
+import type { GuestPort } from './guest-port.ts';
+import { type BackendDevice, type DeviceBus, FrontendError, type FrontendNodes, type Nodes } from './xenbus.ts';
+
+/** Offered as max-ring-page-order, as Linux's blkback does: 512 requests. */
+const RING_PAGE_ORDER_MAX = 4;
+const QUEUES_MAX = 4;
+/** Ports are checked when they are bound, references when they are mapped. */
+const U32_MAX = 0xffffffff;
+
+export interface BlockOptions {
+  readonly image: DiskImage;
+  readonly readOnly: boolean;
+  readonly cdrom: boolean;
+  /** May the guest give back what it does not need? */
+  readonly discards: boolean;
+  /** In bytes: 512 or 4096. */
+  readonly sectorBytes: 512 | 4096;
+}
+
+export class BlockDevice implements BackendDevice {
+  readonly waitsForHotplug = true;
+  readonly #port: GuestPort;
+  readonly #bus: DeviceBus;
+  readonly #options: BlockOptions;
+  #queues: BlockQueue[] = [];
+
+  constructor(port: GuestPort, bus: DeviceBus, options: BlockOptions) {
+    this.#port = port;
+    this.#bus = bus;
+    this.#options = options;
+  }
+
+  announce(): Nodes {
+    const { readOnly, discards, sectorBytes } = this.#options;
+    const writable = readOnly ? '0' : '1';
+    return {
+      'feature-barrier': writable,
+      'feature-flush-cache': writable,
+      'feature-persistent': '0',
+      'feature-max-indirect-segments': String(INDIRECT_SEGMENTS_MAX),
+      'max-ring-page-order': String(RING_PAGE_ORDER_MAX),
+      'multi-queue-max-queues': String(QUEUES_MAX),
+      ...(discards && !readOnly
+        ? {
+            'feature-discard': '1',
+            'discard-alignment': '0',
+            'discard-granularity': String(Math.max(4096, sectorBytes)),
+            'discard-secure': '0',
+          }
+        : {}),
+    };
+  }
+
+  async connect(frontend: FrontendNodes): Promise<Nodes> {
+    const protocol = (await frontend.text('protocol')) ?? XEN_IO_PROTO_ABI_X86_64;
+    if (protocol !== XEN_IO_PROTO_ABI_X86_64)
+      throw new FrontendError(
+        EINVAL,
+        `${frontend.path}/protocol: ${XEN_IO_PROTO_ABI_X86_64} is expected, found ${JSON.stringify(protocol)}`,
+      );
+    const queues = await frontend.number('multi-queue-num-queues', 1, QUEUES_MAX, 1);
+    const order = await frontend.number('ring-page-order', 0, RING_PAGE_ORDER_MAX, -1);
+    for (let queue = 0; queue < queues; queue++)
+      this.#queues.push(await this.#openQueue(frontend, queues === 1 ? '' : `queue-${queue}/`, order));
+    const { sectorBytes } = this.#options;
+    return {
+      ...this.#size(),
+      info: String(this.#info()),
+      'sector-size': String(sectorBytes),
+      'physical-sector-size': String(sectorBytes),
+    };
+  }
+
+  /** `order` is -1 when the frontend knows of rings of one page only. */
+  async #openQueue(frontend: FrontendNodes, folder: string, order: number): Promise<BlockQueue> {
+    const eventChannel = await frontend.number(`${folder}event-channel`, 1, U32_MAX);
+    const grefs: number[] = [];
+    if (order < 0) grefs.push(await frontend.number(`${folder}ring-ref`, 0, U32_MAX));
+    else
+      for (let page = 0; page < 1 << order; page++)
+        grefs.push(await frontend.number(`${folder}ring-ref${page}`, 0, U32_MAX));
+    const ring = BackRing.map(this.#port, grefs, BLKIF_REQUEST.SIZE);
+    if (ring === null)
+      throw new FrontendError(EINVAL, `${frontend.path}/${folder}ring-ref: ${grefs.join(' ')} grant no ring`);
+    const { image, readOnly, discards, sectorBytes } = this.#options;
+    const options = { port: this.#port, bus: this.#bus, image, readOnly, discards, sectorBytes };
+    const queue = BlockQueue.open(options, ring, eventChannel);
+    if (queue !== null) return queue;
+    ring.unmap();
+    throw new FrontendError(EINVAL, `${frontend.path}/${folder}event-channel: ${eventChannel} is no port for Dom0`);
+  }
+
+  #info(): number {
+    const { cdrom, readOnly } = this.#options;
+    return (cdrom ? VDISK_CDROM | VDISK_REMOVABLE : 0) | (readOnly ? VDISK_READONLY : 0);
+  }
+
+  #size(): Nodes {
+    return { sectors: String(Math.floor(this.#options.image.sizeBytes / SECTOR_SIZE)) };
+  }
+
+  /** The image has another size now: the frontend is told. */
+  async resized(): Promise<void> {
+    await this.#bus.update(this.#size());
+  }
+
+  async disconnect(): Promise<void> {
+    await Promise.all(this.#queues.splice(0).map((queue) => queue.stop()));
+  }
+
+  async close(): Promise<void> {
+    await this.#options.image.close();
+  }
+}

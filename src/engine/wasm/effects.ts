@@ -1,0 +1,313 @@
+/**
+ * What an instruction does to registers and flags, seen by running its meaning: for the analysis of regions (region-flow.ts).
+ *
+ * The meaning is run once for a variant, against a `Cpu` that only takes notes. Which registers the operands are stands in the
+ * instruction; `effectsOf` puts them in. Registers are bits of a mask: 0-15 the general ones, 16-31 XMM.
+ */
+
+import type { Instruction } from '../x86/instruction.ts';
+import type { Access } from './cpu.ts';
+import { FLAGS_ADD, FLAGS_EXPLICIT, FLAGS_RESULT, FLAGS_SUB, type Flags, type IntegerSize } from './flags.ts';
+import { FunctionBuilder } from './function-builder.ts';
+import type { Variant } from './handlers.ts';
+import { InterpreterCpu, type Runtime } from './interpreter-cpu.ts';
+import { I32, I64, i32, i64, type Node, V128 } from './nodes.ts';
+import { ANY_KIND, knownKind } from './region-flags.ts';
+import { stem } from './semantics/table.ts';
+
+export interface Effects {
+  /** Masks. In `kills`: all of it is written, in any case. */
+  readonly reads: number;
+  readonly writes: number;
+  readonly kills: number;
+  /** The upper half of a general register is zero afterwards; or may be anything. */
+  readonly clears: number;
+  readonly spoils: number;
+  /** It may leave the region at itself: a fault, or what the interpreter must do. */
+  readonly mayLeave: boolean;
+  /** It may have written some of `writes` by then. */
+  readonly leavesLate: boolean;
+  /** Its result depends on the flags; only the flags that it writes do. */
+  readonly readsFlags: boolean;
+  readonly mergesFlags: boolean;
+  readonly writesFlags: boolean;
+  /** All six are written, in any case; their `knownKind` then, or ANY_KIND. */
+  readonly killsFlags: boolean;
+  readonly flagsKind: number;
+}
+
+/** A note about a register operand. */
+interface Note {
+  readonly field: 0 | 1 | 2;
+  readonly vector: boolean;
+  readonly size: number;
+  readonly isWrite: boolean;
+  readonly isCertain: boolean;
+}
+
+/** By numbers of registers, and by operands. */
+interface Notes extends Effects {
+  readonly operands: readonly Note[];
+  readonly usesAddress: boolean;
+}
+
+const NO_RUNTIME: Runtime = { miss: 0, commit: 0, divide: 0, vector: 0, computeFlags: 0, scratch: 0 };
+
+class NotedFlags implements Flags {
+  readonly isDead = false;
+  readonly #f: FunctionBuilder;
+  reads = false;
+  writes = false;
+  kills = false;
+  kind = ANY_KIND;
+
+  constructor(f: FunctionBuilder) {
+    this.#f = f;
+  }
+
+  #write(kind: number, size: IntegerSize): void {
+    this.writes = true;
+    const isCertain = this.#f.depth === 0;
+    if (isCertain) this.kills = true;
+    this.kind = isCertain ? knownKind(kind, size) : ANY_KIND;
+  }
+
+  sub(size: IntegerSize): void {
+    this.#write(FLAGS_SUB, size);
+  }
+
+  add(size: IntegerSize): void {
+    this.#write(FLAGS_ADD, size);
+  }
+
+  result(size: IntegerSize): void {
+    this.#write(FLAGS_RESULT, size);
+  }
+
+  explicit(): void {
+    this.#write(FLAGS_EXPLICIT, 1);
+  }
+
+  bits(): Node {
+    this.reads = true;
+    return this.#f.temporary(I32);
+  }
+
+  carry(): Node {
+    return this.bits();
+  }
+
+  condition(): Node {
+    return this.bits();
+  }
+}
+
+class NotingCpu extends InterpreterCpu {
+  readonly notes: Note[] = [];
+  readonly noted: NotedFlags;
+  readonly #immediate: Node | null;
+  reads = 0;
+  writes = 0;
+  kills = 0;
+  clears = 0;
+  spoils = 0;
+  usesAddress = false;
+  mayLeave = false;
+  leavesLate = false;
+
+  constructor(f: FunctionBuilder, immediate: Node | null) {
+    const flags = new NotedFlags(f);
+    const unused = i32.const(0);
+    const flagLocals = { kind: unused, a: unused, b: unused, compute: () => unused };
+    super(
+      { f, flagLocals, pc: unused, tlb: unused, leave: () => undefined, pause: () => undefined },
+      NO_RUNTIME,
+      flags,
+    );
+    this.noted = flags;
+    this.#immediate = immediate;
+  }
+
+  #leave(): void {
+    this.mayLeave = true;
+    if (this.writes !== 0 || this.notes.some((note) => note.isWrite)) this.leavesLate = true;
+  }
+
+  #note(field: 0 | 1 | 2, vector: boolean, size: number, isWrite: boolean): void {
+    this.notes.push({ field, vector, size, isWrite, isCertain: this.f.depth === 0 });
+  }
+
+  protected override readRegister(field: 0 | 1 | 2, size: IntegerSize): Node {
+    this.#note(field, false, size, false);
+    return this.f.temporary(I64);
+  }
+
+  protected override writeRegister(field: 0 | 1 | 2, size: IntegerSize): void {
+    this.#note(field, false, size, true);
+  }
+
+  override gpr(number: number): Node {
+    this.reads |= 1 << number;
+    return this.f.temporary(I64);
+  }
+
+  override setGpr(number: number, size: IntegerSize): void {
+    const bit = 1 << number;
+    this.writes |= bit;
+    if (size < 4) this.reads |= bit;
+    else if (this.f.depth === 0) this.kills |= bit;
+    if (size === 8) this.spoils |= bit;
+    else if (size === 4 && this.f.depth === 0) this.clears |= bit;
+  }
+
+  override immediate(): Node {
+    return this.#immediate ?? this.f.temporary(I64);
+  }
+
+  override address(): Node {
+    this.usesAddress = true;
+    return this.f.temporary(I64);
+  }
+
+  override translate(_address: Node, _size: number, _access: Access): Node {
+    this.#leave();
+    return this.f.temporary(I32);
+  }
+
+  override readVector(index: number): Node {
+    const operand = this.operands[index];
+    if (operand.kind === 'memory') this.translate(this.address(), operand.size, 'read');
+    else if (operand.kind === 'xmm') this.#note(operand.field, true, 16, false);
+    return this.f.temporary(V128);
+  }
+
+  override writeVector(index: number): void {
+    const operand = this.operands[index];
+    if (operand.kind === 'memory') this.translate(this.address(), operand.size, 'write');
+    else if (operand.kind === 'xmm') this.#note(operand.field, true, 16, true);
+  }
+
+  override xmm(number: number): Node {
+    this.reads |= 1 << (16 + number);
+    return this.f.temporary(V128);
+  }
+
+  override setXmm(number: number): void {
+    const bit = 1 << (16 + number);
+    this.writes |= bit;
+    if (this.f.depth === 0) this.kills |= bit;
+  }
+
+  override requireVectors(): void {
+    this.#leave();
+  }
+
+  override exactVector(): Node {
+    this.#leave();
+    return this.f.temporary(V128);
+  }
+
+  override requireAligned(): void {
+    this.#leave();
+  }
+
+  override wideDivide(): void {
+    this.#leave();
+  }
+
+  override repeated(): Node {
+    return this.f.temporary(I32);
+  }
+
+  override quickly(): Node {
+    return this.f.temporary(I32);
+  }
+
+  override pause(): void {
+    this.#leave();
+  }
+
+  override raise(): void {
+    this.#leave();
+  }
+}
+
+function note(variant: Variant, immediate: Node | null): Notes {
+  const f = new FunctionBuilder([]);
+  const cpu = new NotingCpu(f, immediate);
+  cpu.begin(variant.operands, variant.operandSize, variant.locked, variant.wide);
+  variant.meaning(cpu);
+  const { noted } = cpu;
+  // What the opcode map says, and not the meaning: a rotation asks for the flags that it keeps.
+  const depends = variant.form.flagsRead !== 0;
+  return {
+    reads: cpu.reads,
+    writes: cpu.writes,
+    kills: cpu.kills,
+    clears: cpu.clears,
+    spoils: cpu.spoils,
+    operands: cpu.notes,
+    usesAddress: cpu.usesAddress,
+    mayLeave: cpu.mayLeave,
+    leavesLate: cpu.leavesLate,
+    readsFlags: noted.reads && depends,
+    mergesFlags: noted.reads && !depends,
+    writesFlags: noted.writes,
+    killsFlags: noted.kills,
+    flagsKind: noted.kind,
+  };
+}
+
+const known = new Map<Variant, Notes>();
+/** Of shifts by an immediate: a count of zero changes nothing, others do in any case. */
+const knownByCount = new Map<Variant, Notes[]>();
+const SHIFTS = new Set(['shl', 'sal', 'shr', 'sar', 'rol', 'ror', 'rcl', 'rcr', 'shld', 'shrd']);
+
+function notesOf(variant: Variant, instruction: Instruction): Notes {
+  const isCount = SHIFTS.has(stem(variant.form)) && variant.operands.some(({ kind }) => kind === 'immediate');
+  if (isCount) {
+    let counts = knownByCount.get(variant);
+    if (counts === undefined) {
+      counts = [];
+      knownByCount.set(variant, counts);
+    }
+    const count = instruction.immLo & 0xff;
+    counts[count] ??= note(variant, i64.small(count));
+    return counts[count];
+  }
+  let notes = known.get(variant);
+  if (notes === undefined) {
+    notes = note(variant, null);
+    known.set(variant, notes);
+  }
+  return notes;
+}
+
+/** Mask of base and index. */
+export function addressRegisters(i: Instruction): number {
+  let mask = 0;
+  if (i.base >= 0 && i.base < 16) mask |= 1 << i.base;
+  if (i.index >= 0) mask |= 1 << i.index;
+  return mask;
+}
+
+export function effectsOf(variant: Variant, instruction: Instruction): Effects {
+  const notes = notesOf(variant, instruction);
+  let { reads, writes, kills, clears, spoils } = notes;
+  if (notes.usesAddress) reads |= addressRegisters(instruction);
+  for (const { field, vector, size, isWrite, isCertain } of notes.operands) {
+    const number = field === 0 ? instruction.reg : instruction.rm;
+    const isHigh = !vector && size === 1 && instruction.rex === 0 && number >= 4;
+    const bit = 1 << (vector ? 16 + number : isHigh ? number - 4 : number);
+    if (!isWrite) {
+      reads |= bit;
+      continue;
+    }
+    writes |= bit;
+    if (size < 4) reads |= bit;
+    else if (isCertain) kills |= bit;
+    if (size === 8) spoils |= bit;
+    else if (size === 4 && isCertain) clears |= bit;
+  }
+  return { ...notes, reads, writes, kills, clears: clears & ~spoils, spoils };
+}

@@ -1,0 +1,160 @@
+/**
+ * What a network interface is plugged into, as its configuration says:
+ *
+ * | vif | network |
+ * |---|---|
+ * | no bridge, or `script=vif-nat` | NAT in this process (network/nat); the host's bridge xenbr0 instead, where there is one to use |
+ * | `bridge=NAME`, a bridge of the host | a TAP device in it |
+ * | `bridge=NAME`, no bridge of the host | the Ethernet switch of that name in domusd: guests that name it reach each other only |
+ * | `bridge=passt` | passt(1), a process of its own |
+ * | `script=vif-route` | a TAP device, and routes to the addresses in `ip` |
+ * | `script=vif-openvswitch` | a TAP device as a port of the Open vSwitch bridge |
+ */
+
+import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import type { Socket } from 'node:net';
+import { basename } from 'node:path';
+import type { NetworkEnd } from '../network/frame.ts';
+import { DOMUS_FORM } from '../network/frame-stream.ts';
+import { createNodeNetwork } from '../network/host/node-network.ts';
+import { SocketPort } from '../network/host/socket-port.ts';
+import { connectSwitch, SWITCH_NAME } from '../network/host/switch-socket.ts';
+import { type Forward, parseForward } from '../network/nat/forwards.ts';
+import { parseIpv4 } from '../network/nat/ipv4.ts';
+import { Nat, natAddresses } from '../network/nat/nat.ts';
+import type { VifConfig } from '../toolstack/config/network-interface.ts';
+import { HostError } from './host-error.ts';
+import { stateRoot, switchPath } from './state-dir.ts';
+import { openXenstored } from './xenstored.ts';
+
+export type NetworkChoice =
+  | { readonly kind: 'nat' }
+  | { readonly kind: 'switch'; readonly name: string }
+  | { readonly kind: 'bridge'; readonly name: string }
+  | { readonly kind: 'route' }
+  | { readonly kind: 'openvswitch'; readonly name: string }
+  | { readonly kind: 'passt' };
+
+/** What matters of the host for the choice. */
+export interface HostBridges {
+  isBridge(name: string): boolean;
+  /** This process may make network interfaces. */
+  readonly mayUseTap: boolean;
+}
+
+/** Source: libxl_create.c, xl.conf(5) vif.default.bridge. */
+const DEFAULT_BRIDGE = 'xenbr0';
+
+/** @throws HostError when the interface asks for what there is not */
+export function chooseNetwork(vif: VifConfig, host: HostBridges): NetworkChoice {
+  const script = vif.script === null ? 'vif-bridge' : basename(vif.script);
+  switch (script) {
+    case 'vif-nat':
+      return { kind: 'nat' };
+    case 'vif-route':
+      return { kind: 'route' };
+    case 'vif-openvswitch':
+      return { kind: 'openvswitch', name: vif.bridge ?? DEFAULT_BRIDGE };
+    case 'vif-bridge':
+      break;
+    default:
+      throw new HostError(
+        `${nameOf(vif)}: script=${vif.script}: expected vif-bridge, vif-nat, vif-route or vif-openvswitch`,
+      );
+  }
+  if (vif.bridge === 'passt') return { kind: 'passt' };
+  const name = vif.bridge ?? DEFAULT_BRIDGE;
+  if (host.isBridge(name)) {
+    if (host.mayUseTap) return { kind: 'bridge', name };
+    if (vif.bridge !== null)
+      throw new HostError(
+        `${nameOf(vif)}: ${name} is a bridge of the host, and this user may not add an interface to it (CAP_NET_ADMIN)`,
+      );
+  }
+  return vif.bridge === null ? { kind: 'nat' } : { kind: 'switch', name };
+}
+
+export const nameOf = (vif: VifConfig): string => `vif devid=${vif.devid}`;
+
+export function hostBridges(): HostBridges {
+  return {
+    isBridge: (name) => existsSync(`/sys/class/net/${name}/bridge`),
+    get mayUseTap() {
+      try {
+        accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
+        return statSync('/dev/net/tun').isCharacterDevice() && process.getuid?.() === 0;
+      } catch {
+        return false;
+      }
+    },
+  };
+}
+
+/** What a network wants to know of its device, which is made after it. */
+export interface DeviceFacts {
+  readonly domid: number;
+  readonly mac: Uint8Array;
+  readonly takesGso: () => boolean;
+  readonly log: (line: string) => void;
+}
+
+/** The NAT for an interface: 10.0.(2 + devid).0/24, unless `ip` says where the guest is to be. */
+export function openNat(vif: VifConfig, facts: DeviceFacts): NetworkEnd {
+  let guestIp = (0x0a00000f + ((2 + vif.devid) & 0xff) * 0x100) >>> 0;
+  if (vif.ip !== null) {
+    guestIp = parseIpv4(vif.ip);
+    if (guestIp < 0 || guestIp % 256 === 0 || guestIp % 256 === 255)
+      throw new HostError(`${nameOf(vif)}: ip=${vif.ip}: expected one IPv4 address for the guest`);
+  }
+  const forwards: Forward[] = [];
+  for (const text of vif.forwards) {
+    const forward = parseForward(text, guestIp);
+    if (typeof forward === 'string') throw new HostError(`${nameOf(vif)}: forward: ${forward}`);
+    forwards.push(forward);
+  }
+  return new Nat({
+    host: createNodeNetwork(),
+    addresses: natAddresses(guestIp),
+    guestMac: facts.mac,
+    loopback: vif.loopback,
+    gso: facts.takesGso,
+    forwards,
+    log: (line) => facts.log(`${nameOf(vif)}: ${line}`),
+  });
+}
+
+/** Opens the network of an interface. @throws HostError */
+export async function openNetwork(vif: VifConfig, facts: DeviceFacts): Promise<NetworkEnd> {
+  if (vif.backendDomain !== null && vif.backendDomain !== '0' && vif.backendDomain !== 'Domain-0')
+    throw new HostError(`${nameOf(vif)}: backend=${vif.backendDomain}: interfaces are served by Dom0 only`);
+  const choice = chooseNetwork(vif, hostBridges());
+  switch (choice.kind) {
+    case 'nat':
+      return openNat(vif, facts);
+    case 'switch':
+      return await openSwitch(vif, choice.name);
+    default:
+      throw new HostError(`${nameOf(vif)}: ${choice.kind} is not there yet`);
+  }
+}
+
+/** A port of the daemon's switch, which outlives the daemon: the next one is looked for when it is gone. */
+async function openSwitch(vif: VifConfig, name: string): Promise<NetworkEnd> {
+  if (!SWITCH_NAME.test(name))
+    throw new HostError(`${nameOf(vif)}: bridge=${name}: expected up to 32 letters, digits and .:_-`);
+  const path = switchPath(stateRoot());
+  const open = async (): Promise<Socket> => {
+    try {
+      return await connectSwitch(path, name);
+    } catch {
+      // Whoever asks for xenstored starts the daemon.
+      (await openXenstored()).close();
+      return await connectSwitch(path, name);
+    }
+  };
+  try {
+    return new SocketPort({ form: DOMUS_FORM, open, first: await open() });
+  } catch (error) {
+    throw new HostError(`${nameOf(vif)}: no switch ${name}: ${error instanceof Error ? error.message : error}`);
+  }
+}

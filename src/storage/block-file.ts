@@ -1,0 +1,80 @@
+/**
+ * What the disk formats need of the host: a file or block device addressed by bytes, and a way to open one.
+ *
+ * Nothing here knows Node. `host/` has the implementation over real files; tests have one that records every write.
+ * Buffers may be views of shared memory, so that a guest's pages are read and written without a copy.
+ */
+
+/** Something that a disk's user can be told: which file, what was expected, what was found. */
+export class DiskImageError extends Error {
+  override readonly name = 'DiskImageError';
+}
+
+/**
+ * What others may do with the file while it is open. `exclusive`: read, if this one only reads, and nothing if it writes.
+ * `shared`: anything, which is what `w!` in a disk's access mode asks for.
+ */
+export type Sharing = 'exclusive' | 'shared';
+
+export interface BlockFile {
+  /** For messages, and for names that are relative to it. */
+  readonly path: string;
+  readonly readOnly: boolean;
+  /** The size now: it grows with writes behind the end. A block device's size stays. */
+  readonly sizeBytes: number;
+  /** Fills the buffers from `offset` on. What lies behind the end of the file reads as zeroes. */
+  read(offset: number, buffers: readonly Uint8Array[]): Promise<void>;
+  /** Writes all buffers one behind the other. The bytes are durable only after `flush`. */
+  write(offset: number, buffers: readonly Uint8Array[]): Promise<void>;
+  /** All writes that were answered before this call survive a power cut: fdatasync. */
+  flush(): Promise<void>;
+  /** The range reads as zeroes afterwards, and its storage is given back where the host can. It must end within the file. */
+  punch(offset: number, lengthBytes: number): Promise<void>;
+  /** Sets the size. New bytes read as zeroes. */
+  truncate(sizeBytes: number): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface OpenFileOptions {
+  readonly readOnly: boolean;
+  readonly sharing: Sharing;
+}
+
+/** How images pack data: RFC 1951 without any header, and RFC 8878. */
+export type CompressionType = 'deflate-raw' | 'zstd';
+
+/** What of the host an image needs besides its own file: those it names (backing files, external data), and unpacking. */
+export interface Files {
+  /** @throws DiskImageError if the file cannot be opened, is no file or block device, or is in use by someone else */
+  open(path: string, options: OpenFileOptions): Promise<BlockFile>;
+  /** The file that `name` means in an image at `imagePath`: relative names start at the image's folder. */
+  resolve(imagePath: string, name: string): string;
+  /** One name for each file, whatever the links that lead to it. */
+  identity(path: string): Promise<string>;
+  /**
+   * Unpacks data to at most `sizeBytes`. What follows the packed data is not looked at.
+   * @throws Error if the data is not sound or is more
+   */
+  decompress(type: CompressionType, packed: Uint8Array, sizeBytes: number): Promise<Uint8Array>;
+}
+
+/** Bytes in a list of buffers. */
+export function lengthOf(buffers: readonly Uint8Array[]): number {
+  let length = 0;
+  for (const buffer of buffers) length += buffer.length;
+  return length;
+}
+
+/** The views of `buffers` that hold bytes `start` to `end`, counted over all of them. */
+export function sliceBuffers(buffers: readonly Uint8Array[], start: number, end: number): Uint8Array[] {
+  const slices: Uint8Array[] = [];
+  let at = 0;
+  for (const buffer of buffers) {
+    const from = Math.max(start - at, 0);
+    const to = Math.min(end - at, buffer.length);
+    if (from < to) slices.push(from === 0 && to === buffer.length ? buffer : buffer.subarray(from, to));
+    at += buffer.length;
+    if (at >= end) break;
+  }
+  return slices;
+}

@@ -1,0 +1,60 @@
+/** The raw format: the file is the disk, byte for byte. A block device works as well. */
+import { type BlockFile, DiskImageError, lengthOf } from './block-file.ts';
+import type { DiskImage } from './disk-image.ts';
+import { checkRange } from './range.ts';
+
+export class RawImage implements DiskImage {
+  readonly format = 'raw';
+  readonly #file: BlockFile;
+  #sizeBytes: number;
+
+  constructor(file: BlockFile) {
+    this.#file = file;
+    this.#sizeBytes = file.sizeBytes;
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  get readOnly(): boolean {
+    return this.#file.readOnly;
+  }
+
+  async read(offset: number, buffers: readonly Uint8Array[]): Promise<void> {
+    checkRange(this.#file.path, this, 'read', offset, lengthOf(buffers));
+    await this.#file.read(offset, buffers);
+  }
+
+  async write(offset: number, buffers: readonly Uint8Array[]): Promise<void> {
+    checkRange(this.#file.path, this, 'write', offset, lengthOf(buffers));
+    await this.#file.write(offset, buffers);
+  }
+
+  async flush(): Promise<void> {
+    if (!this.readOnly) await this.#file.flush();
+  }
+
+  async discard(offset: number, lengthBytes: number): Promise<void> {
+    await this.writeZeroes(offset, lengthBytes);
+  }
+
+  async writeZeroes(offset: number, lengthBytes: number): Promise<void> {
+    checkRange(this.#file.path, this, 'write', offset, lengthBytes);
+    if (lengthBytes > 0) await this.#file.punch(offset, lengthBytes);
+  }
+
+  async resize(sizeBytes: number): Promise<void> {
+    if (this.readOnly) throw new DiskImageError(`${this.#file.path}: cannot resize: it is open for reading only`);
+    await this.#file.truncate(sizeBytes);
+    this.#sizeBytes = this.#file.sizeBytes;
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.flush();
+    } finally {
+      await this.#file.close();
+    }
+  }
+}

@@ -1,0 +1,146 @@
+/**
+ * Debian's kernel on disks of the host: what it writes is on the host's image, whole and readable by the host's own tools, and
+ * what it was told is safe survives kill -9 of the domain's process.
+ */
+
+import { spawn, spawnSync } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type BuiltGuest, buildGuest } from '../../src/toolstack/guest-image/build.ts';
+import { ENGINES, whyUnusable } from '../guests/engines.ts';
+
+const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
+const LIMIT_MS = 90_000;
+const MIB = 2 ** 20;
+
+/** xvda is unmounted, xvdb is not; xvdc is a CD; xvdd is given back piece by piece. */
+const SCRIPT = `
+set -e
+[ $(cat /sys/block/xvdc/ro) = 1 ]
+sha256sum < /dev/xvdc | sed 's/^/cd: /'
+dd if=/dev/zero of=/dev/xvdc bs=512 count=1 conv=notrunc 2>/dev/null && echo "WROTE TO A CD"
+mount -t ext4 /dev/xvda /mnt
+sha256sum < /mnt/from-host | sed 's/^/read: /'
+cp /bin/busybox /mnt/busybox
+seq 1 300000 > /mnt/numbers
+sync
+echo 3 > /proc/sys/vm/drop_caches
+/mnt/busybox sha256sum < /mnt/numbers | sed 's/^/wrote: /'
+umount /mnt
+mount -t ext4 -o discard /dev/xvdd /mnt
+head -c 8000000 /dev/urandom > /mnt/gone
+sync
+rm /mnt/gone
+sync
+umount /mnt
+mount -t ext4 /dev/xvdb /mnt
+seq 1 100000 | dd of=/mnt/synced conv=fsync 2>/dev/null
+dmesg | grep -iE 'oops|BUG:|Call Trace|I/O error|unmapped grant' && echo "KERNEL TROUBLE"
+echo FSYNCED
+sleep 1000
+`;
+
+const folder = mkdtempSync(join(tmpdir(), 'domus-disk-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+let guest: BuiltGuest;
+beforeAll(async () => {
+  guest = await buildGuest();
+});
+
+/** A tool of e2fsprogs: exit code and output; null where there is none. */
+function tool(name: string, ...words: string[]): { code: number | null; text: string; bytes: Buffer } | null {
+  const env = { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`, LC_ALL: 'C' };
+  const run = spawnSync(name, words, { env, maxBuffer: 64 * MIB });
+  return run.error ? null : { code: run.status, text: `${run.stdout}${run.stderr}`, bytes: run.stdout };
+}
+
+function makeImage(name: string, sizeBytes: number): string {
+  const path = join(folder, name);
+  writeFileSync(path, '');
+  truncateSync(path, sizeBytes);
+  expect(tool('mke2fs', '-q', '-t', 'ext4', path)?.code).toBe(0);
+  return path;
+}
+
+/** A file of an image, as the host's tools see it. */
+const dump = (image: string, name: string): Buffer => tool('debugfs', '-R', `cat ${name}`, image)!.bytes;
+const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+const numbers = (last: number): Buffer => Buffer.from(Array.from({ length: last }, (_, i) => `${i + 1}\n`).join(''));
+const blocksOf = (path: string): number => Number(spawnSync('stat', ['-c', '%b', path], { encoding: 'utf8' }).stdout);
+
+/** Runs the guest until the text shows, then kills its process. What the console had shown. */
+function runUntilKilled(words: readonly string[], text: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [XL, ...words], { stdio: ['ignore', 'pipe', 'pipe'] });
+    let shown = '';
+    const timer = setTimeout(() => child.kill('SIGKILL'), LIMIT_MS);
+    const take = (chunk: string): void => {
+      shown += chunk.replaceAll('\r', '');
+      if (shown.includes(text)) child.kill('SIGKILL');
+    };
+    child.stdout.setEncoding('utf8').on('data', take);
+    child.stderr.setEncoding('utf8').on('data', take);
+    child.on('error', reject);
+    child.on('close', () => {
+      clearTimeout(timer);
+      resolve(shown);
+    });
+  });
+}
+
+for (const engine of ENGINES)
+  test(`a guest on ${engine} mounts, writes, syncs and gives back; nothing that was synced is lost by kill -9`, async (context) => {
+    const unusable = whyUnusable(engine);
+    if (unusable !== null) return context.skip(unusable);
+    if (tool('mke2fs', '-V') === null || tool('debugfs', '-V') === null) return context.skip('no e2fsprogs here');
+    const a = makeImage(`${engine}-a.img`, 32 * MIB);
+    const b = makeImage(`${engine}-b.img`, 16 * MIB);
+    const d = makeImage(`${engine}-d.img`, 32 * MIB);
+    const blocksBefore = blocksOf(d);
+    const cd = join(folder, `${engine}.iso`);
+    const fromHost = randomBytes(3 * MIB + 17);
+    writeFileSync(cd, randomBytes(64 * 2048));
+    writeFileSync(join(folder, 'from-host'), fromHost);
+    expect(tool('debugfs', '-w', '-R', `write ${join(folder, 'from-host')} from-host`, a)?.code).toBe(0);
+    const cdBefore = readFileSync(cd);
+
+    const run = Buffer.from(SCRIPT).toString('base64');
+    const shown = await runUntilKilled(
+      [
+        'create',
+        '-c',
+        guest.config,
+        `cmdline="console=hvc0 domus.run=${run}"`,
+        `engine="${engine}"`,
+        `disk=["${a},raw,xvda,w", "file:${b},xvdb,w", "${cd},,xvdc,cdrom", "vdev=xvdd,access=rw,target=${d}"]`,
+      ],
+      'FSYNCED\n',
+    );
+    expect(shown).toContain('FSYNCED\n');
+    expect(shown).not.toContain('KERNEL TROUBLE');
+    expect(shown).not.toContain('WROTE TO A CD');
+    expect(shown).toContain(`cd: ${sha256(cdBefore)}`);
+    expect(shown).toContain(`read: ${sha256(fromHost)}`);
+    expect(shown).toContain(`wrote: ${sha256(numbers(300_000))}`);
+
+    const checked = tool('e2fsck', '-fn', a)!;
+    expect(checked.code, checked.text).toBe(0);
+    expect(dump(a, 'numbers').equals(numbers(300_000))).toBe(true);
+    expect(sha256(dump(a, 'from-host'))).toBe(sha256(fromHost));
+    expect(readFileSync(cd).equals(cdBefore)).toBe(true);
+
+    // Its file system was in use: the journal is replayed first, as by the next mount.
+    const replayed = tool('e2fsck', '-fp', b)!;
+    expect([0, 1], replayed.text).toContain(replayed.code);
+    expect(tool('e2fsck', '-fn', b)!.code).toBe(0);
+    expect(dump(b, 'synced').equals(numbers(100_000))).toBe(true);
+
+    expect(tool('e2fsck', '-fn', d)!.code).toBe(0);
+    // 8 MB were written and given back; the journal may hold some more than before.
+    expect((blocksOf(d) - blocksBefore) * 512).toBeLessThan(5 * MIB);
+  });

@@ -1,0 +1,82 @@
+/**
+ * Debian's gcc, python, perl, openssl and compressors give the same bytes in a guest as on this machine's CPU.
+ *
+ * DOMUS_PROGRAMS_ROUNDS (default 1) makes it longer, DOMUS_PROGRAMS_SEED (default 1) different. With more than one round every
+ * number of vCPUs is tried.
+ */
+
+import { readdirSync, readFileSync } from 'node:fs';
+import { beforeAll, expect, test } from 'vitest';
+import { probeKvm } from '../../src/engine/kvm/self-test.ts';
+import { xl } from './guest.ts';
+import { type PackagesRoot, packagesRoot, ramdiskWith, runOnHost } from './packages-root.ts';
+import { generateProgram } from './programs/program-generator.ts';
+
+const PACKAGES = ['gcc', 'libc6-dev', 'python3', 'perl', 'openssl', 'xz-utils', 'bzip2', 'zstd'];
+const ROUNDS = Number(process.env['DOMUS_PROGRAMS_ROUNDS'] ?? '1');
+const SEED = Number(process.env['DOMUS_PROGRAMS_SEED'] ?? '1');
+const MINUTE_MS = 60_000;
+/** The slowest engine's, with room. */
+const TIMEOUT_MS = (5 + 5 * ROUNDS) * MINUTE_MS;
+const FUNCTIONS = 20;
+const FOLDER = 'programs';
+
+const kvm = probeKvm();
+const MACHINES = [
+  { engine: 'kvm', vcpus: 2, unusable: kvm.usable ? null : kvm.reason },
+  { engine: 'wasm', vcpus: 2, unusable: null },
+  { engine: 'wasm', vcpus: 1, unusable: ROUNDS > 1 ? null : 'two vCPUs do; DOMUS_PROGRAMS_ROUNDS=2 tries one as well' },
+] as const;
+
+const files = new Map<string, string>();
+let root: PackagesRoot;
+let ramdisk = '';
+let expected: string[] | undefined;
+beforeAll(async () => {
+  const folder = new URL('./programs/', import.meta.url);
+  for (const name of readdirSync(folder))
+    if (!name.endsWith('.ts')) files.set(`${FOLDER}/${name}`, readFileSync(new URL(name, folder), 'utf8'));
+  files.set(`${FOLDER}/program.c`, generateProgram(SEED, FUNCTIONS * ROUNDS));
+  root = await packagesRoot(PACKAGES);
+  ramdisk = ramdiskWith(root, 'initrd-programs.gz', files);
+  const text = await runOnHost(root, files, `rm -rf /tmp/work; mkdir /tmp/work; cd /tmp/work; ${COMMAND}`);
+  expected = text === undefined ? undefined : results(text);
+}, TIMEOUT_MS);
+
+const COMMAND = `sh /${FOLDER}/all.sh /${FOLDER} ${SEED} ${ROUNDS} 2>&1`;
+const SCRIPT = `cd /tmp; ${COMMAND}
+dmesg | grep -iE 'oops|BUG:|Call Trace|detected stall|soft lockup|segfault|trap |general protection|WARNING: CPU' && echo KERNEL TROUBLE`;
+
+function results(text: string): string[] {
+  return text
+    .split('\n')
+    .filter((line) => line.startsWith('RESULT '))
+    .sort();
+}
+
+for (const { engine, vcpus, unusable } of MACHINES)
+  test(`programs on ${engine} with ${vcpus} vCPU(s) print what they print on this CPU`, {
+    timeout: TIMEOUT_MS,
+  }, async (context) => {
+    if (unusable !== null) return context.skip(unusable);
+    if (expected === undefined)
+      return context.skip('no user namespaces (unshare --user) to run the programs on this machine');
+    expect(expected).toHaveLength(5);
+    for (const line of expected) expect(line).toMatch(/ 0$/);
+    const run = Buffer.from(SCRIPT).toString('base64');
+    const guest = await xl(
+      [
+        'create',
+        '-c',
+        root.guest.config,
+        `ramdisk="${ramdisk}"`,
+        `cmdline="console=hvc0 domus.run=${run}"`,
+        `engine="${engine}"`,
+        `vcpus=${vcpus}`,
+      ],
+      TIMEOUT_MS,
+    );
+    expect(results(guest.console), `${guest.console}\n${guest.log}`).toEqual(expected);
+    expect(guest.console).not.toContain('KERNEL TROUBLE');
+    expect(guest.code).toBe(0);
+  });
