@@ -284,3 +284,50 @@ test('what a domain leaves is removed when its process is killed, and its end is
   expect(await toolstack.isDomainIntroduced(domid)).toBe(false);
   toolstack.close();
 });
+
+test('domains are held to their quotas and their rights, each for itself, before and after a restart', async () => {
+  const toolstack = new XenstoreClient(await openXenstoreSession(0, () => {}, root));
+  const guests: XenstoreClient[] = [];
+  for (const domid of [1, 2]) {
+    await toolstack.introduce(domid, 1, 1);
+    await toolstack.write(`/local/domain/${domid}/data`, '');
+    await toolstack.setPermissions(`/local/domain/${domid}/data`, [`n${domid}`]);
+    guests.push(new XenstoreClient(await openXenstoreSession(domid, () => {}, root)));
+  }
+  const [one, two] = guests;
+  // Its own folder is one of the 1000.
+  await one.transaction(async (t) => {
+    await Promise.all(Array.from({ length: 999 }, (_, i) => t.write(`data/${i}`, 'x')));
+  });
+  const checkLimits = async (): Promise<void> => {
+    await expect(one.write('data/one-too-many', '')).rejects.toMatchObject({ code: 'ENOSPC' });
+    await expect(one.write('data/0', 'x'.repeat(2049))).rejects.toMatchObject({ code: 'E2BIG' });
+    await expect(one.setPermissions('data/0', ['n1', 'r2', 'r3', 'r4', 'r5', 'r6'])).rejects.toMatchObject({
+      code: 'ENOSPC',
+    });
+    await expect(one.setPermissions('data/0', ['n2'])).rejects.toMatchObject({ code: 'EACCES' });
+    await two.write('data/a', 'mine');
+    await expect(two.read('/local/domain/1/data/0')).rejects.toMatchObject({ code: 'EACCES' });
+    await expect(two.write('/local/domain/1/data/1', '')).rejects.toMatchObject({ code: 'EACCES' });
+    await expect(two.remove('/local/domain/1/data')).rejects.toMatchObject({ code: 'EACCES' });
+    await expect(two.introduce(3, 1, 1)).rejects.toMatchObject({ code: 'EACCES' });
+    await expect(two.release(1)).rejects.toMatchObject({ code: 'EACCES' });
+  };
+  await checkLimits();
+  await one.setPermissions('data/1', ['n1', 'r2']);
+  await one.setPermissions('data/2', ['n1', 'b2']);
+  await killDaemon();
+  await checkLimits();
+  expect(await two.read('/local/domain/1/data/1')).toBe('x');
+  await expect(two.write('/local/domain/1/data/1', 'y')).rejects.toMatchObject({ code: 'EACCES' });
+  await two.write('/local/domain/1/data/2', 'y');
+  expect(await one.read('data/2')).toBe('y');
+  let watches = 0;
+  try {
+    for (; watches < 200; watches++) await two.watch('data', `${watches}`, () => {});
+  } catch (error) {
+    expect(error).toMatchObject({ code: 'ENOSPC' });
+  }
+  expect(watches).toBe(128);
+  for (const one of [toolstack, ...guests]) one.close();
+});

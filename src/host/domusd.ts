@@ -10,9 +10,10 @@
  * one runs for the same folder.
  */
 import { createHash } from 'node:crypto';
-import { chmodSync, mkdirSync, realpathSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
 import { dirname, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { SwitchServer } from '../network/host/switch-socket.ts';
 import { introduceControlDomain, removeDomain } from '../toolstack/xenstore-nodes.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
@@ -42,6 +43,7 @@ export interface Daemon {
 const CLIENTS_MAX = 4096;
 /** How long a domain that was there before a restart may take to come back, before it counts as dead. */
 const RETURN_GRACE_MS = 60_000;
+const STOP_LIMIT_MS = 10_000;
 
 /** Starts serving in this process. Throws AlreadyRunning, DaemonError, JournalError. */
 export async function startDaemon(root: string, log: (line: string) => void): Promise<Daemon> {
@@ -192,6 +194,27 @@ export async function runDaemon(root: string = stateRoot()): Promise<number> {
   await daemon.stop();
   log(`domusd: ended by ${signal}`);
   return 0;
+}
+
+/** Ends the daemon of a state folder, if one runs, and waits until it has; its process id. Throws DaemonError. */
+export async function stopDaemon(root: string = stateRoot()): Promise<number | null> {
+  const path = xenstoredPath(root);
+  if (!(await answers(path))) return null;
+  let pid: number;
+  try {
+    pid = Number(readFileSync(pidPath(root), 'utf8'));
+  } catch (error) {
+    throw new DaemonError(`${messageOf(error)}, but a daemon answers at ${path}`);
+  }
+  // 0 and less would be process groups.
+  if (!Number.isSafeInteger(pid) || pid <= 1) throw new DaemonError(`${pidPath(root)} holds no process id`);
+  process.kill(pid, 'SIGTERM');
+  const deadlineMs = performance.now() + STOP_LIMIT_MS;
+  while (await answers(path)) {
+    if (performance.now() > deadlineMs) throw new DaemonError(`the daemon, process ${pid}, does not end`);
+    await sleep(10);
+  }
+  return pid;
 }
 
 if (import.meta.main)

@@ -51,7 +51,7 @@ const RECORD_HEADER_BYTES = 16;
 const FILE_MAGIC = Buffer.from('DOMUSXS1', 'latin1');
 /** "XSR1" */
 const RECORD_MAGIC = Buffer.from('XSR1', 'latin1');
-const COMPACT_BYTES = 1 << 20;
+const COMPACT_BYTES = 4 << 20;
 const RECORD_BYTES_MAX = 1 << 30;
 
 export class JournalFile implements Journal {

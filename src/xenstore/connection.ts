@@ -177,13 +177,16 @@ export class Connection implements Watcher {
 
   #watch(payload: Uint8Array): Answer {
     const { strings, rest } = splitStrings(payload);
-    if (strings.length !== 2 || rest > 0) return 'EINVAL';
+    if (strings.length < 2 || strings.length > 3 || rest > 0) return 'EINVAL';
+    const [path, token, levels] = strings;
+    const depth = levels === undefined ? Infinity : parseNumber(levels);
+    if (depth === null) return 'EINVAL';
     const { watches, quotas } = this.#store;
     if (!isPrivileged(this.caller) && watches.countOf(this) >= quotas.watchesMax) return 'ENOSPC';
-    const error = watches.add(this, strings[0], strings[1]);
+    const error = watches.add(this, path, token, depth);
     if (error !== null) return error;
     // Once at once, whether the node exists and may be read or not.
-    this.deliver(strings[0], strings[1]);
+    this.deliver(path, token);
     return OK;
   }
 

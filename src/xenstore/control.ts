@@ -6,7 +6,8 @@
  *   print TEXT       a line in xenstored's log
  *   allocate-domid   the domid for a new domain (Domus's own; in Xen the hypervisor hands them out)
  *
- * Whatever else is asked is answered with OK and has no effect, as recorded from Xen 4.17's oxenstored.
+ * What would have an effect in the C xenstored and has none here is ENOSYS. Everything else is answered with OK, as recorded
+ * from Xen 4.17's oxenstored, `check` and `help` included.
  *
  * Source: docs/misc/xenstore.txt, CONTROL; tools/xenstored, layout of `quota`.
  */
@@ -15,6 +16,8 @@ import type { Quotas } from './quotas.ts';
 import type { Store } from './store.ts';
 import { joinStrings } from './wire.ts';
 
+/** Commands of the C xenstored that are not for this one: it logs, limits and replaces itself in its own way. */
+const REFUSED: readonly string[] = ['live-update', 'log', 'logfile', 'memreport', 'quota-soft'];
 /** Longer lines would only fill the log. */
 const PRINT_MAX = 1024;
 
@@ -23,6 +26,7 @@ export function executeControl(store: Store, words: readonly string[]): Answer {
     case 'quota': {
       const domid = words[1] ?? '';
       if (domid === '') return joinStrings([quotaLines(store.quotas)]);
+      if (domid === 'set' || domid === 'max') return 'ENOSYS';
       if (!/^\d{1,5}$/.test(domid)) return 'EINVAL';
       return joinStrings([quotaLine('nodes', store.tree.nodesOwnedBy(Number(domid)), `owned by domain ${domid}`)]);
     }
@@ -36,7 +40,7 @@ export function executeControl(store: Store, words: readonly string[]): Answer {
       return typeof domid === 'string' ? domid : joinStrings([String(domid)]);
     }
     default:
-      return OK;
+      return REFUSED.includes(words[0] ?? '') ? 'ENOSYS' : OK;
   }
 }
 

@@ -49,7 +49,7 @@ test('a request is answered, and the guest notified once', () => {
 });
 
 test('the page says what the server can do, and leaves `connection` 0', () => {
-  expect(guest.word(XSDI.server_features)).toBe(3);
+  expect(guest.word(XSDI.server_features)).toBe(7);
   expect(guest.word(XSDI.connection)).toBe(0);
 });
 
@@ -153,7 +153,7 @@ test.each([
 
   guest.setWord(XSDI.connection, XENSTORE_RECONNECT);
   ring.service();
-  expect(Array.from(guest.words)).toEqual([0, 0, 0, 0, 3, 0, 0, 0]);
+  expect(Array.from(guest.words)).toEqual([0, 0, 0, 0, 7, 0, 0, 0]);
   expect(guest.notified).toBe(2);
   store.write('/local/domain/5/device/x', '');
   guest.write(request(XS.WRITE, 'x\x001'));

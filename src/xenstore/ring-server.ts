@@ -30,6 +30,7 @@ import {
   XENSTORE_RING_SIZE,
   XENSTORE_SERVER_FEATURE_ERROR,
   XENSTORE_SERVER_FEATURE_RECONNECTION,
+  XENSTORE_SERVER_FEATURE_WATCHDEPTH,
   XENSTORE_DOMAIN_INTERFACE as XSDI,
 } from '../abi/io/xs-wire.ts';
 import { encodeMessage, type Message, MessageDecoder } from './wire.ts';
@@ -98,7 +99,10 @@ export class RingServer {
     this.#words = new Uint32Array(page.buffer, page.byteOffset + XSDI.req_cons, (XSDI.SIZE - XSDI.req_cons) / 4);
     this.#reqCons = this.#load(XSDI.req_cons);
     this.#rspProd = this.#load(XSDI.rsp_prod);
-    this.#store(XSDI.server_features, XENSTORE_SERVER_FEATURE_RECONNECTION | XENSTORE_SERVER_FEATURE_ERROR);
+    this.#store(
+      XSDI.server_features,
+      XENSTORE_SERVER_FEATURE_RECONNECTION | XENSTORE_SERVER_FEATURE_ERROR | XENSTORE_SERVER_FEATURE_WATCHDEPTH,
+    );
     connection.onEvent = () => {
       if (this.#isServing || this.#failed) return;
       // Only writes: handling requests here would run them in the middle of another client's request.

@@ -1,5 +1,6 @@
 /** A client whose xenstored is killed at any moment: nothing it was told is done is lost, and nothing is done twice. */
 import { expect, test } from 'vitest';
+import { XS } from '../abi/io/xs-wire.ts';
 import { XenstoreClient } from './client.ts';
 import { type ByteChannel, linkOverBytes, linkToStore } from './link.ts';
 import { decodeRecord } from './records.ts';
@@ -8,6 +9,7 @@ import { createStore, type Store } from './store.ts';
 import { StreamServer } from './stream-server.ts';
 import { randomSource } from './test-client.ts';
 import { createPipe, type Pipe } from './test-pipe.ts';
+import { bytesToText, textToBytes } from './wire.ts';
 
 /** A xenstored that keeps its records, and can be killed and started again with them. */
 class Xenstored {
@@ -144,6 +146,42 @@ test('watches are there again after a reconnect, and fire once for what may have
   xenstored.store.write('/gone', '1');
   while (heard.length < 2) await pause(5);
   expect(heard).toEqual(['/a', '/a/b']);
+});
+
+test('a watch with a depth is there again after a reconnect, with it, and gone when it was ended', async () => {
+  const xenstored = new Xenstored();
+  const link = openSession({
+    open: () => Promise.resolve(linkOverBytes(xenstored.connect())),
+    domid: 0,
+    name: 'raw',
+  });
+  const events: string[] = [];
+  let replies = 0;
+  link.receive({
+    onMessage: ({ type, payload }) => {
+      if (type === XS.WATCH_EVENT) events.push(bytesToText(payload).replaceAll('\0', ' '));
+      else replies++;
+    },
+    onEnd: () => {},
+  });
+  const ask = async (type: number, text: string): Promise<void> => {
+    const before = replies;
+    link.send({ type, reqId: 1, txId: 0, payload: textToBytes(text) });
+    while (replies === before) await pause();
+  };
+  await ask(XS.WATCH, '/w\0kept\x001\0');
+  await ask(XS.WATCH, '/w\0ended\x001\0');
+  await ask(XS.UNWATCH, '/w\0ended\0');
+  xenstored.kill();
+  await ask(XS.READ, '/\0');
+  await pause(5);
+  events.length = 0;
+  xenstored.store.write('/w/a', '');
+  xenstored.store.write('/w/a/b', '');
+  await ask(XS.READ, '/\0');
+  await pause(5);
+  expect(events).toEqual(['/w/a kept ']);
+  link.close();
 });
 
 test('a session has the rights of its domain, and cannot become another one', async () => {

@@ -16,7 +16,7 @@
 import { XS, type XsErrorName } from '../abi/io/xs-wire.ts';
 import type { LinkHandlers, StoreLink } from './link.ts';
 import { SESSION_COMMAND } from './stream-server.ts';
-import { bytesToText, joinStrings, type Message, splitStrings } from './wire.ts';
+import { joinStrings, type Message, splitStrings } from './wire.ts';
 
 export interface SessionOptions {
   /** Opens a connection; rejects if xenstored cannot be reached now. */
@@ -229,10 +229,10 @@ class SessionLink implements StoreLink {
   #note(payload: Uint8Array, reply: Message): Message {
     switch (reply.type) {
       case XS.WATCH:
-        this.#watches.set(bytesToText(payload), payload);
+        this.#watches.set(watchKey(payload), payload);
         return reply;
       case XS.UNWATCH:
-        this.#watches.delete(bytesToText(payload));
+        this.#watches.delete(watchKey(payload));
         return reply;
       case XS.RESET_WATCHES:
         this.#watches.clear();
@@ -276,6 +276,11 @@ class SessionLink implements StoreLink {
     this.#nextSequence = (sequence + 1) >>> 0;
     return sequence;
   }
+}
+
+/** Path and token, without the depth that a WATCH may have behind them. */
+function watchKey(payload: Uint8Array): string {
+  return splitStrings(payload).strings.slice(0, 2).join('\0');
 }
 
 function replyOf(type: number, text: string): Message {

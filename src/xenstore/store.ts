@@ -195,7 +195,7 @@ export class Store {
     const error = this.#keepCall(XS.INTRODUCE, [domid, ring.gfn, ring.port], key);
     if (error !== null) return error;
     this.#domains.set(domid, { ring, isShutDown: false });
-    this.watches.fireSpecial(INTRODUCE_DOMAIN, this.tree.root);
+    this.watches.fireSpecial(INTRODUCE_DOMAIN, domid, this.tree.root);
     return null;
   }
 
@@ -206,7 +206,7 @@ export class Store {
     if (error !== null) return error;
     this.#forgetDomain(domid, this.tree);
     for (const connection of [...this.#connections]) if (connection.domid === domid) connection.close();
-    this.watches.fireSpecial(RELEASE_DOMAIN, this.tree.root);
+    this.watches.fireSpecial(RELEASE_DOMAIN, domid, this.tree.root);
     return null;
   }
 
@@ -218,7 +218,7 @@ export class Store {
     const error = this.#keep({ kind: 'shutdown', domid });
     if (error !== null) return error;
     domain.isShutDown = true;
-    this.watches.fireSpecial(RELEASE_DOMAIN, this.tree.root);
+    this.watches.fireSpecial(RELEASE_DOMAIN, domid, this.tree.root);
     return null;
   }
 

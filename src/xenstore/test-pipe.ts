@@ -19,7 +19,7 @@ export function createPipe(pieceBytes = 4096, onPiece: (pipe: Pipe) => void = ()
   let backlogBytes = 0;
   let paused = false;
   const waiting: Uint8Array[] = [];
-  const later = (work: () => void): void => void setImmediate(work);
+  const later = (work: () => void): void => void setTimeout(work, 0);
   const cut = (): void => {
     if (!open) return;
     open = false;

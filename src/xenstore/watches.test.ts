@@ -121,3 +121,44 @@ test('malformed WATCH and UNWATCH are EINVAL', () => {
     expect(ask(guest, XS.UNWATCH, payload), payload).toBe('!EINVAL');
   }
 });
+
+test('a watch held to some levels below its path does not hear of deeper ones', () => {
+  for (const [token, depth] of [
+    ['own', '0'],
+    ['children', '1'],
+    ['grandchildren', '2'],
+  ])
+    expect(ask(tool, XS.WATCH, `/w\0${token}\0${depth}\0`)).toBe('OK\0');
+  takeEvents(tool);
+  store.write('/w', '1');
+  expect(takeEvents(tool)).toEqual(['/w own', '/w children', '/w grandchildren']);
+  store.write('/w/a', '1');
+  expect(takeEvents(tool)).toEqual(['/w/a children', '/w/a grandchildren']);
+  store.write('/w/a/b', '1');
+  expect(takeEvents(tool)).toEqual(['/w/a/b grandchildren']);
+  store.write('/w/a/b/c', '1');
+  expect(takeEvents(tool)).toEqual([]);
+  store.remove('/w');
+  expect(takeEvents(tool)).toEqual(['/w own', '/w children', '/w grandchildren']);
+  for (const depth of ['-1', 'x', '', '1\0' + '2'])
+    expect(ask(tool, XS.WATCH, `/w\0other\0${depth}\0`), depth).toBe('!EINVAL');
+  expect(ask(tool, XS.UNWATCH, '/w\0own\0')).toBe('OK\0');
+});
+
+test('special events name the domain to a watch of depth 1, and one domain can be waited for', () => {
+  ask(tool, XS.WATCH, '@releaseDomain\0any\0');
+  ask(tool, XS.WATCH, '@releaseDomain\0named\x001\0');
+  ask(tool, XS.WATCH, '@introduceDomain\0named\x001\0');
+  expect(ask(tool, XS.WATCH, '@releaseDomain/7\0seven\0')).toBe('OK\0');
+  expect(takeEvents(tool)).toContain('@releaseDomain/7 seven');
+  store.introduceDomain(6, { gfn: 1, port: 1 });
+  store.introduceDomain(7, { gfn: 1, port: 1 });
+  expect(takeEvents(tool)).toEqual(['@introduceDomain/6 named', '@introduceDomain/7 named']);
+  store.releaseDomain(6);
+  expect(takeEvents(tool)).toEqual(['@releaseDomain any', '@releaseDomain/6 named']);
+  store.releaseDomain(7);
+  expect(takeEvents(tool)).toEqual(['@releaseDomain any', '@releaseDomain/7 named', '@releaseDomain/7 seven']);
+  expect(ask(tool, XS.UNWATCH, '@releaseDomain/7\0seven\0')).toBe('OK\0');
+  expect(ask(tool, XS.WATCH, '@releaseDomain\0far\x002\0')).toBe('!EINVAL');
+  expect(ask(tool, XS.WATCH, '@introduceDomain/7\0x\0')).toBe('!EINVAL');
+});

@@ -3,10 +3,12 @@
  *
  * A change of /a/b is an event for watches of /, /a and /a/b, with the path /a/b. The removal of /a/b is one also for each
  * watch below it, with that watch's own path. A watch that was set with a relative path gets relative paths.
+ * A watch may be held to a number of levels below its path. For a special one, level 1 means that its events name the domain,
+ * "@releaseDomain/5"; a watch of that very path hears of that domain only.
  * An event goes to a client only if it may read the node, or the node's parent, now or (when a node was removed or its
  * permissions changed) before.
  *
- * Source: docs/misc/xenstore.txt, watches; xs-wire.out and xs-watch-*.out recorded from Xen 4.17.
+ * Source: docs/misc/xenstore.txt, watches (levels and domids: those of Xen 4.22); xs-wire.out and xs-watch-*.out recorded from Xen 4.17.
  */
 import type { XsErrorName } from '../abi/io/xs-wire.ts';
 import type { Change } from './operations.ts';
@@ -27,7 +29,12 @@ interface Watch {
   /** As the client gave it. */
   readonly givenPath: string;
   readonly token: string;
+  /** Levels below the path of which it hears. */
+  readonly depth: number;
 }
+
+/** One domain's special events. */
+const SPECIAL_OF_DOMAIN = /^(@releaseDomain)\/(\d{1,5})$/;
 
 export class Watches {
   /** By absolute path. */
@@ -38,15 +45,19 @@ export class Watches {
     return this.#counts.get(watcher) ?? 0;
   }
 
-  /** Adds a watch. EINVAL for a bad path; EEXIST if this client has the same path and token. Delivers nothing. */
-  add(watcher: Watcher, givenPath: string, token: string): XsErrorName | null {
+  /**
+   * Adds a watch. EINVAL for a bad path, or a depth other than 0, 1 and all for a special one; EEXIST if this client has the
+   * same path and token. Delivers nothing.
+   */
+  add(watcher: Watcher, givenPath: string, token: string, depth = Infinity): XsErrorName | null {
     const { domid } = watcher.caller;
-    const path = parsePath(givenPath, domid);
+    const path = parseWatchPath(givenPath, domid);
     if (path === null) return 'EINVAL';
+    if (isSpecial(path) && depth > 1 && depth !== Infinity) return 'EINVAL';
     const key = absolutePath(givenPath, domid);
     const watches = this.#byPath.get(key) ?? [];
     if (watches.some((watch) => watch.watcher === watcher && watch.token === token)) return 'EEXIST';
-    this.#byPath.set(key, [...watches, { watcher, path, givenPath, token }]);
+    this.#byPath.set(key, [...watches, { watcher, path, givenPath, token, depth }]);
     this.#counts.set(watcher, this.countOf(watcher) + 1);
     return null;
   }
@@ -54,7 +65,7 @@ export class Watches {
   /** ENOENT if this client has no such watch. */
   remove(watcher: Watcher, givenPath: string, token: string): XsErrorName | null {
     const { domid } = watcher.caller;
-    if (parsePath(givenPath, domid) === null) return 'EINVAL';
+    if (parseWatchPath(givenPath, domid) === null) return 'EINVAL';
     const key = absolutePath(givenPath, domid);
     const removed = this.#keep(key, (watch) => watch.watcher !== watcher || watch.token !== token);
     return removed === 0 ? 'ENOENT' : null;
@@ -74,6 +85,7 @@ export class Watches {
       const text = formatPath(path);
       for (const key of ancestors(path)) {
         for (const watch of this.#byPath.get(key) ?? []) {
+          if (path.length - watch.path.length > watch.depth) continue;
           if (mayHear(watch.watcher.caller, roots, path)) deliver(watch, text);
         }
       }
@@ -88,12 +100,15 @@ export class Watches {
     }
   }
 
-  /** Delivers a special event, such as "@releaseDomain", to those who may read the node of that name. */
-  fireSpecial(name: string, root: Node): void {
+  /** Delivers a special event of a domain, such as "@releaseDomain", to those who may read the node of that name. */
+  fireSpecial(name: string, domid: number, root: Node): void {
     const node = findNode(root, [name]);
-    for (const { watcher, givenPath, token } of this.#byPath.get(name) ?? []) {
-      const mayRead = node === null ? watcher.caller.domid === 0 : mayAccess(watcher.caller, node.permissions, 'r');
-      if (mayRead) watcher.deliver(givenPath, token);
+    const ofDomain = `${name}/${domid}`;
+    for (const key of [name, ofDomain]) {
+      for (const { watcher, givenPath, token, depth } of this.#byPath.get(key) ?? []) {
+        const mayRead = node === null ? watcher.caller.domid === 0 : mayAccess(watcher.caller, node.permissions, 'r');
+        if (mayRead) watcher.deliver(depth === 1 ? ofDomain : givenPath, token);
+      }
     }
   }
 
@@ -111,6 +126,11 @@ export class Watches {
     }
     return removed.length;
   }
+}
+
+function parseWatchPath(givenPath: string, domid: number): Path | null {
+  const special = SPECIAL_OF_DOMAIN.exec(givenPath);
+  return special === null ? parsePath(givenPath, domid) : [special[1]];
 }
 
 /** "/", "/a", "/a/b" for ['a', 'b']. */

@@ -106,6 +106,8 @@ export const XENSTORE_DOMAIN_INTERFACE = {
 /** Bits of server_features. Source: xs_wire.h. */
 export const XENSTORE_SERVER_FEATURE_RECONNECTION = 1;
 export const XENSTORE_SERVER_FEATURE_ERROR = 2;
+/** Since Xen 4.22: WATCH takes a number of levels, and "@releaseDomain/<domid>". */
+export const XENSTORE_SERVER_FEATURE_WATCHDEPTH = 4;
 
 /** Values of connection. Source: xs_wire.h. */
 export const XENSTORE_CONNECTED = 0;

@@ -27,6 +27,8 @@ describe('domus', () => {
     [['guest', '--help']],
     [['demo', '--help']],
     [['guest', 'build', '-h']],
+    [['daemon', '-h']],
+    [['daemon', 'stop', '-h']],
   ])('%j prints the help', async (argv) => {
     expect(await main(argv)).toBe(0);
     expect(out).toMatch(/^usage: domus COMMAND/);
@@ -39,6 +41,8 @@ describe('domus', () => {
     [['frobnicate', '--help'], /^domus: unknown command "frobnicate"/],
     [['guest'], /expected "guest build"/],
     [['demo', 'x'], /unknown command "demo x"/],
+    [['daemon', 'start'], /^domus: daemon: expected "daemon" or "daemon stop"/],
+    [['daemon', 'stop', '--force'], /^domus: daemon: expected "daemon" or "daemon stop"/],
     [['demo', '--nonsense'], /^domus: Unknown option '--nonsense'/],
     [['guest', 'build', '--suite'], /^domus: Option '--suite <value>' argument missing/],
     [['guest', 'build', '--kernel', '/nonexistent'], /^domus: --kernel and --initrd go together/],

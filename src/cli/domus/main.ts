@@ -2,7 +2,7 @@
  * The `domus` command: what Xen has no command for, which is getting a guest to boot.
  *
  * Everything about a running domain is xl's; `domus demo` builds a guest and then runs xl in this same process.
- * Exit codes: 0 done, 1 wrong usage or failure, 130 interrupted; `domus demo` otherwise gives xl's.
+ * Exit codes: 0 done, 1 wrong usage or failure, 130 interrupted; `domus demo` otherwise gives xl's; `domus daemon` 3 if one runs.
  */
 
 import { parseArgs } from 'node:util';
@@ -24,8 +24,10 @@ Xen in TypeScript: boots Linux kernels as Xen PV guests inside Node.
 Commands:
   demo           build a small Debian guest if needed and start it with its console here (Ctrl-] leaves)
   guest build    build the guest and print where its files are
+  daemon         serve xenstore in the foreground; other commands start it by themselves, in the background
+  daemon stop    end the daemon; running domains start it again when they need it
 
-Options of both commands:
+Options of demo and guest build:
   --kernel-package NAME   Debian package with the kernel (default linux-image-cloud-amd64)
   --package NAME          add this Debian package and what it depends on to the ramdisk; may be given again;
                           NAME:i386 for 32-bit ones
@@ -36,7 +38,8 @@ Options of both commands:
   --force                 build again even if nothing has changed
   -h, --help              print this text
 
-The cache is $DOMUS_CACHE_DIR, else $XDG_CACHE_HOME/domus, else ~/.cache/domus. Domains are managed with xl.
+The cache is $DOMUS_CACHE_DIR, else $XDG_CACHE_HOME/domus, else ~/.cache/domus. What the daemon keeps is in $DOMUS_STATE_DIR,
+else $XDG_STATE_HOME/domus, else ~/.local/state/domus. Domains are managed with xl.
 `;
 
 /** The command line is wrong; the message is followed by a hint at --help. */
@@ -67,7 +70,7 @@ export async function main(argv: readonly string[]): Promise<number> {
       process.stderr.write(`domus: ${error.message}\n`);
       return 1;
     }
-    if (isSystemError(error)) {
+    if (isSystemError(error) || (error instanceof Error && error.name === 'DaemonError')) {
       process.stderr.write(`domus: ${error.message}\n`);
       return 1;
     }
@@ -91,7 +94,9 @@ async function run(argv: readonly string[]): Promise<number> {
     return 1;
   }
   const command = words.join(' ');
-  if (command !== 'demo' && command !== 'guest build' && !(command === 'guest' && options === 'help')) {
+  if (words[0] === 'daemon' && options !== 'help') return await daemon(words.slice(1), argv.length > words.length);
+  const hasHelp = ['guest', 'daemon', 'daemon stop'].includes(command);
+  if (command !== 'demo' && command !== 'guest build' && !(hasHelp && options === 'help')) {
     throw new UsageError(command === 'guest' ? 'guest: expected "guest build"' : `unknown command "${command}"`);
   }
   if (options === 'help') {
@@ -106,6 +111,16 @@ async function run(argv: readonly string[]): Promise<number> {
   // Loaded only now: "domus --help" and "domus guest build" need nothing of the hypervisor.
   const xl = await import('../xl/main.ts');
   return await xl.main(['create', '-c', guest.config]);
+}
+
+async function daemon(words: readonly string[], hasOptions: boolean): Promise<number> {
+  if (hasOptions || words.length > 1 || (words.length === 1 && words[0] !== 'stop'))
+    throw new UsageError('daemon: expected "daemon" or "daemon stop", without options');
+  const { runDaemon, stopDaemon } = await import('../../host/domusd.ts');
+  if (words.length === 0) return await runDaemon();
+  const pid = await stopDaemon();
+  process.stderr.write(pid === null ? 'domus: no daemon runs\n' : `domus: the daemon, process ${pid}, has ended\n`);
+  return 0;
 }
 
 function parse(argv: readonly string[]): { words: string[]; options: BuildGuestOptions | 'help' } {
