@@ -314,6 +314,7 @@ async function buildAndRun(
   try {
     for (const disk of config.disks) await devices.addDisk(disk);
     for (const vif of config.vifs) await devices.addVif(vif);
+    await devices.watch();
     await workers.ready;
     if (run.isFirst) options.onStart?.();
     Atomics.store(vcpu0.i32, VCPU.state >> 2, VCPU_STATE_UP);

@@ -1,12 +1,16 @@
-/** What a toolstack asks of Debian's kernel through xenstore: less memory and more, vCPUs, SysRq, and the end. */
+/** What a toolstack asks of Debian's kernel through xenstore: less memory and more, vCPUs, disks and interfaces, SysRq, and the end. */
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
 import { openXenstored } from '../../src/host/xenstored.ts';
+import { parseDisk } from '../../src/toolstack/config/disk.ts';
+import { parseVif } from '../../src/toolstack/config/network-interface.ts';
+import { diskNodes, vifNodes } from '../../src/toolstack/device-nodes.ts';
+import { plugDevice, unplugAndRemove } from '../../src/toolstack/device-plug.ts';
 import { requestShutdown, sendSysrq, setMemoryTarget, setOnlineVcpus } from '../../src/toolstack/domain-control.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { XenstoreClient } from '../../src/xenstore/client.ts';
@@ -26,7 +30,7 @@ afterAll(async () => {
 const SCRIPT = `
 while :; do
   for cpu in /sys/devices/system/cpu/cpu*/online; do [ "$(cat $cpu)" = 1 ] || echo 1 > $cpu; done 2>/dev/null
-  echo "cpus=$(nproc) total=$(grep MemTotal /proc/meminfo | tr -dc 0-9) free=$(grep MemFree /proc/meminfo | tr -dc 0-9)"
+  echo "cpus=$(nproc) disks=$(ls /sys/block | tr '\\n' ,) nets=$(ls /sys/class/net | tr '\\n' ,) total=$(grep MemTotal /proc/meminfo | tr -dc 0-9) free=$(grep MemFree /proc/meminfo | tr -dc 0-9)"
   sleep 0.3
 done
 `;
@@ -79,7 +83,7 @@ for (const engine of ENGINES)
       'maxvcpus=2',
     ]);
     try {
-      const [, before] = await guest.until(/cpus=1 total=(\d+) /);
+      const [, before] = await guest.until(/cpus=1 .*total=(\d+) /);
       const store = new XenstoreClient(await openXenstored(folder));
       const domids = (await store.directory('/local/domain'))!.map(Number).filter((domid) => domid !== 0);
       const domid = Math.max(...domids);
@@ -94,6 +98,31 @@ for (const engine of ENGINES)
       await guest.until(new RegExp(`total=${Number(before) - 65536} `));
       await setMemoryTarget(store, domid, 256 * 1024);
       await guest.until(new RegExp(`total=${before} `));
+
+      const image = join(folder, `${engine}.img`);
+      writeFileSync(image, new Uint8Array(1 << 20));
+      const disk = diskNodes(parseDisk('', `${image},raw,xvdb,w`), 51728, image);
+      await plugDevice(store, domid, disk);
+      await guest.until(/disks=xvdb,/);
+      await expect(plugDevice(store, domid, disk)).rejects.toThrow('device vbd 51728 is there already');
+      expect(await unplugAndRemove(store, domid, disk)).toBe(true);
+      await guest.until(/disks= /);
+      // Nobody holds the file any more.
+      await plugDevice(store, domid, disk);
+      await guest.until(/disks=xvdb,/);
+      const missing = diskNodes(parseDisk('', '/nosuch,raw,xvdc,w'), 51744, '/nosuch');
+      await expect(plugDevice(store, domid, missing)).rejects.toThrow(
+        `Domain ${domid}: unable to add device vbd 51744: Disk vdev=xvdc failed to stat: /nosuch: No such file or directory`,
+      );
+      const mac = Uint8Array.of(0, 0x16, 0x3e, 1, 2, 3);
+      const vif = vifNodes(
+        parseVif('', 'script=vif-nat', 0, () => {}),
+        mac,
+      );
+      await plugDevice(store, domid, vif);
+      await guest.until(/nets=eth0,/);
+      expect(await unplugAndRemove(store, domid, vif)).toBe(true);
+      await guest.until(/nets=lo,/);
 
       await sendSysrq(store, domid, 'h');
       await guest.until(/sysrq: HELP : /);
