@@ -3,7 +3,6 @@
  * xenstore ring, and does what on_poweroff, on_reboot and on_crash say.
  */
 
-import { readFile } from 'node:fs/promises';
 import { setImmediate } from 'node:timers/promises';
 import {
   SHUTDOWN_crash,
@@ -24,12 +23,10 @@ import { createMachineMemory, type MachineMemory, PAGE_SIZE, RAM_PAGES_MAX } fro
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { buildDomain } from '../toolstack/builder/build-domain.ts';
 import { BuildError } from '../toolstack/builder/build-error.ts';
-import { parseXenElf } from '../toolstack/builder/elf.ts';
-import { cacheRoot } from '../toolstack/cache.ts';
 import { type DomainConfig, formatUuid, type ShutdownAction } from '../toolstack/config/domain-config.ts';
-import { loadKernel } from '../toolstack/kernel-image.ts';
 import { introduceControlDomain, introduceDomain } from '../toolstack/xenstore-nodes.ts';
 import { createRingServer } from '../xenstore/ring-server.ts';
+import { type BootFiles, loadBootFiles } from './boot-files.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
 import { DomainDevices } from './domain-devices.ts';
@@ -101,21 +98,17 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
   const onProgress = (step: string, detail: string): void => {
     if (!options.quiet) options.log(`xl: kernel: ${step} ${detail}`);
   };
-  const load = async (): Promise<Uint8Array> =>
-    (await loadKernel(config.kernel, { cacheDir: cacheRoot(), onProgress })).elf;
-  let loaded: Uint8Array | null = await load();
-  const elf = parseXenElf(loaded, config.kernel);
-  // Some 50 MB that a running domain does not need: a restart reads them again.
-  const takeKernel = async (): Promise<Uint8Array> => {
-    const bytes = loaded ?? (await load());
+  let loaded: BootFiles | null = await loadBootFiles(config, onProgress);
+  // A running domain does not need them: a restart loads them again.
+  const takeBootFiles = async (): Promise<BootFiles> => {
+    const files = loaded ?? (await loadBootFiles(config, onProgress));
     loaded = null;
-    return bytes;
+    return files;
   };
-  const ramdisk = config.ramdisk === null ? null : await readRamdisk(config.ramdisk);
   const engine = engineFor(config);
   const xenstore = await openXenstore(options);
   try {
-    return await runToEnd({ config, options, takeKernel, elf, ramdisk, xenstore, engine });
+    return await runToEnd({ config, options, takeBootFiles, xenstore, engine });
   } finally {
     xenstore.close();
   }
@@ -166,35 +159,28 @@ function engineFor(config: DomainConfig): EngineKind {
   }
 }
 
-async function readRamdisk(path: string): Promise<Uint8Array> {
-  try {
-    return await readFile(path);
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    const why =
-      code === 'ENOENT'
-        ? 'No such file or directory'
-        : code === 'EISDIR'
-          ? 'Is a directory'
-          : code === 'EACCES'
-            ? 'Permission denied'
-            : String(code);
-    throw new HostError(`failed to open file '${path}': ${why}`);
-  }
-}
-
 interface OneRun {
   readonly config: DomainConfig;
   readonly options: RunOptions;
-  /** The kernel's ELF file, to be let go of after building. */
-  readonly takeKernel: () => Promise<Uint8Array>;
-  readonly elf: ReturnType<typeof parseXenElf>;
-  readonly ramdisk: Uint8Array | null;
+  /** What it boots, to be let go of after building. */
+  readonly takeBootFiles: () => Promise<BootFiles>;
   readonly xenstore: DomainXenstore;
   readonly domid: number;
   /** It is no restart. */
   readonly isFirst: boolean;
   readonly engine: EngineKind;
+}
+
+/** In a function of its own, so that the files are let go of when it is done. */
+async function buildFromFiles({ takeBootFiles }: OneRun, domain: Domain) {
+  const { elf, kernel, kernelName, ramdisk, ramdiskName, cmdline } = await takeBootFiles();
+  const built = buildDomain(
+    domain.machine,
+    domain.vcpus[0],
+    { elf, bytes: kernel, name: kernelName },
+    { ramdisk, ramdiskName, cmdline, storePort: STORE_PORT, consolePort: CONSOLE_PORT },
+  );
+  return { ...built, cmdline };
 }
 
 async function runOnce(run: OneRun): Promise<EndReason> {
@@ -227,18 +213,7 @@ async function buildAndRun(
   const { config, options, xenstore, domid } = run;
   const { machine } = domain;
   const vcpu0 = domain.vcpus[0];
-  const built = buildDomain(
-    machine,
-    vcpu0,
-    { elf: run.elf, bytes: await run.takeKernel(), name: config.kernel },
-    {
-      ramdisk: run.ramdisk,
-      ramdiskName: config.ramdisk ?? 'ramdisk',
-      cmdline: config.cmdline,
-      storePort: STORE_PORT,
-      consolePort: CONSOLE_PORT,
-    },
-  );
+  const built = await buildFromFiles(run, domain);
   adoptPageTables(domain, built.pageTableFrames);
   domain.vcpus.forEach((vcpu, id) => {
     vcpu.u32[VCPU.vcpuInfo >> 2] = machine.layout.sharedInfoOffset + id * 64;
@@ -296,7 +271,7 @@ async function buildAndRun(
     const text = takeConsoleIo(domain);
     if (text.length > 0) {
       tail.add(text);
-      if (config.cmdline.includes('earlyprintk=xen')) options.console?.write(text);
+      if (built.cmdline.includes('earlyprintk=xen')) options.console?.write(text);
     }
   };
   let stopped = false;
