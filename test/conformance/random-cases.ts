@@ -55,6 +55,8 @@ export function randomChoices(
     lock: isMemory && form.lockable && values.once(2),
     rep: isString ? [0, 0xf2, 0xf3, 0xf3][values.below(4)] : values.once(64) && mayRepeat ? 0xf2 + values.below(2) : 0,
     rex: values.once(4),
+    vvvv: values.below(16),
+    wide: values.once(2),
     immediateLo: scratch[0],
     immediateHi: scratch[1],
   };

@@ -54,7 +54,9 @@ function* corners(form: Form, values: Values): Iterable<Recipe> {
               first,
               second,
             };
-            if (!wide) yield recipe;
+            // With VEX the first one is only written.
+            if (form.vex) yield { ...recipe, second: first, third: second };
+            else if (!wide) yield recipe;
             // The accumulator, and with it rDX, takes the other value.
             else if (form.operands.length === 1)
               yield { ...recipe, registers: accumulator(operandSize, second, values) };

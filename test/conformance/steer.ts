@@ -173,6 +173,11 @@ export class Steering {
           break;
       }
     }
+    // On PVM VEX and XSAVE are #UD while RSP is not canonical.
+    if (form.vex || form.feature.startsWith('XSAVE'))
+      this.set(slot, RSP, BigInt.asUintN(64, BigInt.asIntN(48, this.gpr(slot, RSP))));
+    // The host may have more state than the wasm engine: not asked for.
+    if (form.feature.startsWith('XSAVE')) this.set(slot, RAX, this.gpr(slot, RAX) & ~0xf8n);
     const memory = i.mod !== 3 && (i.base >= 0 || i.index >= 0);
     switch (name) {
       case 'push':

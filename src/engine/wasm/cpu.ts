@@ -10,15 +10,18 @@ import type { Flags, IntegerSize } from './flags.ts';
 import type { FunctionBuilder } from './function-builder.ts';
 import type { AtomicOperation, Node } from './nodes.ts';
 
-/** Where an operand comes from. `size` in bytes. */
+/** The field of an instruction that names a register: reg, rm, VEX.vvvv, or the upper half of an immediate byte. */
+export type RegisterField = 0 | 1 | 2 | 3;
+
+/** Where an operand comes from. `size` in bytes; an `xmm` of 32 is a YMM register. */
 export type Operand =
-  | { readonly kind: 'gpr'; readonly size: IntegerSize; readonly field: 0 | 1 | 2 }
+  | { readonly kind: 'gpr'; readonly size: IntegerSize; readonly field: RegisterField }
   | { readonly kind: 'fixed'; readonly size: IntegerSize; readonly gpr: number }
   | { readonly kind: 'immediate'; readonly size: IntegerSize }
   | { readonly kind: 'one'; readonly size: IntegerSize }
   | { readonly kind: 'memory'; readonly size: number }
-  | { readonly kind: 'xmm'; readonly size: number; readonly field: 0 | 1 | 2 }
-  | { readonly kind: 'mmx'; readonly size: 8; readonly field: 0 | 1 | 2 }
+  | { readonly kind: 'xmm'; readonly size: number; readonly field: RegisterField }
+  | { readonly kind: 'mmx'; readonly size: 8; readonly field: RegisterField }
   | { readonly kind: 'other'; readonly type: string };
 
 export type Access = 'read' | 'write' | 'modify';

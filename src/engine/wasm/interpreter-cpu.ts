@@ -2,7 +2,7 @@
 
 import { VCPU } from '../../machine/vcpu-block.ts';
 import { X87_STATE } from '../x86/x87/state.ts';
-import type { Access, Cpu, Modification, Operand } from './cpu.ts';
+import type { Access, Cpu, Modification, Operand, RegisterField } from './cpu.ts';
 import { type FlagLocals, type Flags, type IntegerSize, LazyFlags } from './flags.ts';
 import type { FunctionBuilder } from './function-builder.ts';
 import { CPU, GUEST, STATE, TLB_ADDEND, TLB_MASK, TLB_READ, TLB_WRITE } from './layout.ts';
@@ -87,8 +87,11 @@ export class InterpreterCpu implements Cpu {
   }
 
   /** Where a register operand stands: byte offset from the start of its table. */
-  protected field(field: 0 | 1 | 2): Node {
-    return i32.load8U(CPU, this.frame.pc, MICRO_OP.register1 + field);
+  protected field(field: RegisterField): Node {
+    const { pc } = this.frame;
+    if (field < 2) return i32.load8U(CPU, pc, MICRO_OP.register1 + field);
+    if (field === 2) return i32.load8U(CPU, pc, MICRO_OP.register3);
+    return i32.and(i32.load8U(CPU, pc, MICRO_OP.immediate), i32.const(0xf0));
   }
 
   immediate(): Node {
@@ -136,11 +139,11 @@ export class InterpreterCpu implements Cpu {
     }
   }
 
-  protected readRegister(field: 0 | 1 | 2, size: IntegerSize): Node {
+  protected readRegister(field: RegisterField, size: IntegerSize): Node {
     return loadInteger(CPU, size, this.field(field), 0);
   }
 
-  protected writeRegister(field: 0 | 1 | 2, size: IntegerSize, value: Node): void {
+  protected writeRegister(field: RegisterField, size: IntegerSize, value: Node): void {
     const at = this.field(field);
     if (size === 4) this.f.store(8, CPU, at, 0, i64.and(value, i64.const(-1, 0)));
     else this.f.store(size, CPU, at, 0, value);

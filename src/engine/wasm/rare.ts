@@ -15,6 +15,7 @@ import * as segments from './rare-segments.ts';
 import { JUMP, NEXT } from './rare-status.ts';
 import * as strings from './rare-strings.ts';
 import { x87Instruction } from './rare-x87.ts';
+import { xsaveInstruction } from './rare-xsave.ts';
 import { stem } from './semantics/table.ts';
 
 const RAX = 0;
@@ -479,6 +480,8 @@ function find(form: Form): RareInstruction {
   if (Object.hasOwn(BY_KEY, form.key)) return BY_KEY[form.key];
   const name = stem(form);
   if (Object.hasOwn(BY_MNEMONIC, name)) return BY_MNEMONIC[name];
+  const xsave = xsaveInstruction(form);
+  if (xsave !== undefined) return xsave;
   const x87 = x87Instruction(form);
   if (x87 !== undefined) return x87;
   // Not shown in CPUID, or not built: the guest sees what a CPU without it does.
