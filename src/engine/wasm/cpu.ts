@@ -74,11 +74,24 @@ export interface Cpu {
   requireVectors(): void;
   /** An operation of x86/sse-exact.ts, by a call out of WebAssembly: the result, kept. Leaves with #XM for an unmasked exception. */
   exactVector(operation: Node, a: Node, b: Node): Node;
+  /** The same for operands of one or two halves, up to three of them: all lanes at once. */
+  exactVectors(operation: Node, ...operands: readonly (readonly Node[])[]): readonly Node[];
   /** v128 load and store at an offset of memory 0. */
   loadVector(at: Node): Node;
   storeVector(at: Node, size: 4 | 8 | 16, value: Node): void;
-  /** Leaves with #GP(0) unless the address is a multiple of 16. */
-  requireAligned(address: Node): void;
+  /** Leaves with #GP(0) unless the address is a multiple of 16, or 32. */
+  requireAligned(address: Node, alignment?: 16 | 32): void;
+
+  /** Upper half of a YMM register operand. */
+  readUpper(operand: number): Node;
+  writeUpper(operand: number, value: Node): void;
+  /** Upper half of a YMM register by number. */
+  upper(number: number): Node;
+  setUpper(number: number, value: Node): void;
+  /** 32 bytes at an offset from `translate`. */
+  storeHalves(at: Node, low: Node, high: Node): void;
+  /** `requireVectors` of VEX: #UD before it unless XCR0 has SSE and AVX. */
+  requireAvx(): void;
 
   /** A word of the vCPU's state (layout.ts), which may be anything that is not a register. */
   state(offset: number, size: 4 | 8): Node;

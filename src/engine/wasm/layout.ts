@@ -28,8 +28,8 @@ export const STATE = {
   budget: 0x241c, // i32
   /** Results of a helper. */
   helper: 0x2420, // i64[2]
-  /** Operands of an exact vector operation; its result takes the place of the first. */
-  vector: 0x2430, // v128[2]
+  /** Operands a, b and c of an exact vector operation, each low and high half; its result takes the place of the first. */
+  vector: 0x2430, // v128[3][2]
   /** Two translation caches, of kernel and of user mode: TLB_ENTRIES of TLB_ENTRY bytes each. */
   tlb: 0x10000,
   jumpCache: 0x60000,
