@@ -124,6 +124,6 @@ export function edges(size: number): bigint[] {
   return result.flatMap((address, i) => [BigInt(address) + (i % 3 === 0 ? HIGH_ALIAS : 0n)]);
 }
 
-export function sizeOf(form: Form, operandSize: number): number {
-  return Math.max(1, memorySize({ form: form.index, operandSize } as Instruction));
+export function sizeOf(form: Form, operandSize: number, wide = false): number {
+  return Math.max(1, memorySize({ form: form.index, operandSize, vexL: wide ? 1 : 0 } as Instruction));
 }

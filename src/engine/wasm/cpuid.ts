@@ -5,16 +5,13 @@
  */
 
 import type { CpuidResult } from '../engine.ts';
-import { FEATURES_V2 } from '../x86/tables.ts';
+import { FEATURES_V3 } from '../x86/tables.ts';
 
 const SIGNATURE = 0x00030661;
 const BRAND = 'Domus translating engine (x86-64-v2)';
 
 /** What the decoder knows. */
-export const SHOWN_FEATURES: readonly string[] = [
-  ...FEATURES_V2,
-  ...['RDTSCP', 'MOVBE', 'BMI1', 'BMI2', 'LZCNT', 'XSAVE', 'XSAVEOPT', 'XSAVEC'],
-];
+export const SHOWN_FEATURES: readonly string[] = [...FEATURES_V3, 'RDTSCP'];
 
 const bits = (...numbers: number[]): number => numbers.reduce((mask, bit) => mask | (1 << bit), 0) >>> 0;
 

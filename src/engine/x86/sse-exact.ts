@@ -21,6 +21,8 @@ import {
 } from './sse-arithmetic.ts';
 import { fromInteger, narrow, roundToIntegral, toInteger, widen } from './sse-convert.ts';
 import { DOUBLE, Environment, type Format, SINGLE } from './sse-format.ts';
+import { fused, NEGATE_ADDEND, NEGATE_PRODUCT } from './sse-fused.ts';
+import { fromHalf, toHalf } from './sse-half.ts';
 import * as operations from './sse-operations.ts';
 import { PD, PS, SD, SS } from './sse-operations.ts';
 import * as quick from './sse-quick.ts';
@@ -86,6 +88,23 @@ function compute(operation: number, single: boolean, to: number, first: number, 
   }
   const f = single ? SINGLE : DOUBLE;
   set(single ? 32 : 64, to, LANE_OPERATIONS[operation](e, f, get(f, first), get(f, second)));
+}
+
+/** Lane of the result = a * b + c, some negated. */
+function multiplyAdd(single: boolean, lane: number, negations: number): void {
+  const values = single ? h.singles : h.doubles;
+  const all = single ? 4 : 2;
+  const a = (negations & NEGATE_PRODUCT) !== 0 ? -values[lane] : values[lane];
+  const b = values[all + lane];
+  const c = (negations & NEGATE_ADDEND) !== 0 ? -values[2 * all + lane] : values[2 * all + lane];
+  const value = single ? quick.quickFusedSingle(e, a, b, c) : quick.quickFusedDouble(e, a, b, c);
+  if (!Number.isNaN(value)) {
+    (single ? h.resultSingles : h.resultDoubles)[lane] = value;
+    return;
+  }
+  const f = single ? SINGLE : DOUBLE;
+  const exact = fused(e, f, get(f, lane), get(f, all + lane), get(f, 2 * all + lane), negations);
+  set(single ? 32 : 64, lane, exact);
 }
 
 /** Sums or differences of neighbours. */
@@ -202,6 +221,21 @@ function perform(operation: number, shape: number, immediate: number): void {
     case operations.ROUND:
       for (let lane = 0; lane < count; lane++) set(bits, lane, roundToIntegral(e, f, get(f, all + lane), immediate));
       return;
+    case operations.FUSED:
+      for (let lane = 0; lane < count; lane++) multiplyAdd(single, lane, (lane & 1) !== 0 ? immediate >> 2 : immediate);
+      return;
+    case operations.FROM_HALF:
+      for (let lane = 3; lane >= 0; lane--)
+        h.result[lane] = Number(fromHalf(e, BigInt((h.operands[4 + (lane >> 1)] >>> (16 * (lane & 1))) & 0xffff)));
+      return;
+    case operations.TO_HALF: {
+      const word = (lane: number): number => Number(toHalf(e, BigInt(h.operands[4 + lane]), immediate));
+      h.result[0] = word(0) | (word(1) << 16);
+      h.result[1] = word(2) | (word(3) << 16);
+      h.result[2] = 0;
+      h.result[3] = 0;
+      return;
+    }
     case operations.RECIPROCAL:
       for (let lane = 0; lane < count; lane++) h.result[lane] = reciprocal(h.operands[4 + lane]);
       return;
@@ -243,8 +277,7 @@ export function createExactVector(
         h = halves[n];
         perform(kind, shape, operation >>> 16);
       }
-    for (let n = 0; n < halves.length; n++)
-      for (let i = 0; i < 4; i++) u32[at + 4 * n + i] = halves[n].result[i];
+    for (let n = 0; n < halves.length; n++) for (let i = 0; i < 4; i++) u32[at + 4 * n + i] = halves[n].result[i];
     u32[mxcsr] |= e.flags;
     return e.raises ? 1 : 0;
   };

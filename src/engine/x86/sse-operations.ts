@@ -39,6 +39,11 @@ export const FROM_INT32_PAIR = 20;
 export const TO_INT32_PAIR = 21;
 export const RECIPROCAL = 22;
 export const RECIPROCAL_SQRT = 23;
+/** a * b + c. Immediate: NEGATE_PRODUCT and NEGATE_ADDEND of sse-fused.ts for even lanes, 2 bits further up for odd ones. */
+export const FUSED = 24;
+/** Singles from the low 16-bit lanes of b, and the other way round; immediate: the rounding. */
+export const FROM_HALF = 25;
+export const TO_HALF = 26;
 
 export const PS = 0;
 export const PD = 1;

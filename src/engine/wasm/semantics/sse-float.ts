@@ -89,12 +89,7 @@ interface Arithmetic {
 
 /** A mask for each half becomes one i32: 0 or not. */
 function anyHalf(s: Shape, halves: Vector, mask: (i: number) => Node): Node {
-  return s.any(
-    anyOf(
-      s,
-      ...halves.map((_half, i) => mask(i)),
-    ),
-  );
+  return s.any(anyOf(s, ...halves.map((_half, i) => mask(i))));
 }
 
 /**

@@ -3,7 +3,17 @@
 import { i32, i64, type Node, shuffle } from '../nodes.ts';
 import { i8x16, i32x4, i64x2 } from '../simd.ts';
 import type { Meaning } from './common.ts';
-import { fromI64, joinLow, mapTo, readAligned, readUnaligned, unary, vectors, writeAligned, writeI32 } from './sse-common.ts';
+import {
+  fromI64,
+  joinLow,
+  mapTo,
+  readAligned,
+  readUnaligned,
+  unary,
+  vectors,
+  writeAligned,
+  writeI32,
+} from './sse-common.ts';
 
 const RDI = 7;
 

@@ -251,35 +251,39 @@ export const insert =
   };
 
 /** PINSRD and PINSRQ are one form. */
-export const insertWide = (from: 1 | 2): Meaning => (cpu) => {
-  const source = cpu.operands[from];
-  const wide = source.kind !== 'other' && source.size === 8;
-  const value = cpu.f.let(cpu.read(from));
-  const immediate = immediateByte(cpu, from + 1);
-  const old = cpu.f.let(cpu.readVector(from - 1));
-  const result = byImmediate(
-    immediate,
-    (known) => (wide ? i64x2.replaceLane(old, known & 1, value) : i32x4.replaceLane(old, known & 3, i32.wrap(value))),
-    (read) => {
-      const number = i32x4.splat(i32.and(read, i32.const(wide ? 1 : 3)));
-      const splat = wide ? i64x2.splat(value) : i32x4.splat(i32.wrap(value));
-      return v128.bitselect(splat, old, i32x4.eq(lanes(4, wide ? [0, 0, 1, 1] : FOUR), number));
-    },
-  );
-  cpu.writeVector(0, result);
-};
+export const insertWide =
+  (from: 1 | 2): Meaning =>
+  (cpu) => {
+    const source = cpu.operands[from];
+    const wide = source.kind !== 'other' && source.size === 8;
+    const value = cpu.f.let(cpu.read(from));
+    const immediate = immediateByte(cpu, from + 1);
+    const old = cpu.f.let(cpu.readVector(from - 1));
+    const result = byImmediate(
+      immediate,
+      (known) => (wide ? i64x2.replaceLane(old, known & 1, value) : i32x4.replaceLane(old, known & 3, i32.wrap(value))),
+      (read) => {
+        const number = i32x4.splat(i32.and(read, i32.const(wide ? 1 : 3)));
+        const splat = wide ? i64x2.splat(value) : i32x4.splat(i32.wrap(value));
+        return v128.bitselect(splat, old, i32x4.eq(lanes(4, wide ? [0, 0, 1, 1] : FOUR), number));
+      },
+    );
+    cpu.writeVector(0, result);
+  };
 
 /** INSERTPS: bits 6-7 lane of a register source, 4-5 of the destination, 0-3 lanes to clear. */
-export const insertFloat = (from: 1 | 2): Meaning => (cpu) => {
-  const b = readAligned(cpu, from);
-  const immediate = immediateByte(cpu, from + 1);
-  const old = cpu.f.let(cpu.readVector(from - 1));
-  const lane = cpu.operands[from].kind === 'memory' ? i32.const(0) : i32.shrU(immediate, i32.const(6));
-  const value = pick(b, laneNumbers(4, lane));
-  const at = i32x4.splat(i32.and(i32.shrU(immediate, i32.const(4)), i32.const(3)));
-  const inserted = v128.bitselect(value, old, i32x4.eq(lanes(4, FOUR), at));
-  cpu.writeVector(0, v128.andNot(inserted, laneMask(4, immediate)));
-};
+export const insertFloat =
+  (from: 1 | 2): Meaning =>
+  (cpu) => {
+    const b = readAligned(cpu, from);
+    const immediate = immediateByte(cpu, from + 1);
+    const old = cpu.f.let(cpu.readVector(from - 1));
+    const lane = cpu.operands[from].kind === 'memory' ? i32.const(0) : i32.shrU(immediate, i32.const(6));
+    const value = pick(b, laneNumbers(4, lane));
+    const at = i32x4.splat(i32.and(i32.shrU(immediate, i32.const(4)), i32.const(3)));
+    const inserted = v128.bitselect(value, old, i32x4.eq(lanes(4, FOUR), at));
+    cpu.writeVector(0, v128.andNot(inserted, laneMask(4, immediate)));
+  };
 
 /** MPSADBW: sums of differences of four bytes of b with eight neighbouring groups of four of a. */
 const sumsOfDifferences: ByImmediate = (a, b, immediate) => {
