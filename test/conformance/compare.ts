@@ -65,7 +65,7 @@ function isFaultOfMmx(i: Instruction, slot: number, a: Result): boolean {
   return MMX[i.form] && (vector === GP || vector === SS);
 }
 
-const LDMXCSR = formIndex('ldmxcsr Md');
+const LDMXCSR: readonly number[] = [formIndex('ldmxcsr Md'), formIndex('vldmxcsr Md')];
 /** AMD's CPUs have a bit for misaligned operands. */
 const MXCSR_MM = 0x20000;
 
@@ -74,7 +74,7 @@ export function agree(prepared: Prepared, slot: number, a: Result, b: Result): b
   const base = slot * STATE_WORDS;
   const x = a.states32;
   const y = b.states32;
-  if (prepared.instructions[slot]?.form === LDMXCSR && (y[base + FX + 6] & MXCSR_MM) !== 0) return true;
+  if (LDMXCSR.includes(prepared.instructions[slot]?.form ?? -1) && (y[base + FX + 6] & MXCSR_MM) !== 0) return true;
   if (!sameOutcome(prepared, slot, a, b)) return false;
   for (let k = 0; k < 32; k++) if (x[base + k] !== y[base + k]) return false;
   const flags = base + STATE.rflags / 4;

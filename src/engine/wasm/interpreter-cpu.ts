@@ -26,7 +26,7 @@ export interface Runtime {
 }
 
 /** XCR0: SSE and AVX. */
-const XCR0_SSE_AVX = 6;
+export const XCR0_SSE_AVX = 6;
 
 export const ACCESS_READ = 0;
 export const ACCESS_WRITE = 1;

@@ -71,3 +71,11 @@ export const JUMP_USER_HI = 0x40000000;
 /** Memories of the engine's modules. */
 export const GUEST = 0;
 export const CPU = 1;
+
+// --- state in the guest's memory: areas of XSAVE. Source: Intel SDM vol. 1, 13.4.
+
+/** Bits of XCR0: x87, SSE, and AVX, which is the upper halves of the YMM registers. */
+export const COMPONENTS = 7;
+export const UPPER_AT = 576;
+export const UPPER_BYTES = 256;
+export const AREA: number = UPPER_AT + UPPER_BYTES;

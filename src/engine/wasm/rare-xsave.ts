@@ -12,7 +12,7 @@ import { VCPU } from '../../machine/vcpu-block.ts';
 import { EXIT_EXCEPTION } from '../engine.ts';
 import type { Form } from '../x86/forms.ts';
 import { X87_STATE } from '../x86/x87/state.ts';
-import { STATE } from './layout.ts';
+import { AREA, COMPONENTS, STATE, UPPER_AT, UPPER_BYTES } from './layout.ts';
 import type { Processor } from './processor.ts';
 import { NEXT } from './rare-status.ts';
 import { pieceAt, storedPieces, translatePieces } from './rare-x87-operands.ts';
@@ -27,8 +27,6 @@ const GP = 13;
 const X87 = 1;
 const SSE = 2;
 const AVX = 4;
-/** What the engine has, whatever a guest is offered. */
-export const COMPONENTS: number = X87 | SSE | AVX;
 
 const HEADER = 512;
 const XCOMP_BV = HEADER + 8;
@@ -36,8 +34,6 @@ const HEADER_END = 576;
 const MXCSR_AT = 24;
 const XMM_AT = 160;
 const X87_END = 160;
-const UPPER_BYTES = 256;
-const AREA = HEADER_END + UPPER_BYTES;
 const ALIGNMENT = 64;
 const COMPACTED = 0x80000000;
 const MXCSR_MASK = 0xffff;
@@ -98,7 +94,7 @@ function inUse(p: Processor): number {
 function saveComponents(p: Processor, components: number): void {
   if ((components & X87) !== 0) saveX87(p);
   if ((components & SSE) !== 0) putWords(p, XMM_AT, XMM_WORD, REGISTERS_BYTES);
-  if ((components & AVX) !== 0) putWords(p, HEADER_END, UPPER_WORD, UPPER_BYTES);
+  if ((components & AVX) !== 0) putWords(p, UPPER_AT, UPPER_WORD, UPPER_BYTES);
 }
 
 /** `optimized`: what is not in use is not written. */
@@ -173,7 +169,7 @@ const restore: Operation = (p) => {
   if ((components & X87) !== 0) restoreX87(p, (states & X87) !== 0);
   if (hasMxcsr || (components & SSE) !== 0) p.u32[MXCSR_WORD] = mxcsr;
   if ((components & SSE) !== 0) restoreWords(p, (states & SSE) !== 0, XMM_AT, XMM_WORD);
-  if ((components & AVX) !== 0) restoreWords(p, (states & AVX) !== 0, HEADER_END, UPPER_WORD);
+  if ((components & AVX) !== 0) restoreWords(p, (states & AVX) !== 0, UPPER_AT, UPPER_WORD);
   return true;
 };
 

@@ -8,7 +8,7 @@ import type { Access, RegisterField } from './cpu.ts';
 import { registerNumber } from './effects.ts';
 import type { IntegerSize } from './flags.ts';
 import type { Variant } from './handlers.ts';
-import { type Frame, InterpreterCpu, type Runtime } from './interpreter-cpu.ts';
+import { type Frame, InterpreterCpu, type Runtime, XCR0_SSE_AVX } from './interpreter-cpu.ts';
 import { CPU, TLB_ADDEND, TLB_MASK, TLB_READ, TLB_WRITE } from './layout.ts';
 import { CONST, i32, i64, MEMORY, type Node, OPERATION } from './nodes.ts';
 import type { RegionFlags } from './region-flags.ts';
@@ -225,5 +225,11 @@ export class RegionCpu extends InterpreterCpu {
 
   override requireVectors(): void {
     this.f.if(i32.load(CPU, zeroAddress, VCPU.cr0Ts), () => this.frame.leave());
+  }
+
+  override requireAvx(): void {
+    const missing = i32.xor(i32.load(CPU, zeroAddress, VCPU.xcr0), i32.const(XCR0_SSE_AVX));
+    const wanted = i32.and(missing, i32.const(XCR0_SSE_AVX));
+    this.f.if(i32.or(wanted, i32.load(CPU, zeroAddress, VCPU.cr0Ts)), () => this.frame.leave());
   }
 }
