@@ -7,7 +7,7 @@
  * Each run is a whole boot: from the start of the process (Node and xl; QEMU and its BIOS) to the first line of the guest's
  * script, then the loads, then poweroff. QEMU's guest also fails to load four Xen modules on the way, which costs it little.
  * One boot of each machine before the runs, without loads, gives memory and the exits per boot; it also warms the host's caches.
- * One boot of the wasm engine behind them, under V8's profiler, says where its time goes.
+ * Two boots of the wasm engine behind them, one under V8's profiler, one that counts instructions, say where its time goes.
  */
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -37,6 +37,7 @@ import {
   clockDifferenceMs,
   engineTable,
   exitsTable,
+  instructionsTable,
   memoryTable,
   profileTable,
   type Results,
@@ -155,6 +156,15 @@ async function profileWasm(results: Results, guest: Guest): Promise<void> {
   remove();
 }
 
+async function countInstructions(results: Results, guest: Guest): Promise<void> {
+  const run = await runMachine('wasm', { ...guest, script: loadScript(guest.loads), countInstructions: true });
+  const counts = parseEngineCounts(run.log)?.counts;
+  const interpreted = counts?.['instructions interpreted'];
+  const inRegions = counts?.['instructions executed in regions'];
+  if (interpreted === undefined || inRegions === undefined) throw new RunError('xl printed no count of instructions');
+  results.instructions = { interpreted, inRegions };
+}
+
 function print(all: readonly Results[], loads: readonly Load[]): void {
   const show = (text: string | null): void => {
     if (text !== null) console.log(`\n${text}`);
@@ -171,6 +181,7 @@ function print(all: readonly Results[], loads: readonly Load[]): void {
     if (threads !== null) show(`Threads of ${MACHINE_TITLES[results.name]}, the last run:\n\n${threads}`);
     show(engineTable(results));
     if (results.profile !== null) show(profileTable(results.profile));
+    if (results.instructions !== null) show(instructionsTable(results.instructions));
     if (results.name !== 'tcg' && results.exits === null)
       show(`xl printed no DOMUS_STATS lines for ${results.name}, so the exits are not known`);
   }
@@ -210,6 +221,7 @@ async function main(args: readonly string[]): Promise<number> {
       bootThreads: null,
       loadThreads: null,
       profile: null,
+      instructions: null,
     }),
   );
   for (const results of all) await measureIdle(results, guest);
@@ -224,7 +236,10 @@ async function main(args: readonly string[]): Promise<number> {
     }
   }
   const wasm = all.find((results) => results.name === 'wasm');
-  if (options.profile && wasm !== undefined) await profileWasm(wasm, guest);
+  if (options.profile && wasm !== undefined) {
+    await profileWasm(wasm, guest);
+    await countInstructions(wasm, guest);
+  }
   const loadAtEnd = load();
   console.log(`guest kernel ${kernel}; load average at the end ${loadAtEnd}`);
   print(all, guest.loads);

@@ -44,6 +44,8 @@ export interface RunRequest {
   readonly script: string;
   /** Options of Node, for Domus. */
   readonly nodeOptions?: readonly string[];
+  /** The wasm engine counts instructions, which costs time. */
+  readonly countInstructions?: boolean;
   /** Called when a mark arrives, with the machine's process. */
   readonly onMark?: (mark: Mark, pid: number) => void;
 }
@@ -83,7 +85,7 @@ export function runMachine(name: MachineName, request: RunRequest): Promise<Mach
           ...[`memory=${MEMORY_MIB}`, 'vcpus=1', `kernel="${request.kernel}"`, `ramdisk="${request.ramdisk}"`],
           `cmdline="console=hvc0 ${run}"`,
         ],
-        { DOMUS_ENGINE: name, DOMUS_STATS: '1' },
+        { DOMUS_ENGINE: name, DOMUS_STATS: request.countInstructions === true ? 'instructions' : '1' },
       );
     case 'tcg':
       return runToEnd(

@@ -14,7 +14,7 @@ Options:
   --engines LIST    engines of Domus, of ${DOMUS_ENGINES.join(', ')} (default: all that are usable here)
   --no-qemu         Domus only
   --loads LIST      of ${LOADS.map((load) => load.name).join(', ')}, or none (default: all)
-  --no-profile      without the boot under V8's profiler
+  --no-profile      without the boots under V8's profiler and with counted instructions
   --json FILE       also write every single figure to FILE
   -h, --help        print this text
 `;

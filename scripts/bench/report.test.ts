@@ -15,6 +15,7 @@ function results(name: MachineName, bootMs: number, more: Partial<Results> = {})
     bootThreads: null,
     loadThreads: null,
     profile: null,
+    instructions: null,
     ...more,
   };
 }

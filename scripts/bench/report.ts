@@ -24,6 +24,8 @@ export interface Results {
   loadThreads: ThreadTimes | null;
   /** Microseconds by what the vCPU did, in a boot with loads of its own. */
   profile: Readonly<Record<string, number>> | null;
+  /** Instructions of the guest, in another boot with loads that counts them. */
+  instructions: { readonly interpreted: number; readonly inRegions: number } | null;
 }
 
 const EXIT_CALLS_SHOWN = 8;
@@ -141,4 +143,13 @@ export function profileTable(profile: Readonly<Record<string, number>>): string 
   const total = Object.values(profile).reduce((sum, us) => sum + us, 0);
   const rows = Object.entries(profile).map(([bucket, us]) => [bucket, ((100 * us) / total).toFixed(1)]);
   return table([["the vCPU's time, boot and loads", '%'], ...rows]);
+}
+
+export function instructionsTable({ interpreted, inRegions }: NonNullable<Results['instructions']>): string {
+  const all = interpreted + inRegions;
+  return table([
+    ['instructions executed, boot and loads', 'millions', '%'],
+    ['interpreted', (interpreted / 1e6).toFixed(1), ((100 * interpreted) / all).toFixed(1)],
+    ['in regions', (inRegions / 1e6).toFixed(1), ((100 * inRegions) / all).toFixed(1)],
+  ]);
 }

@@ -58,5 +58,6 @@ export async function openVcpu(handle: EngineHandle, domain: Domain, vcpuId: num
     return openKvmVcpu(handle.kvm, domain.machine, domain.vcpus[vcpuId]);
   }
   const { WasmVcpu } = await import('../engine/wasm/wasm-vcpu.ts');
-  return new WasmVcpu(handle, domain.machine, domain.vcpus, vcpuId, { monotonicNs });
+  const countInstructions = process.env['DOMUS_STATS'] === 'instructions';
+  return new WasmVcpu(handle, domain.machine, domain.vcpus, vcpuId, { monotonicNs, countInstructions });
 }

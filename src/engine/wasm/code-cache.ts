@@ -17,7 +17,7 @@ import { FORMS } from '../x86/forms.ts';
 import { Instruction } from '../x86/instruction.ts';
 import { OPERANDS } from '../x86/operands.ts';
 import { ENCODED_MAX, Encoder } from './encode.ts';
-import { CALL, ENDS_RUN, isWide, JCC, JUMP, LEAVE_PAGE, LINK, LOOP, RARE, REGION, STALE } from './handlers.ts';
+import { CALL, ENDS_RUN, isConditional, isWide, JUMP, LEAVE_PAGE, LINK, RARE, REGION, STALE } from './handlers.ts';
 import { STATE } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
 import { RunTable } from './run-table.ts';
@@ -134,6 +134,7 @@ export class CodeCache {
     let at = microOp;
     if (status !== DECODE_OK) at = this.#encoder.plain(at, RARE, offset, 0, 0);
     else {
+      this.#encoder.restart();
       at = this.#encoder.encode(at, instruction, offset);
       this.decoded++;
       at = this.#encoder.plain(at, LEAVE_PAGE, offset, 0, offset + instruction.length);
@@ -169,6 +170,7 @@ export class CodeCache {
     }
     // A repeated string instruction is to stop after each element: that is for rare-strings.ts.
     const isRepeated = instruction.rep !== 0 && STRINGS[instruction.form] !== 0;
+    this.#encoder.restart();
     const end = isRepeated
       ? this.#encoder.plain(start, RARE, offset, 0, 0)
       : this.#encoder.encode(start, instruction, offset);
@@ -217,6 +219,7 @@ export class CodeCache {
     let at = 0;
     let here = offset;
     let granules = 0;
+    encoder.restart();
     for (let count = 0; ; count++) {
       if (here >= 4096 || count === RUN_MAX) {
         at = encoder.plain(at, LEAVE_PAGE, Math.min(here, 4095), 0, here);
@@ -254,7 +257,7 @@ export class CodeCache {
       this.#take(at);
       here += instruction.length;
       // Behind branches that may not be taken the run goes on.
-      if (ENDS_RUN[instruction.form] !== 0 && !fallsThrough(this.#handler(at - MICRO_OP.SIZE))) break;
+      if (ENDS_RUN[instruction.form] !== 0 && !isConditional(this.#handler(at - MICRO_OP.SIZE))) break;
     }
     this.#take(at);
     this.#starts.set(base + offset, start);
@@ -275,7 +278,7 @@ export class CodeCache {
       this.#encoder.plain(from, LINK, offset, target, 0);
       return;
     }
-    if (handler !== JUMP && handler !== CALL && !(handler >= LOOP && handler <= JCC + 15)) return;
+    if (handler !== JUMP && handler !== CALL && !isConditional(handler)) return;
     const immediate = this.#block.i32[(from + MICRO_OP.immediate) >>> 2];
     // Regions may have run since.
     if (immediate !== offset) return;
@@ -343,8 +346,4 @@ export class CodeCache {
       else later = chunk;
     }
   }
-}
-
-function fallsThrough(handler: number): boolean {
-  return handler >= LOOP && handler <= JCC + 15;
 }

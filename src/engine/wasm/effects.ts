@@ -307,6 +307,12 @@ export function registerNumber(i: Instruction, field: RegisterField): number {
   return field === 0 ? i.reg : field === 1 ? i.rm : field === 2 ? i.vvvv : i.immLo >> 4;
 }
 
+/** `knownKind` of the flags behind an instruction, from that before it. */
+export function flagsAfter(variant: Variant, instruction: Instruction, before: number): number {
+  const { writesFlags, flagsKind } = notesOf(variant, instruction);
+  return writesFlags ? flagsKind : before;
+}
+
 /** Mask of base and index. */
 export function addressRegisters(i: Instruction): number {
   let mask = 0;

@@ -5,6 +5,8 @@ import { RIP } from '../x86/decoder.ts';
 import { FORMS } from '../x86/forms.ts';
 import type { Instruction } from '../x86/instruction.ts';
 import { OPERANDS, type OperandPlace } from '../x86/operands.ts';
+import { flagsAfter } from './effects.ts';
+import { FLAGS_RESULT, FLAGS_STEP, FLAGS_SUB } from './flags.ts';
 import {
   ADDRESS,
   ADDRESS32,
@@ -12,18 +14,28 @@ import {
   CALL_INDIRECT,
   CALL_MEMORY,
   handlerOf,
+  isConditional,
   isString,
   isWide,
   JCC,
+  JCC_RESULT,
+  JCC_SUB,
   JRCXZ,
   JUMP,
   LOOP,
   RARE,
   RETURN,
+  variantOf,
 } from './handlers.ts';
 import { STATE } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
+import { ANY_KIND } from './region-flags.ts';
 import { stem } from './semantics/table.ts';
+
+/** Condition codes, without their lowest bit. */
+const BELOW = 1;
+const BELOW_OR_EQUAL = 3;
+const PARITY = 5;
 
 const NO_REGISTER = 0;
 const GPR = 1;
@@ -61,6 +73,8 @@ export const ENCODED_MAX = 3 * MICRO_OP.WIDE_SIZE;
 export class Encoder {
   readonly #u8: Uint8Array;
   readonly #view: DataView;
+  /** `knownKind` of the flags here. */
+  #flags = ANY_KIND;
 
   constructor(buffer: SharedArrayBuffer) {
     this.#u8 = new Uint8Array(buffer);
@@ -78,13 +92,24 @@ export class Encoder {
     return at + MICRO_OP.SIZE;
   }
 
-  /** Writes an instruction at `offset` of its page. Returns where the next goes. */
+  /** A run starts: nothing is known of the flags. */
+  restart(): void {
+    this.#flags = ANY_KIND;
+  }
+
+  /** Writes the run's next instruction, at `offset` of its page. Returns where the next goes. */
   encode(at: number, instruction: Instruction, offset: number): number {
     const i = instruction;
-    const handler = handlerOf(i);
+    let handler = handlerOf(i);
+    if (handler >= JCC && handler < JCC + 16) handler = this.#specialized(handler - JCC);
+    else {
+      const variant = variantOf(handler);
+      if (variant !== null) this.#flags = flagsAfter(variant, instruction, this.#flags);
+      else if (handler === RARE) this.#flags = ANY_KIND;
+    }
     const after = offset + i.length;
     if (handler === RARE) return this.plain(at, RARE, offset, 0, 0);
-    if (handler === JUMP || handler === CALL || (handler >= LOOP && handler <= JCC + 15)) {
+    if (handler === JUMP || handler === CALL || isConditional(handler)) {
       const target = after + i.immLo;
       // A branch over nearly 2 GiB, in either direction.
       if (target !== (target | 0)) return this.plain(at, RARE, offset, 0, 0);
@@ -140,6 +165,15 @@ export class Encoder {
     view.setInt32(to + MICRO_OP.wide, i.immLo, true);
     view.setInt32(to + MICRO_OP.wide + 4, i.immHi, true);
     return to + MICRO_OP.WIDE_SIZE;
+  }
+
+  /** The handler of a condition for what is known of the flags. */
+  #specialized(code: number): number {
+    const known = this.#flags;
+    const isCarry = code >> 1 === BELOW || code >> 1 === BELOW_OR_EQUAL;
+    if (known === ANY_KIND || code >> 1 === PARITY || ((known & FLAGS_STEP) !== 0 && isCarry)) return JCC + code;
+    const kind = known & 3;
+    return (kind === FLAGS_SUB ? JCC_SUB : kind === FLAGS_RESULT ? JCC_RESULT : JCC) + code;
   }
 
   #address(

@@ -45,7 +45,25 @@ export const CALL_MEMORY = 33;
 export const NOTHING = 34;
 /** A region starts here: looks the address up. */
 export const REGION = 35;
-export const FIRST_VARIANT = 36;
+/** JCC behind an instruction whose flags are those of a - b, or of a result. */
+export const JCC_SUB = 36;
+export const JCC_RESULT = 52;
+export const FIRST_VARIANT = 68;
+
+/** Handlers of micro-ops that are no instruction, or not the last of one. */
+export const NO_INSTRUCTION: ReadonlySet<number> = new Set([
+  ENTER,
+  STALE,
+  ADDRESS,
+  ADDRESS32,
+  LINK,
+  LEAVE_PAGE,
+  REGION,
+]);
+
+/** A branch with a condition: it may be linked, and a run goes on behind it. */
+export const isConditional = (handler: number): boolean =>
+  (handler >= LOOP && handler <= JCC + 15) || (handler >= JCC_SUB && handler <= JCC_RESULT + 15);
 
 export interface Variant {
   readonly form: Form;

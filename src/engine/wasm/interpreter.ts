@@ -18,8 +18,9 @@
 import { VCPU } from '../../machine/vcpu-block.ts';
 import { EXIT_EXCEPTION, EXIT_INTERRUPTED } from '../engine.ts';
 import { COLD_SLOT, createColdHandlers } from './cold-handlers.ts';
+import { addExecuted, INTERPRETED } from './executed.ts';
 import { loadFlags, newFlagLocals, storeFlags } from './flag-locals.ts';
-import { computeFlags } from './flags.ts';
+import { computeFlags, FLAGS_RESULT, FLAGS_SUB, type FlagLocals } from './flags.ts';
 import { FunctionBuilder, type Label } from './function-builder.ts';
 import * as handlers from './handlers.ts';
 import { type Frame, InterpreterCpu, type Runtime } from './interpreter-cpu.ts';
@@ -39,6 +40,7 @@ import { ModuleBuilder } from './module-builder.ts';
 import { call, callIndirect, I32, I64, i32, i64, local, type Node } from './nodes.ts';
 import { JUMP, NEXT } from './rare-status.ts';
 import { CONTINUE, LEFT, RESUME } from './region.ts';
+import { knownKind, RegionFlags } from './region-flags.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
 /** Times that an address is entered before it becomes a region. */
@@ -76,6 +78,8 @@ export interface InterpreterMemory {
   readonly table: WebAssembly.Table;
   /** First byte of the scratch area in memory 0. */
   readonly scratch: number;
+  /** Counts instructions at STATE.executed: for statistics, it costs time. */
+  readonly counting: boolean;
 }
 
 export interface Interpreter {
@@ -85,7 +89,7 @@ export interface Interpreter {
   rflags(): number;
 }
 
-function build(guestPages: number, cpuPages: number): Uint8Array<ArrayBuffer> {
+function build(guestPages: number, cpuPages: number, counting: boolean): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
   const miss = m.importFunction('e', 'miss', [I32, I32, I32], [I32]);
   const commit = m.importFunction('e', 'commit', [I32, I32]);
@@ -114,7 +118,14 @@ function build(guestPages: number, cpuPages: number): Uint8Array<ArrayBuffer> {
   const interpret = m.declare([I32, I32], [I32]);
   m.define(
     interpret,
-    interpretFunction(runtime, { resolve, rare, hot, resume, coldType, regionType: m.type([I64, I32], [I32]) }),
+    interpretFunction(runtime, counting, {
+      resolve,
+      rare,
+      hot,
+      resume,
+      coldType,
+      regionType: m.type([I64, I32], [I32]),
+    }),
   );
   m.export('interpret', interpret);
   const rflags = m.declare([], [I32]);
@@ -137,7 +148,7 @@ interface Indexes {
   readonly regionType: number;
 }
 
-function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder {
+function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: Indexes): FunctionBuilder {
   const { resolve, rare, hot, resume, coldType, regionType } = indexes;
   const f = new FunctionBuilder([I32, I32]);
   const tlb = local(0, I32);
@@ -220,11 +231,14 @@ function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder 
             f.set(target, i64.add(page, immediate));
             f.br(lookup);
           };
-          const branches = (): void => {
-            branchHandlers(f, cpu, { pc, page, target, counting, lookup, advance, jumpRelative }, emitHandler);
-          };
           const emitHandler = (handler: number, body: () => void): void => {
-            bodies[handler] = body;
+            bodies[handler] =
+              countsExecuted && !handlers.NO_INSTRUCTION.has(handler)
+                ? () => {
+                    addExecuted(f, INTERPRETED, 1);
+                    body();
+                  }
+                : body;
           };
           const bodies: (() => void)[] = [];
           emitHandler(handlers.ENTER, () => {
@@ -269,7 +283,6 @@ function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder 
             f.br(lookup);
           });
           emitHandler(handlers.NOTHING, () => advance(MICRO_OP.SIZE));
-          branches();
           handlers.HOT.forEach((variant, i) => {
             emitHandler(handlers.FIRST_VARIANT + i, () => {
               cpu.begin(variant.operands, variant.operandSize, variant.locked, variant.wide);
@@ -278,24 +291,30 @@ function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder 
             });
           });
 
-          f.block((cold) => {
-            const nest = (handler: number): void => {
-              f.block((label) => {
-                labels[handler] = label;
-                if (handler > 0) nest(handler - 1);
-                else f.brTable(i32.load16U(CPU, pc, MICRO_OP.handler), [...labels, cold]);
-              });
-              bodies[handler]();
-              f.releaseTemporaries();
-            };
-            nest(handlers.FIRST_COLD - 1);
+          f.block((taken) => {
+            const control = { pc, page, target, counting, lookup, taken, advance };
+            branchHandlers(f, cpu, flagLocals, control, emitHandler);
+            f.block((cold) => {
+              const nest = (handler: number): void => {
+                f.block((label) => {
+                  labels[handler] = label;
+                  if (handler > 0) nest(handler - 1);
+                  else f.brTable(i32.load16U(CPU, pc, MICRO_OP.handler), [...labels, cold]);
+                });
+                bodies[handler]();
+                f.releaseTemporaries();
+              };
+              nest(handlers.FIRST_COLD - 1);
+            });
+            if (countsExecuted) addExecuted(f, INTERPRETED, 1);
+            storeFlags(f, flagLocals);
+            const index = i32.sub(i32.load16U(CPU, pc, MICRO_OP.handler), i32.const(handlers.FIRST_COLD - COLD_SLOT));
+            f.set(reason, callIndirect(coldType, I32, pc, tlb, index));
+            f.brIf(leaveHere, reason);
+            loadFlags(f, flagLocals);
+            advance(MICRO_OP.SIZE);
           });
-          storeFlags(f, flagLocals);
-          const index = i32.sub(i32.load16U(CPU, pc, MICRO_OP.handler), i32.const(handlers.FIRST_COLD - COLD_SLOT));
-          f.set(reason, callIndirect(coldType, I32, pc, tlb, index));
-          f.brIf(leaveHere, reason);
-          loadFlags(f, flagLocals);
-          advance(MICRO_OP.SIZE);
+          jumpRelative();
         });
 
         // lookup: `target` is where to go; `pc` where it comes from.
@@ -374,24 +393,25 @@ interface Control {
   readonly lookup: Label;
   readonly advance: (bytes: number) => void;
   /** Goes to the target of a branch with a displacement. */
-  readonly jumpRelative: () => void;
+  readonly taken: Label;
 }
 
 function branchHandlers(
   f: FunctionBuilder,
   cpu: InterpreterCpu,
+  flagLocals: FlagLocals,
   control: Control,
   emit: (handler: number, body: () => void) => void,
 ): void {
-  const { pc, page, target, lookup, advance, jumpRelative } = control;
+  const { pc, page, target, lookup, taken, advance } = control;
   const returnAddress = i64.add(page, i64.extendI32U(i32.load16U(CPU, pc, MICRO_OP.nextOffset)));
   const register = { kind: 'gpr', size: 8, field: 1 } as const;
   const memory = { kind: 'memory', size: 8 } as const;
 
-  emit(handlers.JUMP, jumpRelative);
+  emit(handlers.JUMP, () => f.br(taken));
   emit(handlers.CALL, () => {
     push(cpu, 8, returnAddress);
-    jumpRelative();
+    f.br(taken);
   });
   /** A branch to an address that is not canonical is #GP where it stands, with nothing changed. */
   const requireCanonical = (to: Node): void => {
@@ -435,11 +455,22 @@ function branchHandlers(
     f.set(target, to);
     f.br(lookup);
   });
-  for (let code = 0; code < 16; code++)
-    emit(handlers.JCC + code, () => {
-      f.if(cpu.flags.condition(code), jumpRelative);
-      advance(MICRO_OP.SIZE);
-    });
+  // At the top of 64 bits, as the interpreter keeps them, operands and results of all sizes compare alike.
+  const after = (kind: number): RegionFlags => {
+    const flags = new RegionFlags(f, flagLocals);
+    flags.known = knownKind(kind, 8);
+    return flags;
+  };
+  for (const [handler, flags] of [
+    [handlers.JCC, cpu.flags],
+    [handlers.JCC_SUB, after(FLAGS_SUB)],
+    [handlers.JCC_RESULT, after(FLAGS_RESULT)],
+  ] as const)
+    for (let code = 0; code < 16; code++)
+      emit(handler + code, () => {
+        f.brIf(taken, flags.condition(code));
+        advance(MICRO_OP.SIZE);
+      });
   // LOOP and JRCXZ: register 1 is 1 when the count is ECX.
   const narrow = i32.load8U(CPU, pc, MICRO_OP.register1);
   const counter = (): Node => {
@@ -456,14 +487,14 @@ function branchHandlers(
         () => cpu.setGpr(RCX, 8, less),
       );
       const again = i64.ne(left, i64.small(1));
-      f.if(condition === null ? again : i32.and(again, i32.ne(condition, i32.const(0))), jumpRelative);
+      f.brIf(taken, condition === null ? again : i32.and(again, i32.ne(condition, i32.const(0))));
       advance(MICRO_OP.SIZE);
     });
   loopOn(handlers.LOOP, null);
   loopOn(handlers.LOOPE, cpu.flags.condition(4));
   loopOn(handlers.LOOPNE, cpu.flags.condition(5));
   emit(handlers.JRCXZ, () => {
-    f.if(i64.eqz(counter()), jumpRelative);
+    f.brIf(taken, i64.eqz(counter()));
     advance(MICRO_OP.SIZE);
   });
 }
@@ -474,10 +505,10 @@ const modules = new Map<string, WebAssembly.Module>();
 export function createInterpreter(memory: InterpreterMemory, imports: InterpreterImports): Interpreter {
   const guestPages = memory.guest.buffer.byteLength / 65536;
   const cpuPages = memory.cpu.buffer.byteLength / 65536;
-  const key = `${guestPages}:${cpuPages}`;
+  const key = `${guestPages}:${cpuPages}:${memory.counting}`;
   let module = modules.get(key);
   if (module === undefined) {
-    module = new WebAssembly.Module(build(guestPages, cpuPages));
+    module = new WebAssembly.Module(build(guestPages, cpuPages, memory.counting));
     modules.set(key, module);
   }
   const environment = {

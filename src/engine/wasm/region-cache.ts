@@ -37,6 +37,8 @@ export interface RegionHost {
   readonly guest: WebAssembly.Memory;
   readonly cpu: WebAssembly.Memory;
   readonly scratch: number;
+  /** Instructions are counted (executed.ts). */
+  readonly counting: boolean;
   /** Frame of the page `relative` pages from an address's, or -1. Leaves the block's fault alone or not. */
   frame(lo: number, hi: number, relative: number): number;
   readonly isWarm: (frame: number, offset: number) => boolean;
@@ -162,6 +164,7 @@ export class RegionCache {
         cpuPages: cpu.buffer.byteLength / 65536,
         tlb: STATE.tlb + (user ? TLB_SIZE : 0),
         userBit: user ? JUMP_USER_HI : 0,
+        counting: this.#host.counting,
       },
       first,
     );

@@ -16,6 +16,7 @@
  */
 
 import { VCPU } from '../../machine/vcpu-block.ts';
+import { addExecuted, TRANSLATED } from './executed.ts';
 import { computeFlags, type FlagLocals } from './flags.ts';
 import { FunctionBuilder, type Label } from './function-builder.ts';
 import {
@@ -60,6 +61,8 @@ export interface RegionTarget {
   /** Byte offset of the mode's TLB, and the bit in its jump-cache tags. */
   readonly tlb: number;
   readonly userBit: number;
+  /** Counts instructions (executed.ts). */
+  readonly counting: boolean;
 }
 
 /** A module whose regions take the table's places from `firstSlot` on. */
@@ -340,6 +343,7 @@ class RegionWriter {
     const f = this.#f;
     const flow = this.#flow.of(block);
     this.#flags.known = flow.known;
+    if (this.#target.counting) addExecuted(f, TRANSLATED, block.instructions.length);
     const { end } = block;
     const hasBranch = end.kind === 'branch' || end.kind === 'call' || end.kind === 'leave' || this.#endsInJump(block);
     const straight = hasBranch ? block.instructions.length - 1 : block.instructions.length;

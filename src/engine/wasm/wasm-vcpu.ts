@@ -67,6 +67,8 @@ const MXCSR_INITIAL = 0x1f80;
 export interface WasmHost {
   /** Never translate: interpret all. For tests that compare. */
   readonly interpretOnly?: boolean;
+  /** Count the instructions that are executed, for the statistics. It costs time. */
+  readonly countInstructions?: boolean;
   /** Monotonic clock in ns, the same in all threads. */
   monotonicNs(): number;
 }
@@ -140,7 +142,9 @@ export class WasmVcpu implements Engine {
       divideWide(this.#block, signed, high, low, divisor);
     const vector = createExactVector(this.#block.buffer, STATE.vector, STATE.mxcsr);
     const scratch = machine.layout.scratchOffset;
+    const counting = host.countInstructions === true;
     this.#regions = new RegionCache({
+      counting,
       u8: machine.u8,
       guest: machine.memory,
       cpu: this.#block.memory,
@@ -161,7 +165,7 @@ export class WasmVcpu implements Engine {
       rare: () => this.#rareInRegion(),
     });
     this.#interpreter = createInterpreter(
-      { guest: machine.memory, cpu: this.#block.memory, table: this.#regions.table, scratch },
+      { guest: machine.memory, cpu: this.#block.memory, table: this.#regions.table, scratch, counting },
       {
         miss: this.#memory.miss,
         commit: this.#memory.commit,
@@ -550,7 +554,15 @@ export class WasmVcpu implements Engine {
       .sort((a, b) => counts[b.index] - counts[a.index])
       .slice(0, RARE_SHOWN)
       .map((form) => `${form.key} ${counts[form.index]}`);
+    const executed = STATE.executed >> 3;
+    const { f64 } = this.#block;
     const counted: [string, number][] = [
+      ...(this.#host.countInstructions === true
+        ? ([
+            ['instructions interpreted', f64[executed]],
+            ['instructions executed in regions', f64[executed + 1]],
+          ] satisfies [string, number][])
+        : []),
       ['instructions decoded', this.#code.decoded],
       ['regions', translated],
       ['instructions in regions', instructions],
