@@ -161,6 +161,15 @@ function answers(path: string): Promise<boolean> {
   });
 }
 
+function lives(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 function codeOf(error: unknown): string {
   return error instanceof Error && 'code' in error ? String(error.code) : '';
 }
@@ -210,7 +219,7 @@ export async function stopDaemon(root: string = stateRoot()): Promise<number | n
   if (!Number.isSafeInteger(pid) || pid <= 1) throw new DaemonError(`${pidPath(root)} holds no process id`);
   process.kill(pid, 'SIGTERM');
   const deadlineMs = performance.now() + STOP_LIMIT_MS;
-  while (await answers(path)) {
+  while ((await answers(path)) || lives(pid)) {
     if (performance.now() > deadlineMs) throw new DaemonError(`the daemon, process ${pid}, does not end`);
     await sleep(10);
   }
