@@ -325,6 +325,64 @@ describe.skipIf(process.platform === 'win32')('xl create finds a bzImage', () =>
   });
 });
 
+describe('xl create says of a disk', () => {
+  const image = file('disk.img', new Uint8Array(MIB));
+  const script = (body: string): string => {
+    const path = file(`script-${runs++}`, `#!/bin/sh\n${body}\n`);
+    chmodSync(path, 0o755);
+    return path;
+  };
+  // The upper ones are what xl 4.17 printed, without the place in its sources.
+  it.for<[string, readonly string[], string | RegExp]>([
+    [
+      'that there is no such file',
+      ['/nosuch.img,raw,xvda,w'],
+      'Disk vdev=xvda failed to stat: /nosuch.img: No such file or directory',
+    ],
+    ['that its name is none', [`${image},raw,qqq,w`], 'Invalid or unsupported virtual disk identifier qqq'],
+    [
+      'that it is a folder',
+      [`${folder},raw,xvda,w`],
+      /^Disk vdev=xvda: .*: is a directory; expected a file or a block device$/,
+    ],
+    [
+      'that there are two of it',
+      [`${image},raw,xvda,r`, `${image},raw,xvda,r`],
+      /^Domain \d+: device vbd 51712 is there already$/,
+    ],
+    [
+      'that it is served elsewhere',
+      [`${image},raw,xvda,w,backend=stub`],
+      'Disk vdev=xvda: backend=stub: disks are served by Dom0 only',
+    ],
+    [
+      'that there is no disk in the drive',
+      [',,hdc:cdrom,r'],
+      'Disk vdev=hdc: a drive without a disk is for HVM guests; expected a target',
+    ],
+    [
+      'that its script fails',
+      [`vdev=xvda,script=${script('exit 5')},target=x`],
+      /script-\d+ add \[\d+\] exited with error status 5$/,
+    ],
+    [
+      'that there is no such script',
+      ['vdev=xvda,script=/nosuch,target=x'],
+      'cannot execute /nosuch: No such file or directory',
+    ],
+  ])('%s', async ([, disk, error]) => {
+    const words = create({});
+    words.push(`disk=${JSON.stringify(disk)}`);
+    const { code, errors } = await xl(words);
+    const expected =
+      typeof error === 'string'
+        ? `libxl: error: ${error}`
+        : expect.stringMatching(error.source.replace('^', '^libxl: error: '));
+    expect(errors.filter((line) => !line.startsWith('xl: kernel: '))).toEqual([expected]);
+    expect(code).toBe(3);
+  });
+});
+
 describe.skipIf(process.platform !== 'linux')('xl create on a host', () => {
   const isRoot = process.getuid?.() === 0;
 

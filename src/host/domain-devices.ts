@@ -4,10 +4,12 @@
  * `xl create`, with nothing left behind.
  */
 
+import { XenbusStateClosed, XenbusStateInitialising } from '../abi/io/xenbus.ts';
 import { BlockDevice } from '../backends/block.ts';
 import type { GuestPort } from '../backends/guest-port.ts';
 import { NetworkDevice } from '../backends/network.ts';
 import { type BackendDevice, type DeviceBus, XenbusBackend } from '../backends/xenbus.ts';
+import { diskFromNodes, vifFromNodes } from '../toolstack/config/device-from-nodes.ts';
 import type { DiskConfig } from '../toolstack/config/disk.ts';
 import type { VifConfig } from '../toolstack/config/network-interface.ts';
 import {
@@ -17,14 +19,15 @@ import {
   diskNodes,
   removeDeviceNodes,
   scriptPath,
-  unplugDevice,
   vifNodes,
 } from '../toolstack/device-nodes.ts';
+import { errorNode } from '../toolstack/device-plug.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
-import { openDisk, placeDisk } from './domain-disk.ts';
+import { type DiskPlace, openDisk, placeDisk } from './domain-disk.ts';
 import { openNetwork } from './domain-network.ts';
 import { HostError } from './host-error.ts';
 import { runHotplugScript } from './hotplug-script.ts';
+import { PlugWatcher } from './plug-watcher.ts';
 
 export interface DomainDevicesOptions {
   readonly store: XenstoreClient;
@@ -42,20 +45,22 @@ interface DeviceScript {
 }
 
 interface Device {
-  readonly nodes: DeviceNodes;
+  /** The backend's folder in xenstore. */
+  readonly path: string;
   readonly script: DeviceScript | null;
   readonly backend: XenbusBackend;
 }
 
-/** Makes a device once its nodes are there and its script has run. */
-type OpenDevice = () => Promise<(bus: DeviceBus) => BackendDevice>;
-
-/** How long a guest may take to let go of a device. Source: tools/libs/light/libxl_internal.h, LIBXL_DESTROY_TIMEOUT. */
-const UNPLUG_MS = 10_000;
+type MakeDevice = (bus: DeviceBus) => BackendDevice;
+/** Opens what is behind a device, once its nodes are there and its script has run. */
+type OpenDevice = () => Promise<MakeDevice>;
 
 export class DomainDevices {
   readonly #options: DomainDevicesOptions;
+  /** By the backend's folder. */
   readonly #devices = new Map<string, Device>();
+  readonly #adding = new Set<string>();
+  #watcher: PlugWatcher | null = null;
 
   constructor(options: DomainDevicesOptions) {
     this.#options = options;
@@ -64,52 +69,59 @@ export class DomainDevices {
   /** @throws HostError when the disk cannot be had; nothing is left behind then */
   async addDisk(disk: DiskConfig): Promise<void> {
     const { port, store } = this.#options;
-    const { id, path, format } = await placeDisk(disk);
-    const nodes = diskNodes(disk, id, path);
+    const place = await placeDisk(disk);
+    const nodes = diskNodes(disk, place.id, place.path);
     const script = disk.script === null ? null : { path: scriptPath(disk.script), plug: ['add'], unplug: ['remove'] };
     await this.#add(nodes, script, async () => {
       const made = script && (await store.read(`${backendPath(port.domid, nodes)}/physical-device-path`));
-      const options = {
-        image: await openDisk(disk, made ?? path, format),
-        readOnly: !disk.writable,
-        cdrom: disk.cdrom,
-        discards: disk.discard ?? disk.writable,
-        sectorBytes: 512,
-      } as const;
-      return (bus) => new BlockDevice(port, bus, options);
+      return await this.#openBlock(disk, { ...place, path: made ?? place.path });
     });
+  }
+
+  async #openBlock(disk: DiskConfig, { path, format }: DiskPlace): Promise<MakeDevice> {
+    const options = {
+      image: await openDisk(disk, path, format),
+      readOnly: !disk.writable,
+      cdrom: disk.cdrom,
+      discards: disk.discard ?? disk.writable,
+      sectorBytes: 512,
+    } as const;
+    return (bus) => new BlockDevice(this.#options.port, bus, options);
   }
 
   /** @throws HostError when there is no such network; nothing is left behind then */
   async addVif(vif: VifConfig): Promise<void> {
-    const { port, log } = this.#options;
     const mac = vif.mac ?? makeUpMac();
+    await this.#add(vifNodes(vif, mac), null, () => this.#openVif(vif, mac));
+  }
+
+  async #openVif(vif: VifConfig, mac: Uint8Array): Promise<MakeDevice> {
+    const { port, log } = this.#options;
     let device: NetworkDevice | null = null;
     const facts = { domid: port.domid, mac, takesGso: () => device?.takesGso ?? false, log };
-    await this.#add(vifNodes(vif, mac), null, async () => {
-      const network = await openNetwork(vif, facts);
-      const options = {
-        network,
-        rate: vif.rate === null ? null : { bytes: vif.rate.bytesPerInterval, periodUs: vif.rate.intervalUs },
-        nowMs: () => performance.now(),
-        setTimer: (delayMs: number, callback: () => void) => {
-          const timer = setTimeout(callback, delayMs);
-          return () => clearTimeout(timer);
-        },
-      };
-      return (bus) => {
-        device = new NetworkDevice(port, bus, options);
-        return device;
-      };
-    });
+    const network = await openNetwork(vif, facts);
+    const options = {
+      network,
+      rate: vif.rate === null ? null : { bytes: vif.rate.bytesPerInterval, periodUs: vif.rate.intervalUs },
+      nowMs: () => performance.now(),
+      setTimer: (delayMs: number, callback: () => void) => {
+        const timer = setTimeout(callback, delayMs);
+        return () => clearTimeout(timer);
+      },
+    };
+    return (bus) => {
+      device = new NetworkDevice(port, bus, options);
+      return device;
+    };
   }
 
   /** Makes a device's nodes and starts its backend, which is in InitWait when this resolves. */
   async #add(nodes: DeviceNodes, script: DeviceScript | null, open: OpenDevice): Promise<void> {
-    const { store, port, log } = this.#options;
-    if (!(await addDeviceNodes(store, port.domid, nodes)))
-      throw new HostError(`Domain ${port.domid}: device ${nodes.kind} ${nodes.id} is there already`);
+    const { store, port } = this.#options;
     const path = backendPath(port.domid, nodes);
+    if (this.#devices.has(path) || !(await addDeviceNodes(store, port.domid, nodes)))
+      throw new HostError(`Domain ${port.domid}: device ${nodes.kind} ${nodes.id} is there already`);
+    this.#adding.add(path);
     let backend: XenbusBackend | null = null;
     let plugged = false;
     try {
@@ -117,63 +129,98 @@ export class DomainDevices {
         await runHotplugScript({ path: script.path, words: script.plug, backendPath: path }, this.#options);
         plugged = true;
       }
-      backend = new XenbusBackend({ store, path, device: await open(), log });
-      await backend.start();
+      backend = await this.#start(path, script, await open());
       await store.write(`${path}/hotplug-status`, 'connected');
     } catch (error) {
+      this.#devices.delete(path);
       await backend?.stop();
-      if (plugged) await this.#runUnplugScript(nodes, script);
+      if (plugged) await this.#runUnplugScript(path, script);
       await removeDeviceNodes(store, port.domid, nodes);
       throw error;
+    } finally {
+      this.#adding.delete(path);
     }
-    this.#devices.set(keyOf(nodes), { nodes, script, backend });
+  }
+
+  async #start(path: string, script: DeviceScript | null, device: MakeDevice): Promise<XenbusBackend> {
+    const { store, log } = this.#options;
+    const backend = new XenbusBackend({ store, path, device, log });
+    this.#devices.set(path, { path, script, backend });
+    // Whoever has unplugged it.
+    void backend.gone.then(async () => {
+      if (this.#devices.get(path)?.backend !== backend) return;
+      this.#devices.delete(path);
+      await this.#runUnplugScript(path, script);
+    });
+    try {
+      await backend.start();
+    } catch (error) {
+      this.#devices.delete(path);
+      await backend.stop();
+      throw error;
+    }
+    return backend;
+  }
+
+  /** Somebody else has made the nodes of a device: it is opened, and its backend started. What is wrong is told in xenstore. */
+  async #adopt(backendKind: string, id: number): Promise<void> {
+    const { store, port, log } = this.#options;
+    const path = `/local/domain/0/backend/${backendKind}/${port.domid}/${id}`;
+    if (this.#devices.has(path) || this.#adding.has(path)) return;
+    const nodes: Record<string, string> = {};
+    for (const name of (await store.directory(path)) ?? []) nodes[name] = (await store.read(`${path}/${name}`)) ?? '';
+    if (nodes['state'] !== String(XenbusStateInitialising)) return;
+    try {
+      await this.#start(path, null, await this.#openFromNodes(backendKind, nodes));
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      log(`${path}: ${error.message}`);
+      await store.write(errorNode(path), error.message.slice(0, 1024));
+      await store.write(`${path}/state`, String(XenbusStateClosed));
+    }
+  }
+
+  async #openFromNodes(backendKind: string, nodes: Readonly<Record<string, string>>): Promise<MakeDevice> {
+    if (backendKind === 'vif') {
+      const vif = vifFromNodes(nodes);
+      if (vif?.mac) return await this.#openVif(vif, vif.mac);
+    } else {
+      const disk = diskFromNodes(nodes);
+      if (disk !== null) return await this.#openBlock(disk, await placeDisk(disk));
+    }
+    throw new HostError(`the nodes describe no ${backendKind}`);
   }
 
   /** What goes wrong with it holds nothing up. */
-  async #runUnplugScript(nodes: DeviceNodes, script: DeviceScript | null): Promise<void> {
+  async #runUnplugScript(path: string, script: DeviceScript | null): Promise<void> {
     if (script === null) return;
-    const words = script.unplug;
-    const path = backendPath(this.#options.port.domid, nodes);
     try {
-      await runHotplugScript({ path: script.path, words, backendPath: path }, this.#options);
+      await runHotplugScript({ path: script.path, words: script.unplug, backendPath: path }, this.#options);
     } catch (error) {
       if (!(error instanceof Error)) throw error;
       this.#options.log(`${path}: ${error.message}`);
     }
   }
 
-  /** Unplugs a device; by force when the guest does not let go of it in time. False: there is no such device. */
-  async remove(kind: string, id: number): Promise<boolean> {
+  /** From now on, devices that others plug in are served too. */
+  async watch(): Promise<void> {
     const { store, port, log } = this.#options;
-    const device = this.#devices.get(keyOf({ kind, id }));
-    if (device === undefined) return false;
-    await unplugDevice(store, port.domid, device.nodes);
-    const late = await Promise.race([
-      device.backend.gone.then(() => false),
-      new Promise<boolean>((done) => setTimeout(() => done(true), UNPLUG_MS).unref()),
-    ]);
-    if (late) log(`${device.backend.path}: the guest has not let go of it; it is taken away`);
-    await this.#take(device);
-    return true;
+    const onDevice = (backendKind: string, id: number): Promise<void> => this.#adopt(backendKind, id);
+    this.#watcher = new PlugWatcher({ store, domid: port.domid, onDevice, log });
+    await this.#watcher.start();
   }
 
   /** The domain has ended: nothing of it is used any more when this resolves. Its nodes go with all others of the domain. */
   async close(): Promise<void> {
+    await this.#watcher?.stop();
     const devices = [...this.#devices.values()];
     this.#devices.clear();
-    await Promise.all(devices.map((device) => this.#close(device)));
-  }
-
-  async #close({ nodes, script, backend }: Device): Promise<void> {
-    await backend.stop();
-    await this.#runUnplugScript(nodes, script);
-  }
-
-  async #take(device: Device): Promise<void> {
-    const { nodes } = device;
-    this.#devices.delete(keyOf(nodes));
-    await this.#close(device);
-    await removeDeviceNodes(this.#options.store, this.#options.port.domid, nodes);
+    await Promise.all(
+      devices.map(async ({ path, script, backend }) => {
+        await backend.stop();
+        await this.#runUnplugScript(path, script);
+      }),
+    );
   }
 }
 
@@ -182,5 +229,3 @@ function makeUpMac(): Uint8Array {
   const random = crypto.getRandomValues(new Uint8Array(3));
   return Uint8Array.of(0x00, 0x16, 0x3e, random[0] & 0x7f, random[1], random[2]);
 }
-
-const keyOf = ({ kind, id }: { readonly kind: string; readonly id: number }): string => `${kind} ${id}`;

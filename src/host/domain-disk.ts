@@ -5,6 +5,7 @@ import { resolve } from 'node:path';
 import { DiskImageError } from '../storage/block-file.ts';
 import { type DiskFormat, type DiskImage, openDiskImage } from '../storage/disk-image.ts';
 import { hostFiles } from '../storage/host/node-file.ts';
+import { openByQemuNbd } from '../storage/host/qemu-nbd.ts';
 import { type DiskConfig, vdevNumber } from '../toolstack/config/disk.ts';
 import { HostError } from './host-error.ts';
 
@@ -13,7 +14,8 @@ export interface DiskPlace {
   readonly id: number;
   /** The file, or what its script takes for one. */
   readonly path: string;
-  readonly format: DiskFormat;
+  /** The last two are qemu-nbd's. */
+  readonly format: DiskFormat | 'qcow' | 'qed';
 }
 
 /** Checks all that can be known before anything is made. @throws HostError */
@@ -29,8 +31,6 @@ export async function placeDisk(disk: DiskConfig): Promise<DiskPlace> {
     throw new HostError(`${name}: backendtype=${backend} is not supported: expected phy or qdisk`);
   if (target === null || target === '' || format === 'empty')
     throw new HostError(`${name}: a drive without a disk is for HVM guests; expected a target`);
-  if (format === 'qcow' || format === 'qed')
-    throw new HostError(`${name}: format ${format} is not supported: expected raw, qcow2 or vhd`);
   if (backend === 'phy' && format !== 'raw')
     throw new HostError(`${name}, backend phy unsuitable due to format ${format}`);
   if (disk.script !== null) return { id, path: target, format };
@@ -45,8 +45,9 @@ export async function placeDisk(disk: DiskConfig): Promise<DiskPlace> {
 }
 
 /** @throws HostError */
-export async function openDisk(disk: DiskConfig, path: string, format: DiskFormat): Promise<DiskImage> {
+export async function openDisk(disk: DiskConfig, path: string, format: DiskPlace['format']): Promise<DiskImage> {
   try {
+    if (format === 'qcow' || format === 'qed') return await openByQemuNbd(path, { format, readOnly: !disk.writable });
     return await openDiskImage(hostFiles, path, { format, readOnly: !disk.writable });
   } catch (error) {
     if (error instanceof DiskImageError) throw new HostError(`Disk vdev=${disk.vdev}: ${error.message}`);

@@ -11,14 +11,18 @@
  * | `script=vif-openvswitch` | a TAP device as a port of the Open vSwitch bridge |
  */
 
-import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { accessSync, constants, readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { basename } from 'node:path';
 import type { NetworkEnd } from '../network/frame.ts';
 import { DOMUS_FORM } from '../network/frame-stream.ts';
+import { openBridged, openRouted, openVswitched } from '../network/host/host-interface.ts';
 import { createNodeNetwork } from '../network/host/node-network.ts';
+import { openPasst, PasstError } from '../network/host/passt.ts';
 import { SocketPort } from '../network/host/socket-port.ts';
 import { connectSwitch, SWITCH_NAME } from '../network/host/switch-socket.ts';
+import { TapError } from '../network/host/tap-device.ts';
 import { type Forward, parseForward } from '../network/nat/forwards.ts';
 import { parseIpv4 } from '../network/nat/ipv4.ts';
 import { Nat, natAddresses } from '../network/nat/nat.ts';
@@ -42,6 +46,8 @@ export interface HostBridges {
   readonly mayUseTap: boolean;
 }
 
+/** Source: linux/capability.h. */
+const CAP_NET_ADMIN = 12n;
 /** Source: libxl_create.c, xl.conf(5) vif.default.bridge. */
 const DEFAULT_BRIDGE = 'xenbr0';
 
@@ -78,16 +84,33 @@ export const nameOf = (vif: VifConfig): string => `vif devid=${vif.devid}`;
 
 export function hostBridges(): HostBridges {
   return {
-    isBridge: (name) => existsSync(`/sys/class/net/${name}/bridge`),
+    isBridge,
     get mayUseTap() {
       try {
         accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
-        return statSync('/dev/net/tun').isCharacterDevice() && process.getuid?.() === 0;
+        const effective = /^CapEff:\s*([0-9a-f]+)/m.exec(readFileSync('/proc/self/status', 'latin1'));
+        return effective !== null && ((BigInt(`0x${effective[1]}`) >> CAP_NET_ADMIN) & 1n) === 1n;
       } catch {
         return false;
       }
     },
   };
+}
+
+/** Of this process's own network namespace, which /sys need not show. */
+function isBridge(name: string): boolean {
+  try {
+    const names = readFileSync('/proc/self/net/dev', 'latin1')
+      .split('\n')
+      .map((line) => line.split(':')[0].trim());
+    if (!names.includes(name)) return false;
+    const shown = execFileSync('ip', ['-json', '-details', 'link', 'show', 'dev', name], { encoding: 'utf8' });
+    const links = JSON.parse(shown) as { linkinfo?: { info_kind?: string } }[];
+    return links[0]?.linkinfo?.info_kind === 'bridge';
+  } catch {
+    // No Linux, or no iproute2: no bridge that could be used.
+    return false;
+  }
 }
 
 /** What a network wants to know of its device, which is made after it. */
@@ -98,6 +121,15 @@ export interface DeviceFacts {
   readonly log: (line: string) => void;
 }
 
+/** `guestIp` is null where the guest's address is not ours to know. */
+function readForwards(vif: VifConfig, guestIp: number | null): Forward[] {
+  return vif.forwards.map((text) => {
+    const forward = parseForward(text, guestIp);
+    if (typeof forward === 'string') throw new HostError(`${nameOf(vif)}: forward: ${forward}`);
+    return forward;
+  });
+}
+
 /** The NAT for an interface: 10.0.(2 + devid).0/24, unless `ip` says where the guest is to be. */
 export function openNat(vif: VifConfig, facts: DeviceFacts): NetworkEnd {
   let guestIp = (0x0a00000f + ((2 + vif.devid) & 0xff) * 0x100) >>> 0;
@@ -106,19 +138,13 @@ export function openNat(vif: VifConfig, facts: DeviceFacts): NetworkEnd {
     if (guestIp < 0 || guestIp % 256 === 0 || guestIp % 256 === 255)
       throw new HostError(`${nameOf(vif)}: ip=${vif.ip}: expected one IPv4 address for the guest`);
   }
-  const forwards: Forward[] = [];
-  for (const text of vif.forwards) {
-    const forward = parseForward(text, guestIp);
-    if (typeof forward === 'string') throw new HostError(`${nameOf(vif)}: forward: ${forward}`);
-    forwards.push(forward);
-  }
   return new Nat({
     host: createNodeNetwork(),
     addresses: natAddresses(guestIp),
     guestMac: facts.mac,
     loopback: vif.loopback,
     gso: facts.takesGso,
-    forwards,
+    forwards: readForwards(vif, guestIp),
     log: (line) => facts.log(`${nameOf(vif)}: ${line}`),
   });
 }
@@ -128,14 +154,37 @@ export async function openNetwork(vif: VifConfig, facts: DeviceFacts): Promise<N
   if (vif.backendDomain !== null && vif.backendDomain !== '0' && vif.backendDomain !== 'Domain-0')
     throw new HostError(`${nameOf(vif)}: backend=${vif.backendDomain}: interfaces are served by Dom0 only`);
   const choice = chooseNetwork(vif, hostBridges());
-  switch (choice.kind) {
-    case 'nat':
-      return openNat(vif, facts);
-    case 'switch':
-      return await openSwitch(vif, choice.name);
-    default:
-      throw new HostError(`${nameOf(vif)}: ${choice.kind} is not there yet`);
+  const name = vif.ifname ?? `vif${facts.domid}.${vif.devid}`;
+  try {
+    switch (choice.kind) {
+      case 'nat':
+        return openNat(vif, facts);
+      case 'switch':
+        return await openSwitch(vif, choice.name);
+      case 'bridge':
+        return await openBridged(name, choice.name, vif.mtu);
+      case 'openvswitch':
+        return await openVswitched(name, choice.name, vif.mtu);
+      case 'route':
+        return await openRouted(name, routedAddresses(vif), vif.gatewaydev, vif.mtu);
+      case 'passt':
+        return await openPasst(readForwards(vif, null));
+    }
+  } catch (error) {
+    if (error instanceof TapError || error instanceof PasstError)
+      throw new HostError(`${nameOf(vif)}: ${error.message}`);
+    throw error;
   }
+}
+
+/** Source: vif-route, for which `ip` may name several, with or without a mask. */
+function routedAddresses(vif: VifConfig): string[] {
+  const addresses = (vif.ip ?? '').split(' ').filter((text) => text !== '');
+  for (const address of addresses)
+    if (!/^[0-9.]+(\/\d{1,2})?$/.test(address) || parseIpv4(address.split('/')[0]) < 0)
+      throw new HostError(`${nameOf(vif)}: ip=${vif.ip}: expected IPv4 addresses, found \`${address}'`);
+  if (addresses.length === 0) throw new HostError(`${nameOf(vif)}: script=vif-route needs ip=`);
+  return addresses;
 }
 
 /** A port of the daemon's switch, which outlives the daemon: the next one is looked for when it is gone. */

@@ -3,9 +3,7 @@
  * xenstore ring, and does what on_poweroff, on_reboot and on_crash say.
  */
 
-import { readFile } from 'node:fs/promises';
 import { setImmediate } from 'node:timers/promises';
-import { Worker } from 'node:worker_threads';
 import {
   SHUTDOWN_crash,
   SHUTDOWN_poweroff,
@@ -25,12 +23,10 @@ import { createMachineMemory, type MachineMemory, PAGE_SIZE, RAM_PAGES_MAX } fro
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { buildDomain } from '../toolstack/builder/build-domain.ts';
 import { BuildError } from '../toolstack/builder/build-error.ts';
-import { parseXenElf } from '../toolstack/builder/elf.ts';
-import { cacheRoot } from '../toolstack/cache.ts';
 import { type DomainConfig, formatUuid, type ShutdownAction } from '../toolstack/config/domain-config.ts';
-import { loadKernel } from '../toolstack/kernel-image.ts';
 import { introduceControlDomain, introduceDomain } from '../toolstack/xenstore-nodes.ts';
 import { createRingServer } from '../xenstore/ring-server.ts';
+import { type BootFiles, loadBootFiles } from './boot-files.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
 import { DomainDevices } from './domain-devices.ts';
@@ -47,7 +43,7 @@ import {
 import { createGuestPort } from './guest-port.ts';
 import { HostError } from './host-error.ts';
 import { stateRoot, xenstoredPath } from './state-dir.ts';
-import type { VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
+import { startVcpuWorkers, type VcpuWorkers } from './vcpu-workers.ts';
 import { XenstoredError } from './xenstored.ts';
 
 export type EndReason = 'poweroff' | 'reboot' | 'suspend' | 'crash' | 'watchdog' | 'detached';
@@ -102,21 +98,17 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
   const onProgress = (step: string, detail: string): void => {
     if (!options.quiet) options.log(`xl: kernel: ${step} ${detail}`);
   };
-  const load = async (): Promise<Uint8Array> =>
-    (await loadKernel(config.kernel, { cacheDir: cacheRoot(), onProgress })).elf;
-  let loaded: Uint8Array | null = await load();
-  const elf = parseXenElf(loaded, config.kernel);
-  // Some 50 MB that a running domain does not need: a restart reads them again.
-  const takeKernel = async (): Promise<Uint8Array> => {
-    const bytes = loaded ?? (await load());
+  let loaded: BootFiles | null = await loadBootFiles(config, onProgress);
+  // A running domain does not need them: a restart loads them again.
+  const takeBootFiles = async (): Promise<BootFiles> => {
+    const files = loaded ?? (await loadBootFiles(config, onProgress));
     loaded = null;
-    return bytes;
+    return files;
   };
-  const ramdisk = config.ramdisk === null ? null : await readRamdisk(config.ramdisk);
   const engine = engineFor(config);
   const xenstore = await openXenstore(options);
   try {
-    return await runToEnd({ config, options, takeKernel, elf, ramdisk, xenstore, engine });
+    return await runToEnd({ config, options, takeBootFiles, xenstore, engine });
   } finally {
     xenstore.close();
   }
@@ -167,30 +159,11 @@ function engineFor(config: DomainConfig): EngineKind {
   }
 }
 
-async function readRamdisk(path: string): Promise<Uint8Array> {
-  try {
-    return await readFile(path);
-  } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    const why =
-      code === 'ENOENT'
-        ? 'No such file or directory'
-        : code === 'EISDIR'
-          ? 'Is a directory'
-          : code === 'EACCES'
-            ? 'Permission denied'
-            : String(code);
-    throw new HostError(`failed to open file '${path}': ${why}`);
-  }
-}
-
 interface OneRun {
   readonly config: DomainConfig;
   readonly options: RunOptions;
-  /** The kernel's ELF file, to be let go of after building. */
-  readonly takeKernel: () => Promise<Uint8Array>;
-  readonly elf: ReturnType<typeof parseXenElf>;
-  readonly ramdisk: Uint8Array | null;
+  /** What it boots, to be let go of after building. */
+  readonly takeBootFiles: () => Promise<BootFiles>;
   readonly xenstore: DomainXenstore;
   readonly domid: number;
   /** It is no restart. */
@@ -198,8 +171,20 @@ interface OneRun {
   readonly engine: EngineKind;
 }
 
+/** In a function of its own, so that the files are let go of when it is done. */
+async function buildFromFiles({ takeBootFiles }: OneRun, domain: Domain) {
+  const { elf, kernel, kernelName, ramdisk, ramdiskName, cmdline } = await takeBootFiles();
+  const built = buildDomain(
+    domain.machine,
+    domain.vcpus[0],
+    { elf, bytes: kernel, name: kernelName },
+    { ramdisk, ramdiskName, cmdline, storePort: STORE_PORT, consolePort: CONSOLE_PORT },
+  );
+  return { ...built, cmdline };
+}
+
 async function runOnce(run: OneRun): Promise<EndReason> {
-  const { config, options, xenstore, domid } = run;
+  const { config, domid } = run;
   const ramPages = config.memoryMiB * 256;
   const maxPages = Math.max(ramPages, config.maxmemMiB * 256);
   if (maxPages > RAM_PAGES_MAX)
@@ -208,26 +193,33 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     );
   const machine = allocateMemory(ramPages, maxPages);
   const domain = createDomain(machine, domid, config.maxvcpus, config.uuid);
+  const engine = createEngineDomain(run.engine, machine, config.maxvcpus);
+  // They load the engine while this thread builds the domain.
+  const workers = startVcpuWorkers(domain, engine, run.options.log);
+  try {
+    return await buildAndRun(run, domain, engine, workers);
+  } finally {
+    await workers.abandon();
+    closeEngineDomain(engine);
+  }
+}
+
+async function buildAndRun(
+  run: OneRun,
+  domain: Domain,
+  handle: EngineHandle,
+  workers: VcpuWorkers,
+): Promise<EndReason> {
+  const { config, options, xenstore, domid } = run;
+  const { machine } = domain;
   const vcpu0 = domain.vcpus[0];
-  const built = buildDomain(
-    machine,
-    vcpu0,
-    { elf: run.elf, bytes: await run.takeKernel(), name: config.kernel },
-    {
-      ramdisk: run.ramdisk,
-      ramdiskName: config.ramdisk ?? 'ramdisk',
-      cmdline: config.cmdline,
-      storePort: STORE_PORT,
-      consolePort: CONSOLE_PORT,
-    },
-  );
+  const built = await buildFromFiles(run, domain);
   adoptPageTables(domain, built.pageTableFrames);
   domain.vcpus.forEach((vcpu, id) => {
     vcpu.u32[VCPU.vcpuInfo >> 2] = machine.layout.sharedInfoOffset + id * 64;
   });
   vcpu0.u32[VCPU.initialised >> 2] = 1;
 
-  const handle = createEngineDomain(run.engine, machine, config.maxvcpus);
   const kicker = createKicker(handle);
   const channels = new Dom0Channels(domain, kicker);
   await introduceDomain(xenstore.client, {
@@ -279,7 +271,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     const text = takeConsoleIo(domain);
     if (text.length > 0) {
       tail.add(text);
-      if (config.cmdline.includes('earlyprintk=xen')) options.console?.write(text);
+      if (built.cmdline.includes('earlyprintk=xen')) options.console?.write(text);
     }
   };
   let stopped = false;
@@ -293,11 +285,12 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   };
   if (options.signal?.aborted) stopped = true;
   options.signal?.addEventListener('abort', stop);
-  const { ended, ready } = startWorkers(domain, handle, options.log);
+  workers.run();
   try {
     for (const disk of config.disks) await devices.addDisk(disk);
     for (const vif of config.vifs) await devices.addVif(vif);
-    await ready;
+    await devices.watch();
+    await workers.ready;
     if (run.isFirst) options.onStart?.();
     Atomics.store(vcpu0.i32, VCPU.state >> 2, VCPU_STATE_UP);
     Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
@@ -314,7 +307,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     }
     const reason = domain.shutdownReason;
     stop();
-    await ended;
+    await workers.ended;
     service();
     if (reason === -1) return 'detached';
     const end = REASONS[reason] ?? 'crash';
@@ -323,10 +316,9 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     return end;
   } finally {
     stop();
-    await ended;
+    await workers.ended;
     options.signal?.removeEventListener('abort', stop);
     await devices.close();
-    closeEngineDomain(handle);
     connection.onEnd = null;
     await xenstore.remove(domid);
     connection.close();
@@ -349,39 +341,6 @@ function allocateMemory(ramPages: number, maxPages: number): MachineMemory {
     if (!(error instanceof RangeError)) throw error;
     throw new HostError(`the host cannot give the domain ${Math.ceil(maxPages / 256)} MiB of memory`);
   }
-}
-
-function startWorkers(
-  domain: Domain,
-  engine: EngineHandle,
-  log: (line: string) => void,
-): { readonly ready: Promise<void>; readonly ended: Promise<void> } {
-  const url = new URL(import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js', import.meta.url);
-  const ready: Promise<void>[] = [];
-  const ended: Promise<void>[] = [];
-  for (const vcpu of domain.vcpus) {
-    const data: VcpuWorkerData = { domain: domain.handle(), vcpuId: vcpu.vcpuId, engine };
-    const worker = new Worker(url, { workerData: data });
-    ready.push(
-      new Promise((resolve, reject) => {
-        const fail = (message: string): void => {
-          reject(new HostError(`vCPU ${vcpu.vcpuId} cannot start: ${message}`));
-          log(`d${domain.domid}v${vcpu.vcpuId}: ${message}`);
-          domain.shutdown(SHUTDOWN_crash);
-        };
-        worker.on('message', (message: VcpuWorkerMessage) => {
-          if (message.kind === 'ready') resolve();
-          else if (message.kind === 'log') log(`(XEN) ${message.line}`);
-          else fail(message.message);
-        });
-        worker.on('error', (error) => fail(error.stack ?? error.message));
-      }),
-    );
-    ended.push(new Promise((resolve) => worker.on('exit', () => resolve())));
-  }
-  const allReady = Promise.all(ready).then(() => undefined);
-  allReady.catch(() => undefined);
-  return { ready: allReady, ended: Promise.all(ended).then(() => undefined) };
 }
 
 /** What the guest wrote by console_io since the last call. */

@@ -13,3 +13,6 @@ export type VcpuWorkerMessage =
   | { readonly kind: 'ready' }
   | { readonly kind: 'log'; readonly line: string }
   | { readonly kind: 'failed'; readonly message: string };
+
+/** The domain is built: run it. */
+export type VcpuWorkerCommand = 'run';

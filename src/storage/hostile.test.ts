@@ -79,7 +79,7 @@ describe('a spoilt image is read and written, or refused with an error of its ow
       [0x40000, 0x42000],
     ] as const;
     let refused = 0;
-    for (let round = 0; round < 400; round++) {
+    for (let round = 0; round < 150; round++) {
       const image = sound.slice();
       spoil(image, areas, random);
       try {
@@ -90,7 +90,7 @@ describe('a spoilt image is read and written, or refused with an error of its ow
         refused++;
       }
     }
-    expect(refused).toBeGreaterThan(20);
+    expect(refused).toBeGreaterThan(10);
   });
 
   test('vhd, with checksums that are right', async () => {

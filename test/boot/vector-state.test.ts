@@ -62,17 +62,23 @@ function ymmProgram(): Uint8Array {
   return bytes;
 }
 
-test('two processes that hold YMM registers keep them over context switches', async (context) => {
-  const probe = probeKvm();
-  if (!probe.usable) return context.skip(probe.reason);
-  if ((probe.facts.xcr0Mask & 4) === 0) return context.skip('this CPU has no AVX');
-  // gzip keeps the script below what a kernel command line holds.
-  const program = gzipSync(ymmProgram(), { level: 9 }).toString('base64');
-  const script = `echo ${program} | base64 -d | gzip -d > /tmp/ymm; chmod +x /tmp/ymm
+const probe = probeKvm();
+const kvm = !probe.usable ? probe.reason : (probe.facts.xcr0Mask & 4) === 0 ? 'this CPU has no AVX' : null;
+const ENGINES = [
+  { engine: 'kvm', unusable: kvm },
+  { engine: 'wasm', unusable: null },
+] as const;
+
+for (const { engine, unusable } of ENGINES)
+  test(`two processes that hold YMM registers keep them over context switches on ${engine}`, async (context) => {
+    if (unusable !== null) return context.skip(unusable);
+    // gzip keeps the script below what a kernel command line holds.
+    const program = gzipSync(ymmProgram(), { level: 9 }).toString('base64');
+    const script = `echo ${program} | base64 -d | gzip -d > /tmp/ymm; chmod +x /tmp/ymm
 /tmp/ymm & a=$!; /tmp/ymm & b=$!
 wait $a; echo "first: $?"; wait $b; echo "second: $?"`;
-  const run = await runGuest({ script, overrides: ['vcpus=1'] });
-  expect(run.console, run.log).toContain('first: 0');
-  expect(run.console).toContain('second: 0');
-  expect(run.code).toBe(0);
-});
+    const run = await runGuest({ script, overrides: ['vcpus=1', `engine="${engine}"`] });
+    expect(run.console, run.log).toContain('first: 0');
+    expect(run.console).toContain('second: 0');
+    expect(run.code).toBe(0);
+  });

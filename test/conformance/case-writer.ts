@@ -78,7 +78,7 @@ export class CaseWriter implements Prepared {
     const bits = values.random();
     states32[at + STATE.rflags / 4] = 0x202 | (bits & FLAGS) | ((bits & 0x7000) === 0 ? DF : 0);
     states32[at + STATE.rflags / 4 + 1] = 0;
-    values.fxsave(states32, at + STATE.fx / 4);
+    values.xsave(states32, at + STATE.fx / 4);
   }
 
   /**

@@ -21,6 +21,7 @@ const FX = STATE.fx / 4;
 const X87_FIRST = FX + 8;
 const XMM_FIRST = FX + 40;
 const XMM_END = FX + 104;
+const UPPER_FIRST = STATE.upper / 4;
 
 /** Flags to compare in a slot. */
 function flagMask(prepared: Prepared, slot: number, result: Result): number {
@@ -64,7 +65,7 @@ function isFaultOfMmx(i: Instruction, slot: number, a: Result): boolean {
   return MMX[i.form] && (vector === GP || vector === SS);
 }
 
-const LDMXCSR = formIndex('ldmxcsr Md');
+const LDMXCSR: readonly number[] = [formIndex('ldmxcsr Md'), formIndex('vldmxcsr Md')];
 /** AMD's CPUs have a bit for misaligned operands. */
 const MXCSR_MM = 0x20000;
 
@@ -73,7 +74,7 @@ export function agree(prepared: Prepared, slot: number, a: Result, b: Result): b
   const base = slot * STATE_WORDS;
   const x = a.states32;
   const y = b.states32;
-  if (prepared.instructions[slot]?.form === LDMXCSR && (y[base + FX + 6] & MXCSR_MM) !== 0) return true;
+  if (LDMXCSR.includes(prepared.instructions[slot]?.form ?? -1) && (y[base + FX + 6] & MXCSR_MM) !== 0) return true;
   if (!sameOutcome(prepared, slot, a, b)) return false;
   for (let k = 0; k < 32; k++) if (x[base + k] !== y[base + k]) return false;
   const flags = base + STATE.rflags / 4;
@@ -85,7 +86,7 @@ export function agree(prepared: Prepared, slot: number, a: Result, b: Result): b
     if (!isNear(x, y, base)) return false;
     first = X87_FIRST + 8;
   }
-  for (let k = base + first; k < base + FX + 128; k++) if (x[k] !== y[k]) return false;
+  for (let k = base + first; k < base + STATE_WORDS; k++) if (x[k] !== y[k]) return false;
   return true;
 }
 
@@ -211,12 +212,13 @@ function wordName(k: number): string {
   if (k === FX + 6) return 'mxcsr';
   if (k >= X87_FIRST && k < XMM_FIRST) return `st${(k - X87_FIRST) >> 2}`;
   if (k >= XMM_FIRST && k < XMM_END) return `xmm${(k - XMM_FIRST) >> 2}`;
+  if (k >= UPPER_FIRST) return `ymm${(k - UPPER_FIRST) >> 2} upper`;
   return `fx+${(k - FX) * 4}`;
 }
 
 function valueText(words: Uint32Array, base: number, k: number): string {
   if (k < 32) return hex64(words[base + (k & ~1)], words[base + (k | 1)]);
-  if (k < X87_FIRST || k >= XMM_END) return hex32(words[base + k]);
+  if (k < X87_FIRST || (k >= XMM_END && k < UPPER_FIRST)) return hex32(words[base + k]);
   const at = base + X87_FIRST + ((k - X87_FIRST) & ~3);
   return `${hex64(words[at + 2], words[at + 3])}_${hex64(words[at], words[at + 1])}`;
 }
@@ -302,8 +304,8 @@ function describe(
     if (/st|\bf/.test(name)) lines.push(`  st${r} ${valueText(w, base, X87_FIRST + 4 * r)}`);
     else if (name.includes(`mm${r}`)) lines.push(`  mm${r} ${valueText(w, base, X87_FIRST + 4 * r)}`);
   for (let r = 0; r < 16; r++)
-    if (new RegExp(`xmm${r}\\b`).test(name) || r === 0)
-      lines.push(`  xmm${r} ${valueText(w, base, XMM_FIRST + 4 * r)}`);
+    if (new RegExp(`[xy]mm${r}\\b`).test(name) || r === 0)
+      lines.push(`  ymm${r} ${valueText(w, base, UPPER_FIRST + 4 * r)} ${valueText(w, base, XMM_FIRST + 4 * r)}`);
   return { slot, parts, text: lines.join('\n'), form };
 }
 

@@ -33,7 +33,16 @@ function memoryText(i: Instruction): string {
 
 function operandText(type: OperandType, i: Instruction): string {
   const info = OPERANDS[type];
-  const number = info.place === 'fixed' ? info.fixed : info.place === 'reg' ? i.reg : i.rm;
+  const number =
+    info.place === 'fixed'
+      ? info.fixed
+      : info.place === 'reg'
+        ? i.reg
+        : info.place === 'vvvv'
+          ? i.vvvv
+          : info.class === 'xmm' && info.place === 'imm'
+            ? i.immLo >> 4
+            : i.rm;
   if (info.place === 'rm' && !type.startsWith('Z') && i.mod !== 3) return memoryText(i);
   const size =
     info.size === 'v' || info.size === 'y' ? i.operandSize : info.size === 'z' ? Math.min(4, i.operandSize) : info.size;
@@ -43,7 +52,7 @@ function operandText(type: OperandType, i: Instruction): string {
     case 'mmx':
       return `mm${number}`;
     case 'xmm':
-      return `xmm${number}`;
+      return `${info.size === 32 || (i.vexL !== 0 && 'xhfe'.includes(String(info.size))) ? 'y' : 'x'}mm${number}`;
     case 'st':
       return `st${number}`;
     case 'segment':

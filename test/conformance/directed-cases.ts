@@ -89,12 +89,15 @@ export class DirectedCases extends CaseWriter {
     const { steering, batch } = this;
     const ownOffset = DATA_OFFSETS[1] + OWN_BYTES * slot;
     if (recipe.bytes !== undefined) batch.data.set(recipe.bytes, ownOffset);
+    recipe.memory?.(batch.data32);
     if (recipe.stack !== undefined) steering.set(slot, RSP, BigInt(OWN_VA + OWN_BYTES * slot + recipe.stack));
-    const { first, second } = recipe;
+    const { first, second, third } = recipe;
+    if (third !== undefined) this.#operand(slot, i, 2, third, address);
     if (second !== undefined) this.#operand(slot, i, 1, second, address);
     if (first !== undefined) this.#operand(slot, i, 0, first, address);
     // The address may have been in one of them.
-    if (address !== null && (first !== undefined || second !== undefined)) steering.address(slot, i, address);
+    if (address !== null && (first !== undefined || second !== undefined || third !== undefined))
+      steering.address(slot, i, address);
     for (const [reg, value] of recipe.registers ?? []) steering.set(slot, reg, value);
     if (address !== null && recipe.registers !== undefined && i.mod !== 3) steering.address(slot, i, address);
     const words = batch.states32;
@@ -116,7 +119,8 @@ export class DirectedCases extends CaseWriter {
       for (let k = 0; k < size; k++) batch.data[at + k] = k < 4 ? value[0] >>> (8 * k) : value[1] >>> (8 * (k - 4));
       return;
     }
-    const number = info.place === 'fixed' ? info.fixed : info.place === 'reg' ? i.reg : i.rm;
+    const number =
+      info.place === 'fixed' ? info.fixed : info.place === 'reg' ? i.reg : info.place === 'vvvv' ? i.vvvv : i.rm;
     const high = info.size === 1 && i.rex === 0 && number >= 4 && number < 8;
     const old = steering.gpr(slot, high ? number - 4 : number);
     const size = info.size === 1 ? 1 : info.size === 2 ? 2 : i.operandSize;

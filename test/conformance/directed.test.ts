@@ -9,7 +9,7 @@ import { compareBatch, unstable } from './compare.ts';
 import { DirectedCases } from './directed-cases.ts';
 import { Result, type Subject } from './machine.ts';
 import { comparedForms } from './random-cases.ts';
-import { images, softwareInterrupts } from './recipes-special.ts';
+import { areas, images, softwareInterrupts } from './recipes-special.ts';
 import { CANDIDATES, createRealCpu, noRealCpu } from './subjects.ts';
 
 const reason = noRealCpu();
@@ -63,6 +63,11 @@ describe.each(CANDIDATES)('$name', ({ create, cost }) => {
   test('images of the x87 and vector state in memory', (context) => {
     if (reason !== undefined) context.skip(reason);
     expect(differences(subject, new DirectedCases([], 1, images())).join('\n\n')).toBe('');
+  });
+
+  test('XSAVE areas', (context) => {
+    if (reason !== undefined) context.skip(reason);
+    expect(differences(subject, new DirectedCases([], 1, areas())).join('\n\n')).toBe('');
   });
 
   test('INT n of the gates that user code may use', (context) => {

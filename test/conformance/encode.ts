@@ -32,8 +32,11 @@ export interface Choices {
   readonly lock: boolean;
   /** F2 or F3 where they are not part of the opcode; 0 = none. */
   readonly rep: number;
-  /** A REX prefix even where none is needed; makes SPL of AH. */
+  /** A REX prefix even where none is needed, which makes SPL of AH; a VEX prefix of three bytes, with W if it is ignored. */
   readonly rex: boolean;
+  readonly vvvv: number;
+  /** VEX.L, where it may be either. */
+  readonly wide: boolean;
   /** Two words, as many bytes of them as needed. */
   readonly immediateLo: number;
   readonly immediateHi: number;
@@ -46,13 +49,13 @@ function isShown(feature: string): boolean {
   return feature.split('&').every((name) => name === '' || SHOWN_FEATURES.includes(name));
 }
 
-/** Rows of legacy code in 64-bit mode that the engines have, by form. */
+/** Rows of 64-bit mode that the engines have, by form. */
 export const ROWS_OF_FORM: readonly (readonly Row[])[] = rowsOfForm();
 
 function rowsOfForm(): Row[][] {
   const rows: Row[][] = FORMS.map(() => []);
   ROWS.forEach((row, i) => {
-    if (row.map < MAP.VEX_0F && row.in64 && isShown(row.feature)) rows[FORM_OF_ROW[i]].push(row);
+    if (row.in64 && isShown(row.feature)) rows[FORM_OF_ROW[i]].push(row);
   });
   return rows;
 }
@@ -124,6 +127,7 @@ export function encode(form: Form, row: Row, choices: Choices, out: Uint8Array, 
   }
   if (choices.address32) out[p++] = 0x67;
   if (choices.segment !== 0) out[p++] = choices.segment;
+  if (form.vex) return finish(form, choices, putVex(form, row, choices, rexW, out, p), out, instruction);
   if (size66 || mandatory === PREFIX_66) out[p++] = 0x66;
   if (mandatory === PREFIX_F2 || mandatory === PREFIX_F3) out[p++] = PREFIX_BYTES[mandatory];
   else if (choices.rep !== 0) out[p++] = choices.rep;
@@ -146,6 +150,40 @@ export function encode(form: Form, row: Row, choices: Choices, out: Uint8Array, 
     if (memory === null) out[p++] = 0xc0 | ((regField & 7) << 3) | (rmRegister & 7);
     else p = putMemory(memory, (regField & 7) << 3, out, p);
   }
+  return finish(form, choices, p, out, instruction);
+}
+
+/** VEX prefix, opcode and ModRM. Source: Intel SDM vol. 2, 2.3.5. */
+function putVex(form: Form, row: Row, choices: Choices, rexW: boolean, out: Uint8Array, at: number): number {
+  let p = at;
+  const { rm } = choices;
+  const reg = row.reg >= 0 ? row.reg : choices.reg;
+  const memory = typeof rm === 'number' ? null : rm;
+  const w = row.vexW === 3 ? (form.sizeRule === 'y' ? rexW : choices.rex) : row.vexW === 2;
+  const l = row.vexL === 3 ? choices.wide : row.vexL === 2;
+  const hasVvvv = form.operands.some((type) => OPERANDS[type].place === 'vvvv');
+  const x = memory !== null && memory.index > 7;
+  const b = memory === null ? (rm as number) > 7 && row.hasModrm : memory.base > 7 && memory.base < 16;
+  const last = ((hasVvvv ? ~choices.vvvv & 15 : 15) << 3) | (l ? 4 : 0) | lowest(row.prefixes);
+  if (row.map === MAP.VEX_0F && !w && !x && !b && !choices.rex) {
+    out[p++] = 0xc5;
+    out[p++] = (reg > 7 ? 0 : 0x80) | last;
+  } else {
+    out[p++] = 0xc4;
+    out[p++] = (reg > 7 ? 0 : 0x80) | (x ? 0 : 0x40) | (b ? 0 : 0x20) | (row.map - MAP.VEX_0F + 1);
+    out[p++] = (w ? 0x80 : 0) | last;
+  }
+  out[p++] = row.opcodeFirst;
+  if (!row.hasModrm) return p;
+  if (memory !== null) return putMemory(memory, (reg & 7) << 3, out, p);
+  out[p++] = 0xc0 | ((reg & 7) << 3) | ((rm as number) & 7);
+  return p;
+}
+
+/** Immediates; whether the decoder agrees. */
+function finish(form: Form, choices: Choices, end: number, out: Uint8Array, instruction: Instruction): number {
+  let p = end;
+  const { operandSize } = choices;
   const bytes = immediateBytes(form, choices);
   for (let i = 0; i < bytes; i++)
     out[p++] = (i < 4 ? choices.immediateLo >>> (8 * i) : choices.immediateHi >>> (8 * (i - 4))) & 0xff;

@@ -56,9 +56,10 @@ export const EXCLUSIONS: readonly Exclusion[] = [
     pvm: true,
   },
   { reason: 'PVM takes the #DB for its own', applies: names('int1'), pvm: true },
+  { reason: 'XCR0 is the host’s', applies: names('xgetbv') },
   {
     reason: 'stores FOP, FIP, FDP and MXCSR_MASK, which are each CPU’s own: directed cases mask them',
-    applies: names('fxsave fnstenv fnsave'),
+    applies: names('fxsave fnstenv fnsave xsave xsaveopt xsavec'),
   },
 ];
 
@@ -94,7 +95,7 @@ export function isUndefined(i: Instruction, cl: number): boolean {
 
 /** Accesses of several parts, in an order that is each CPU's own: of CR2 only the page is compared. */
 export const CR2_BY_PAGE: readonly boolean[] = FORMS.map((form) =>
-  /^(fxrstor|fxsave|fldenv|fnstenv|frstor|fnsave|enter|cmpxchg8b|call|jmp|retf|iret|l[sfg]s) /.test(
+  /^(fxrstor|fxsave|xrstor|xsave|xsaveopt|xsavec|fldenv|fnstenv|frstor|fnsave|enter|cmpxchg8b|call|jmp|retf|iret|l[sfg]s) /.test(
     `${form.mnemonic.split('/')[0]} `,
   ),
 );

@@ -17,8 +17,11 @@
  *
  * A batch runs without leaving the guest until an instruction faults. Its code, for case k:
  *
- *       fxsave64 [OUT k-1]             FP state of the case before, whether it faulted or not
- *       fxrstor64 [IN k]
+ *       mov esp, IN k
+ *       mov eax, [IN k]; mov [OUT k-1 + fx], eax
+ *       mov eax, 7; mov edx, 0         flags stay
+ *       xsave64 [OUT k-1]              FP and vector state of the case before, whether it faulted or not
+ *       xrstor64 [IN k]
  *       mov dword [CONTROL], k
  *       mov rsp, IN k + flags; popfq
  *       mov rax, [IN k] ... mov r15, [IN k + 120]
@@ -31,8 +34,8 @@ import type { MachineMemory } from '../../src/machine/memory.ts';
 import { createMachineMemory, PAGE_SIZE } from '../../src/machine/memory.ts';
 import { NO_EXECUTE, PageTables, USER, WRITABLE } from './page-tables.ts';
 
-/** Where things are in a state record: IN and OUT. */
-export const STATE = { gpr: 0, rflags: 128, fx: 192, SIZE: 704 } as const;
+/** Where things are in a state record: IN and OUT. From `fx` on it is an XSAVE area: header, upper halves of the YMM registers. */
+export const STATE = { gpr: 0, rflags: 128, fx: 192, header: 704, upper: 768, SIZE: 1024 } as const;
 export const STATE_WORDS = STATE.SIZE / 4;
 
 /** Cases in a batch: slots 0 to SLOTS - 1 without SPILL_SLOT; the last case is the end. */
@@ -135,7 +138,7 @@ export function createMachine(): MachineMemory {
   machine.u32.copyWithin(root + alias, root, root + 2);
   machine.u8.fill(0xcc, TRAPS_FRAME * PAGE_SIZE, (TRAPS_FRAME + 1) * PAGE_SIZE);
   const lastPage = (CODE_FRAME + CODE_PAGES - 1) * PAGE_SIZE;
-  machine.u8.set([...fxsave64(OUT_VA + EDGE_SLOT * STATE.SIZE + STATE.fx), 0xcc], lastPage);
+  machine.u8.set(END_CODE, lastPage);
   machine.u8.set(START_CODE, lastPage + START_VA - END_VA);
   machine.u8.set([0xff, 0xc9, 0x75, 0xfc, 0xcc], lastPage + LOOP_VA - END_VA);
   for (let slot = 0; slot < SLOTS; slot++) machine.u8.set(caseCode(slot), CODE_FRAME * PAGE_SIZE + slot * CASE_CODE);
@@ -180,20 +183,32 @@ const absolute = (opcode: readonly number[], reg: number, va: number): number[] 
   ...dword(va),
 ];
 /** Source of encodings: Intel SDM vol. 2. */
-const fxsave64 = (va: number): number[] => absolute([0x0f, 0xae], 0, va);
-const fxrstor64 = (va: number): number[] => absolute([0x0f, 0xae], 1, va);
+const xsave64 = (va: number): number[] => absolute([0x0f, 0xae], 4, va);
+const xrstor64 = (va: number): number[] => absolute([0x0f, 0xae], 5, va);
+/** x87, SSE and AVX. */
+export const XCR0 = 7;
+const ALL_STATE = [0xb8, XCR0, 0, 0, 0, 0xba, 0, 0, 0, 0];
 const loadGpr = (reg: number, va: number): number[] => absolute([0x8b], reg, va);
 const storeGpr = (reg: number, va: number): number[] => absolute([0x89], reg, va);
 const jump = (from: number, to: number): number[] => [0xe9, ...dword(to - from - 5)];
 const movEsp = (va: number): number[] => [0xbc, ...dword(va)];
+
+/** PVM's emulator may take the first access to a page, and knows no XSAVE: mov eax, [from]; mov [to + fx], eax */
+const touch = (from: number, to: number): number[] => [
+  ...[0x8b, 0x04, 0x25, ...dword(from)],
+  ...[0x89, 0x04, 0x25, ...dword(to + STATE.fx)],
+];
 
 function before(slot: number): number[] {
   const state = IN_VA + slot * STATE.SIZE;
   // Slot 0 has none before it: what it saves is written over.
   const last = OUT_VA + (slot === 0 ? 0 : previous(slot)) * STATE.SIZE;
   const code = [
-    ...fxsave64(last + STATE.fx),
-    ...fxrstor64(state + STATE.fx),
+    ...movEsp(state),
+    ...touch(state, last),
+    ...ALL_STATE,
+    ...xsave64(last + STATE.fx),
+    ...xrstor64(state + STATE.fx),
     ...[0xc7, 0x04, 0x25, ...dword(CONTROL_VA), ...dword(slot)],
     ...movEsp(state + STATE.rflags),
     0x9d,
@@ -215,6 +230,16 @@ function caseCode(slot: number): number[] {
   if (code.length > CASE_CODE) throw new Error('bug: the code of a case is too long');
   return code;
 }
+
+const END_CODE = [
+  ...movEsp(IN_VA),
+  ...touch(IN_VA, OUT_VA + EDGE_SLOT * STATE.SIZE),
+  ...ALL_STATE,
+  ...xsave64(OUT_VA + EDGE_SLOT * STATE.SIZE + STATE.fx),
+  0xcc,
+];
+/** Address behind the INT3 after the last case. */
+export const END_OF_CASES: number = END_VA + END_CODE.length;
 
 /** cld; rep movsq from the staging pages to the slots; jmp r8 */
 const START_CODE = [

@@ -10,13 +10,14 @@ import { type Engine, EXIT_EXCEPTION, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../
 import { monotonicNs } from '../../src/engine/kvm/host.ts';
 import { FLAT_CS64, FLAT_SS } from '../../src/engine/kvm/hypervisor-area.ts';
 import type { MachineMemory } from '../../src/machine/memory.ts';
-import { VCPU, type VcpuBlock } from '../../src/machine/vcpu-block.ts';
+import { RSP, VCPU, type VcpuBlock } from '../../src/machine/vcpu-block.ts';
 import {
   CONTROL_OFFSET,
   CROSSING_SLOT,
   caseVa,
   DATA_BYTES,
   DATA_OFFSET,
+  END_OF_CASES,
   following,
   IN_OFFSET,
   jumpAfter,
@@ -27,6 +28,7 @@ import {
   START_VA,
   STATE,
   slotVa,
+  XCR0,
 } from './layout.ts';
 
 /** How a case ended. */
@@ -130,6 +132,8 @@ export interface Subject {
 export function setBlock(block: VcpuBlock, va: number, bases: { fsBase: bigint; gsBase: bigint }): void {
   const { u32, u64 } = block;
   u64[VCPU.rip / 8] = BigInt(va);
+  // See Steering.prepare.
+  u64[VCPU.gpr / 8 + RSP] = 0n;
   u32[VCPU.rflags / 4] = 0x202;
   u32[VCPU.cs / 4] = FLAT_CS64;
   u32[VCPU.ss / 4] = FLAT_SS;
@@ -191,7 +195,7 @@ function runCases(
   const first = slots[0];
   const last = slots[slots.length - 1];
   const end = following(last);
-  const endVa = BigInt(end < SLOTS ? slotVa(end) + 1 : caseVa(SLOTS) + 10);
+  const endVa = BigInt(end < SLOTS ? slotVa(end) + 1 : END_OF_CASES);
   u8.set(data, DATA_OFFSET);
   u8.set(batch.states.subarray(first * STATE.SIZE, (last + 1) * STATE.SIZE), IN_OFFSET + first * STATE.SIZE);
   result.failure = '';
@@ -289,5 +293,7 @@ function read(subject: Subject, first: number, last: number, result: Result, bat
     s[fx + 1] &= 0xffff;
     for (let i = 2; i < 6; i++) s[fx + i] = 0;
     s[fx + 7] = 0;
+    // Which of the state counts as in use.
+    s[(slot * STATE.SIZE + STATE.header) / 4] = XCR0;
   }
 }

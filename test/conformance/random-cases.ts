@@ -2,6 +2,7 @@
 
 import { FORMS } from '../../src/engine/x86/forms.ts';
 import type { Row } from '../../src/engine/x86/opcode-map.ts';
+import { OPERANDS } from '../../src/engine/x86/operands.ts';
 import { CaseWriter } from './case-writer.ts';
 import { type Choices, modrmOperand, ROWS_OF_FORM } from './encode.ts';
 import { exclusionOf } from './exclusions.ts';
@@ -32,7 +33,8 @@ export function randomChoices(
   let rm: Choices['rm'] = values.below(16);
   if (isMemory) {
     const shape = values.random();
-    const kind = shape & 15;
+    const isVector = form.operands.some((type) => OPERANDS[type].class === 'vsib');
+    const kind = isVector ? 8 + (shape & 1) : shape & 15;
     const index = kind >= 8 && kind < 15 ? [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15][(shape >>> 8) % 15] : -1;
     rm = {
       base: kind === 0 ? 16 : kind === 1 || kind === 8 ? -1 : (shape >>> 4) & 15,
@@ -55,6 +57,8 @@ export function randomChoices(
     lock: isMemory && form.lockable && values.once(2),
     rep: isString ? [0, 0xf2, 0xf3, 0xf3][values.below(4)] : values.once(64) && mayRepeat ? 0xf2 + values.below(2) : 0,
     rex: values.once(4),
+    vvvv: values.below(16),
+    wide: values.once(2),
     immediateLo: scratch[0],
     immediateHi: scratch[1],
   };

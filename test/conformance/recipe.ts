@@ -32,15 +32,18 @@ export interface Recipe {
   readonly choices?: Partial<Choices>;
   /** The ModRM operand (or the stack, if `stack`): in the slot's own bytes at this offset, or at an address, or anywhere. */
   readonly target?: { readonly own: number } | { readonly at: bigint } | 'random';
-  /** Values of the first two operands. */
+  /** Values of the first three operands. */
   readonly first?: Value;
   readonly second?: Value;
+  readonly third?: Value;
   /** General registers, after all else. */
   readonly registers?: readonly (readonly [reg: number, value: bigint])[];
   /** Arithmetic flags and DF. */
   readonly flags?: number;
   /** At the slot's own bytes. */
   readonly bytes?: readonly number[];
+  /** Writes to the batch's memory. */
+  readonly memory?: (data: Uint32Array) => void;
   /** RSP points to the slot's own bytes at this offset. */
   readonly stack?: number;
   /** Image parts that each CPU fills in its own way: bytes of the slot's own data that are not compared. */
@@ -121,6 +124,6 @@ export function edges(size: number): bigint[] {
   return result.flatMap((address, i) => [BigInt(address) + (i % 3 === 0 ? HIGH_ALIAS : 0n)]);
 }
 
-export function sizeOf(form: Form, operandSize: number): number {
-  return Math.max(1, memorySize({ form: form.index, operandSize } as Instruction));
+export function sizeOf(form: Form, operandSize: number, wide = false): number {
+  return Math.max(1, memorySize({ form: form.index, operandSize, vexL: wide ? 1 : 0 } as Instruction));
 }

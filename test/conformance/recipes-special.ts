@@ -3,7 +3,7 @@
 import { FORMS, type Form, formIndex } from '../../src/engine/x86/forms.ts';
 import { OPERANDS } from '../../src/engine/x86/operands.ts';
 import { modrmOperand, ROWS_OF_FORM } from './encode.ts';
-import { DATA_VA, HIGH_ALIAS, TRAPS_VA } from './layout.ts';
+import { DATA_OFFSETS, DATA_VA, HIGH_ALIAS, STATE, TRAPS_VA } from './layout.ts';
 import {
   at,
   edges,
@@ -22,7 +22,7 @@ import {
   RSP,
   STACK,
 } from './recipe.ts';
-import { CORNERS, type Values } from './values.ts';
+import { CORNERS, Values } from './values.ts';
 
 const isString = (form: Form): boolean =>
   operandsOf(form).some((o) => o.class === 'source' || o.class === 'destination');
@@ -237,6 +237,78 @@ export function* images(): Iterable<Recipe> {
         if (name === 'fnsave' || name === 'fnstenv')
           yield { form, operandSize, choices, target, masked: operandSize === 2 ? [[6, 14]] : [[12, 28]] };
       }
+  }
+}
+
+/** Words of an XSAVE area. */
+const AREA_WORDS = (STATE.SIZE - STATE.fx) / 4;
+const HEADER_WORD = (STATE.header - STATE.fx) / 4;
+/** Pages of data that are nobody's own, and the areas in them. */
+const AREA_PAGES = [5, 7] as const;
+const AREAS_IN_PAGE = 4;
+
+/** What is in XSTATE_BV and XCOMP_BV: all that is sound, then what is not. */
+const HEADERS: readonly (readonly number[])[] = [
+  ...[7, 0, 1, 2, 3, 4, 5, 6].map((states) => [states]),
+  ...[7, 0, 1, 2, 3, 4, 5, 6].map((states) => [states, 0, 7, 0x80000000]),
+  ...[4, 6, 2, 3].map((states) => [states, 0, 6, 0x80000000]),
+  ...[
+    [0x107],
+    [7, 1],
+    [7, 0, 1],
+    [7, 0, 0, 0, 1],
+    [7, 0, 0, 0, 0, 1],
+    [7, 0, 0, 0, 0, 0, 1],
+    [7, 0, 7, 0x80000001],
+    [7, 0, 3, 0x80000000],
+    [3, 0, 7, 0x80000000, 1],
+    [3, 0, 7, 0x80000000, 0, 0, 0, 1],
+    [3, 0, 0x107, 0x80000000],
+  ],
+];
+
+/** XRSTOR of areas with all kinds of headers, XSAVE and its like with what they store masked that is each CPU's own. */
+export function* areas(): Iterable<Recipe> {
+  const values = new Values(1);
+  const rm = { base: RSI, index: -1, scale: 0, displacement: 0, displacementBytes: 0 };
+  const choices = { segment: 0, address32: false, rep: 0, rm };
+  const word = new Uint32Array(AREA_WORDS);
+  for (const form of FORMS) {
+    const name = nameOf(form);
+    if (ROWS_OF_FORM[form.index].length === 0 || !/^(xsave|xsaveopt|xsavec|xrstor)$/.test(name)) continue;
+    for (const operandSize of form.operandSizes)
+      for (let n = 0; n < HEADERS.length * 8; n++) {
+        const place = (n >> 3) % (AREA_PAGES.length * AREAS_IN_PAGE);
+        const page = AREA_PAGES[place >> 2];
+        const offset = (place & 3) * 1024 + ((n >> 3) % 3 === 2 ? 0 : 64);
+        const target = { at: BigInt(DATA_VA + page * 4096 + offset) };
+        const registers = [[RAX, BigInt(n & 7)]] as const;
+        values.xsave(word, 0);
+        word.set(HEADERS[n >> 3], HEADER_WORD);
+        const image = word.slice();
+        const memory = (data: Uint32Array): void => data.set(image, (DATA_OFFSETS[page] + offset) / 4);
+        // The upper halves of none, or of all registers in use.
+        const state = (words: Uint32Array, at: number): void => {
+          if (n % 3 === 0) words.fill(0, at + STATE.upper / 4, at + STATE.SIZE / 4);
+        };
+        const recipe = { form, operandSize, choices, target, registers, state };
+        if (name === 'xrstor') {
+          if ((n & 7) === 0) yield { ...recipe, memory };
+          else yield recipe;
+        } else
+          yield {
+            ...recipe,
+            // AMD's CPUs look at an area for all of the host's state.
+            target: { at: BigInt(DATA_VA + 0x1400 + (n % 5 === 0 ? 64 : 0)) },
+            masked: [
+              [6, 24],
+              [28, 32],
+            ],
+          };
+      }
+    for (const operandSize of form.operandSizes)
+      for (const edge of [1, 2, 4, 8, 16, 32].map((distance) => BigInt(DATA_VA + 0x1400 + distance)))
+        yield { form, operandSize, choices, target: { at: edge }, registers: [[RAX, 7n]] };
   }
 }
 

@@ -30,6 +30,7 @@ import {
   sizeOf,
   type Value,
 } from './recipe.ts';
+import { fused } from './recipes-float.ts';
 import { invalid, special, stack, strings } from './recipes-special.ts';
 import { Values } from './values.ts';
 
@@ -54,7 +55,9 @@ function* corners(form: Form, values: Values): Iterable<Recipe> {
               first,
               second,
             };
-            if (!wide) yield recipe;
+            // With VEX the first one is only written.
+            if (form.vex) yield { ...recipe, second: first, third: second };
+            else if (!wide) yield recipe;
             // The accumulator, and with it rDX, takes the other value.
             else if (form.operands.length === 1)
               yield { ...recipe, registers: accumulator(operandSize, second, values) };
@@ -133,10 +136,11 @@ function* pageEdges(form: Form, values: Values): Iterable<Recipe> {
   if (operand === null || operand.mod === 'register') return;
   for (const operandSize of form.operandSizes)
     for (const lock of form.lockable ? [false, true] : [false])
-      for (const address of edges(sizeOf(form, operandSize))) {
-        const choices = { ...at('memory', values), lock, rm: plainMemory(values) };
-        yield { form, operandSize, choices, target: { at: address } };
-      }
+      for (const wide of form.vex ? [false, true] : [false])
+        for (const address of edges(sizeOf(form, operandSize, wide))) {
+          const choices = { ...at('memory', values), lock, wide, rm: plainMemory(values) };
+          yield { form, operandSize, choices, target: { at: address } };
+        }
 }
 
 /** Random state, each form alone. */
@@ -176,7 +180,7 @@ function* flags(form: Form, values: Values): Iterable<Recipe> {
   }
 }
 
-const BY_FORM = [corners, shifts, addresses, pageEdges, anything, flags, strings, stack, special];
+const BY_FORM = [corners, shifts, addresses, pageEdges, anything, flags, strings, stack, special, fused];
 
 export function* recipes(forms: readonly number[]): Iterable<Recipe | Invalid> {
   for (const index of forms) {

@@ -75,12 +75,16 @@ export class Steering {
     this.#batch.states64[this.#at(slot, reg)] = value;
   }
 
+  #hasVectorOfIndexes(i: Instruction): boolean {
+    return FORMS[i.form].operands.some((type) => OPERANDS[type].class === 'vsib');
+  }
+
   /** The address of the memory operand, without a segment. `next`: address behind the instruction. */
   offset(slot: number, i: Instruction, next: number): bigint {
     let sum = BigInt(i.displacement);
     if (i.base === RIP) sum += BigInt(next);
     else if (i.base >= 0) sum += this.gpr(slot, i.base);
-    if (i.index >= 0) sum += this.gpr(slot, i.index) << BigInt(i.scale);
+    if (i.index >= 0 && !this.#hasVectorOfIndexes(i)) sum += this.gpr(slot, i.index) << BigInt(i.scale);
     return sum & (i.addressSize === 4 ? MASK32 : MASK64);
   }
 
@@ -95,19 +99,20 @@ export class Steering {
   address(slot: number, i: Instruction, target: bigint): void {
     const segment = i.segment === 4 ? this.#batch.fsBase : i.segment === 5 ? this.#batch.gsBase : 0n;
     let wanted = (target - segment - BigInt(i.displacement)) & MASK64;
-    if (i.base === RIP || (i.base < 0 && i.index < 0)) return;
+    const isVector = this.#hasVectorOfIndexes(i);
+    if (i.base === RIP || (i.base < 0 && (i.index < 0 || isVector))) return;
     if (i.addressSize === 4) wanted = (wanted & MASK32) | (BigInt(this.#values.random()) << 32n);
     if (i.base < 0) {
       this.set(slot, i.index, wanted >> BigInt(i.scale));
       return;
     }
-    if (i.index === i.base) {
+    if (i.index === i.base && !isVector) {
       // Twice the register, or an odd multiple: near enough.
       if (i.scale === 0) this.set(slot, i.base, wanted >> 1n);
       else this.set(slot, i.base, (wanted * inverse(1 + (1 << i.scale))) & MASK64);
       return;
     }
-    if (i.index >= 0) wanted -= this.gpr(slot, i.index) << BigInt(i.scale);
+    if (i.index >= 0 && !isVector) wanted -= this.gpr(slot, i.index) << BigInt(i.scale);
     this.set(slot, i.base, wanted & MASK64);
   }
 
@@ -173,6 +178,12 @@ export class Steering {
           break;
       }
     }
+    // On PVM VEX and XSAVE are #UD while RSP is not canonical.
+    if (form.vex || form.feature.startsWith('XSAVE'))
+      this.set(slot, RSP, BigInt.asUintN(64, BigInt.asIntN(48, this.gpr(slot, RSP))));
+    // The host may have more state than the wasm engine: not asked for.
+    if (form.feature.startsWith('XSAVE')) this.set(slot, RAX, this.gpr(slot, RAX) & ~0xf8n);
+    if (this.#hasVectorOfIndexes(i)) this.#indexes(slot, i);
     const memory = i.mod !== 3 && (i.base >= 0 || i.index >= 0);
     switch (name) {
       case 'push':
@@ -223,6 +234,22 @@ export class Steering {
     }
   }
 
+  /** Indexes near 0, and now and then one that is far away. */
+  #indexes(slot: number, i: Instruction): void {
+    const words = this.#batch.states32;
+    const at = (slot * STATE.SIZE) / 4;
+    const isWide = FORMS[i.form].operands.some((type) => type.startsWith('VMq'));
+    for (let n = 0; n < 8; n++) {
+      const word = at + (n < 4 ? (STATE.fx + 160) / 4 : STATE.upper / 4 - 4) + 4 * i.index + n;
+      const near = ((this.#values.random() << 21) >> 21) >> i.scale;
+      if (!isWide) words[word] = this.#values.once(40) ? this.#values.random() : near;
+      else if ((n & 1) === 0) {
+        words[word] = near;
+        words[word + 1] = this.#values.once(40) ? this.#values.random() : near >> 31;
+      }
+    }
+  }
+
   /** Where an indirect branch goes. */
   #target(): bigint {
     const bits = this.#values.random();
@@ -269,13 +296,13 @@ export function memorySize(i: Instruction): number {
       case 'state':
         return 108;
       case 'x':
-        return 16;
+        return 16 << i.vexL;
       case 'h':
-        return 8;
+        return 8 << i.vexL;
       case 'f':
-        return 4;
+        return 4 << i.vexL;
       case 'e':
-        return 2;
+        return 2 << i.vexL;
       default:
         return typeof size === 'number' ? size : 8;
     }

@@ -11,7 +11,7 @@ import { createWasmDomain } from '../../src/engine/wasm/wasm-domain.ts';
 import { WasmVcpu } from '../../src/engine/wasm/wasm-vcpu.ts';
 import { type MachineMemory, PAGE_SIZE } from '../../src/machine/memory.ts';
 import { createVcpuBlock, NO_ROOT, VCPU, type VcpuBlock } from '../../src/machine/vcpu-block.ts';
-import { createMachine, GDT_FRAME, LOOP_VA, ROOT_FRAME } from './layout.ts';
+import { createMachine, GDT_FRAME, LOOP_VA, ROOT_FRAME, XCR0 } from './layout.ts';
 import { type Subject, setBlock } from './machine.ts';
 
 export interface Candidate {
@@ -27,6 +27,7 @@ function prepareBlock(block: VcpuBlock): void {
   u32[VCPU.userRoot / 4] = NO_ROOT;
   u32[VCPU.gdtFrames / 4] = GDT_FRAME;
   u32[VCPU.gdtEntries / 4] = 512;
+  u32[VCPU.xcr0 / 4] = XCR0;
 }
 
 function createWasm(name: string, machine: MachineMemory, interpretOnly: boolean): Subject {
@@ -85,5 +86,10 @@ export const CANDIDATES: readonly Candidate[] = [
 /** Why the real CPU cannot be asked here; undefined = it can. */
 export function noRealCpu(): string | undefined {
   const probe = probeKvm();
-  return probe.usable ? undefined : `${probe.reason}: recorded answers stand in (recorded.test.ts)`;
+  const reason = !probe.usable
+    ? probe.reason
+    : (probe.facts.xcr0Mask & XCR0) !== XCR0
+      ? 'this CPU has no AVX'
+      : undefined;
+  return reason === undefined ? undefined : `${reason}: recorded answers stand in (recorded.test.ts)`;
 }

@@ -1,7 +1,7 @@
 /** Random values that find mistakes: corners, small numbers, floating point of all kinds. */
 
 import { randomSource } from '../../src/engine/x86/testing.ts';
-import { DATA_VA, HIGH_ALIAS, TRAPS_VA } from './layout.ts';
+import { DATA_VA, HIGH_ALIAS, TRAPS_VA, XCR0 } from './layout.ts';
 
 /** Signed corners as pairs of words. */
 export const CORNERS: readonly (readonly [lo: number, hi: number])[] = [
@@ -235,6 +235,14 @@ export class Values {
         i++;
       } else out[at + i] = this.random();
     }
+  }
+
+  /** XSAVE area at a word: the FXSAVE image, the header, the upper halves of the YMM registers. */
+  xsave(out: Uint32Array, at: number): void {
+    this.fxsave(out, at);
+    out.fill(0, at + 128, at + 144);
+    out[at + 128] = XCR0;
+    for (let i = 0; i < 16; i++) this.vector(out, at + 144 + 4 * i);
   }
 
   /** FXSAVE image at a word, 128 words. */

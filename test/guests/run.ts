@@ -39,6 +39,8 @@ function configFor(engine: EngineKind, kernel: string, vcpus: number): DomainCon
     maxvcpus: vcpus,
     kernel,
     ramdisk: null,
+    bootloader: null,
+    bootloaderArgs: [],
     cmdline: 'earlyprintk=xen',
     onPoweroff: 'destroy',
     onReboot: 'destroy',

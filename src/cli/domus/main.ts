@@ -7,6 +7,7 @@
 
 import { parseArgs } from 'node:util';
 import { KernelImageError } from '../../toolstack/builder/errors.ts';
+import { useCompileCache } from '../../toolstack/compile-cache.ts';
 import { AptError } from '../../toolstack/guest-image/apt.ts';
 import {
   type BuildGuestOptions,
@@ -227,4 +228,7 @@ async function spinnerProgress(): Promise<Progress> {
   };
 }
 
-if (import.meta.main) process.exitCode = await main(process.argv.slice(2));
+if (import.meta.main) {
+  useCompileCache();
+  process.exitCode = await main(process.argv.slice(2));
+}

@@ -4,6 +4,7 @@
  * Source: xl(1); tools/xl/xl.c main (read for behaviour); recorded output of xl 4.17.
  */
 
+import { useCompileCache } from '../../toolstack/compile-cache.ts';
 import { getopt } from '../getopt.ts';
 import type { Command, Context, RunDomain } from './command.ts';
 import { create } from './create.ts';
@@ -89,6 +90,7 @@ function timestamped(err: (line: string) => void, wanted: boolean): (line: strin
 }
 
 if (import.meta.main) {
+  useCompileCache();
   // A reader that has had enough (`xl help | head -1`) is no error.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE') throw error;

@@ -10,15 +10,18 @@ import type { Flags, IntegerSize } from './flags.ts';
 import type { FunctionBuilder } from './function-builder.ts';
 import type { AtomicOperation, Node } from './nodes.ts';
 
-/** Where an operand comes from. `size` in bytes. */
+/** The field of an instruction that names a register: reg, rm, VEX.vvvv, or the upper half of an immediate byte. */
+export type RegisterField = 0 | 1 | 2 | 3;
+
+/** Where an operand comes from. `size` in bytes; an `xmm` of 32 is a YMM register. */
 export type Operand =
-  | { readonly kind: 'gpr'; readonly size: IntegerSize; readonly field: 0 | 1 | 2 }
+  | { readonly kind: 'gpr'; readonly size: IntegerSize; readonly field: RegisterField }
   | { readonly kind: 'fixed'; readonly size: IntegerSize; readonly gpr: number }
   | { readonly kind: 'immediate'; readonly size: IntegerSize }
   | { readonly kind: 'one'; readonly size: IntegerSize }
   | { readonly kind: 'memory'; readonly size: number }
-  | { readonly kind: 'xmm'; readonly size: number; readonly field: 0 | 1 | 2 }
-  | { readonly kind: 'mmx'; readonly size: 8; readonly field: 0 | 1 | 2 }
+  | { readonly kind: 'xmm'; readonly size: number; readonly field: RegisterField }
+  | { readonly kind: 'mmx'; readonly size: 8; readonly field: RegisterField }
   | { readonly kind: 'other'; readonly type: string };
 
 export type Access = 'read' | 'write' | 'modify';
@@ -71,11 +74,24 @@ export interface Cpu {
   requireVectors(): void;
   /** An operation of x86/sse-exact.ts, by a call out of WebAssembly: the result, kept. Leaves with #XM for an unmasked exception. */
   exactVector(operation: Node, a: Node, b: Node): Node;
+  /** The same for operands of one or two halves, up to three of them: all lanes at once. */
+  exactVectors(operation: Node, ...operands: readonly (readonly Node[])[]): readonly Node[];
   /** v128 load and store at an offset of memory 0. */
   loadVector(at: Node): Node;
   storeVector(at: Node, size: 4 | 8 | 16, value: Node): void;
-  /** Leaves with #GP(0) unless the address is a multiple of 16. */
-  requireAligned(address: Node): void;
+  /** Leaves with #GP(0) unless the address is a multiple of 16, or 32. */
+  requireAligned(address: Node, alignment?: 16 | 32): void;
+
+  /** Upper half of a YMM register operand. */
+  readUpper(operand: number): Node;
+  writeUpper(operand: number, value: Node): void;
+  /** Upper half of a YMM register by number. */
+  upper(number: number): Node;
+  setUpper(number: number, value: Node): void;
+  /** 32 bytes at an offset from `translate`. */
+  storeHalves(at: Node, low: Node, high: Node): void;
+  /** `requireVectors` of VEX: #UD before it unless XCR0 has SSE and AVX. */
+  requireAvx(): void;
 
   /** A word of the vCPU's state (layout.ts), which may be anything that is not a register. */
   state(offset: number, size: 4 | 8): Node;

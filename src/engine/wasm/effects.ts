@@ -6,8 +6,16 @@
  */
 
 import type { Instruction } from '../x86/instruction.ts';
-import type { Access } from './cpu.ts';
-import { FLAGS_ADD, FLAGS_EXPLICIT, FLAGS_RESULT, FLAGS_SUB, type Flags, type IntegerSize } from './flags.ts';
+import type { Access, RegisterField } from './cpu.ts';
+import {
+  FLAGS_ADD,
+  FLAGS_EXPLICIT,
+  FLAGS_RESULT,
+  FLAGS_STEP,
+  FLAGS_SUB,
+  type Flags,
+  type IntegerSize,
+} from './flags.ts';
 import { FunctionBuilder } from './function-builder.ts';
 import type { Variant } from './handlers.ts';
 import { InterpreterCpu, type Runtime } from './interpreter-cpu.ts';
@@ -38,7 +46,7 @@ export interface Effects {
 
 /** A note about a register operand. */
 interface Note {
-  readonly field: 0 | 1 | 2;
+  readonly field: RegisterField;
   readonly vector: boolean;
   readonly size: number;
   readonly isWrite: boolean;
@@ -78,6 +86,12 @@ class NotedFlags implements Flags {
 
   add(size: IntegerSize): void {
     this.#write(FLAGS_ADD, size);
+  }
+
+  /** Asks for CF, which stays. */
+  step(subtract: boolean, size: IntegerSize): void {
+    this.reads = true;
+    this.#write((subtract ? FLAGS_SUB : FLAGS_ADD) | FLAGS_STEP, size);
   }
 
   result(size: IntegerSize): void {
@@ -133,16 +147,16 @@ class NotingCpu extends InterpreterCpu {
     if (this.writes !== 0 || this.notes.some((note) => note.isWrite)) this.leavesLate = true;
   }
 
-  #note(field: 0 | 1 | 2, vector: boolean, size: number, isWrite: boolean): void {
+  #note(field: RegisterField, vector: boolean, size: number, isWrite: boolean): void {
     this.notes.push({ field, vector, size, isWrite, isCertain: this.f.depth === 0 });
   }
 
-  protected override readRegister(field: 0 | 1 | 2, size: IntegerSize): Node {
+  protected override readRegister(field: RegisterField, size: IntegerSize): Node {
     this.#note(field, false, size, false);
     return this.f.temporary(I64);
   }
 
-  protected override writeRegister(field: 0 | 1 | 2, size: IntegerSize): void {
+  protected override writeRegister(field: RegisterField, size: IntegerSize): void {
     this.#note(field, false, size, true);
   }
 
@@ -205,6 +219,11 @@ class NotingCpu extends InterpreterCpu {
   override exactVector(): Node {
     this.#leave();
     return this.f.temporary(V128);
+  }
+
+  override exactVectors(_operation: Node, ...operands: readonly (readonly Node[])[]): readonly Node[] {
+    this.#leave();
+    return operands[0].map(() => this.f.temporary(V128));
   }
 
   override requireAligned(): void {
@@ -283,6 +302,11 @@ function notesOf(variant: Variant, instruction: Instruction): Notes {
   return notes;
 }
 
+/** The register that a field of an instruction names. */
+export function registerNumber(i: Instruction, field: RegisterField): number {
+  return field === 0 ? i.reg : field === 1 ? i.rm : field === 2 ? i.vvvv : i.immLo >> 4;
+}
+
 /** Mask of base and index. */
 export function addressRegisters(i: Instruction): number {
   let mask = 0;
@@ -296,7 +320,7 @@ export function effectsOf(variant: Variant, instruction: Instruction): Effects {
   let { reads, writes, kills, clears, spoils } = notes;
   if (notes.usesAddress) reads |= addressRegisters(instruction);
   for (const { field, vector, size, isWrite, isCertain } of notes.operands) {
-    const number = field === 0 ? instruction.reg : instruction.rm;
+    const number = registerNumber(instruction, field);
     const isHigh = !vector && size === 1 && instruction.rex === 0 && number >= 4;
     const bit = 1 << (vector ? 16 + number : isHigh ? number - 4 : number);
     if (!isWrite) {

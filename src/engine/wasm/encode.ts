@@ -45,6 +45,7 @@ function registerKinds(place: OperandPlace): Uint8Array {
 
 const REG_KINDS = registerKinds('reg');
 const RM_KINDS = registerKinds('rm');
+const VVVV_KINDS = registerKinds('vvvv');
 /** LEA: an address without a segment. */
 const NO_SEGMENT = Uint8Array.from(FORMS, (form) => (stem(form) === 'lea' ? 1 : 0));
 
@@ -133,6 +134,8 @@ export class Encoder {
       handler === CALL_INDIRECT || handler === CALL_MEMORY ? after : i.immLo,
       true,
     );
+    if (VVVV_KINDS[i.form] !== NO_REGISTER)
+      u8[to + MICRO_OP.register3] = registerOffset(VVVV_KINDS[i.form], i.vvvv, i.rex);
     if (!isWide(handler)) return to + MICRO_OP.SIZE;
     view.setInt32(to + MICRO_OP.wide, i.immLo, true);
     view.setInt32(to + MICRO_OP.wide + 4, i.immHi, true);

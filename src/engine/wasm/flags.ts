@@ -6,7 +6,8 @@
  *   FLAGS_RESULT    a = result, shifted to the top; b = CF, AF and OF where they stand in RFLAGS
  *   FLAGS_EXPLICIT  a = the six flags where they stand in RFLAGS
  *
- * `kind` is one of these | log2(size in bytes) << 2: PF and AF need the size. Source of the rules: Intel SDM vol. 1, 3.4.3.1.
+ * `kind` is one of these | log2(size in bytes) << 2: PF and AF need the size. With FLAGS_STEP (INC, DEC) CF is not that of the
+ * operation but the FLAGS_STEP_CARRY bit of `kind`. Source of the rules: Intel SDM vol. 1, 3.4.3.1.
  */
 
 import { FunctionBuilder } from './function-builder.ts';
@@ -16,6 +17,9 @@ export const FLAGS_SUB = 0;
 export const FLAGS_ADD = 1;
 export const FLAGS_RESULT = 2;
 export const FLAGS_EXPLICIT = 3;
+export const FLAGS_STEP = 0x10;
+export const FLAGS_STEP_CARRY = 0x20;
+const STEP_CARRY_AT = 5;
 
 export const CF = 0x001;
 export const PF = 0x004;
@@ -30,6 +34,12 @@ export const ARITHMETIC_FLAGS = CF | PF | AF | ZF | SF | OF;
 export type IntegerSize = 1 | 2 | 4 | 8;
 
 export const log2Size = (size: IntegerSize): number => (size === 1 ? 0 : size === 2 ? 1 : size === 4 ? 2 : 3);
+
+/** `kind` of INC and DEC: `carry` is an i32, 0 or 1. */
+export const stepKind = (kind: number, size: IntegerSize, carry: Node): Node =>
+  i32.or(i32.shl(carry, i32.const(STEP_CARRY_AT)), i32.const(kind | (log2Size(size) << 2) | FLAGS_STEP));
+/** CF as such a kind has it: 0 or 1. */
+export const stepCarry = (kind: Node): Node => i32.and(i32.shrU(kind, i32.const(STEP_CARRY_AT)), i32.const(1));
 
 /** The three locals of a function that hold the flags, and the function that computes RFLAGS bits from them. */
 export interface FlagLocals {
@@ -51,6 +61,8 @@ export interface Flags {
   /** After a - b (also CMP). The operands, zero-extended, must not be computed from the flags. */
   sub(size: IntegerSize, a: Node, b: Node): void;
   add(size: IntegerSize, a: Node, b: Node): void;
+  /** After a - 1 or a + 1: CF stays. */
+  step(subtract: boolean, size: IntegerSize, a: Node): void;
   /** ZF, SF and PF from the result; `bits`: CF, AF and OF in their places, i64. */
   result(size: IntegerSize, result: Node, bits: Node): void;
   /** All six flags in their places, i64. */
@@ -89,6 +101,12 @@ export class LazyFlags implements Flags {
     this.#set(FLAGS_ADD, size, atTop(size, a), atTop(size, b));
   }
 
+  step(subtract: boolean, size: IntegerSize, a: Node): void {
+    const carry = this.#f.let(this.carry());
+    this.#set(subtract ? FLAGS_SUB : FLAGS_ADD, size, atTop(size, a), atTop(size, i64.small(1)));
+    this.#f.set(this.#locals.kind, stepKind(subtract ? FLAGS_SUB : FLAGS_ADD, size, carry));
+  }
+
   result(size: IntegerSize, result: Node, bits: Node): void {
     this.#set(FLAGS_RESULT, size, atTop(size, result), bits);
   }
@@ -102,6 +120,11 @@ export class LazyFlags implements Flags {
     return compute(kind, a, b);
   }
 
+  /** CF is that of a - b. */
+  #isPlainSub(): Node {
+    return i32.eqz(i32.and(this.#locals.kind, i32.const(3 | FLAGS_STEP)));
+  }
+
   #is(kind: number): Node {
     const masked = i32.and(this.#locals.kind, i32.const(3));
     return kind === 0 ? i32.eqz(masked) : i32.eq(masked, i32.const(kind));
@@ -109,7 +132,7 @@ export class LazyFlags implements Flags {
 
   carry(): Node {
     const { a, b } = this.#locals;
-    return choice(this.#is(FLAGS_SUB), i64.ltU(a, b), i32.and(this.bits(), i32.const(CF)));
+    return choice(this.#isPlainSub(), i64.ltU(a, b), i32.and(this.bits(), i32.const(CF)));
   }
 
   condition(code: number): Node {
@@ -121,7 +144,7 @@ export class LazyFlags implements Flags {
       case 0:
         return negate(test(OF));
       case 1:
-        return choice(subtraction, (code & 1) !== 0 ? i64.geU(a, b) : i64.ltU(a, b), negate(test(CF)));
+        return choice(this.#isPlainSub(), (code & 1) !== 0 ? i64.geU(a, b) : i64.ltU(a, b), negate(test(CF)));
       case 2:
         return choice(
           subtraction,
@@ -129,7 +152,7 @@ export class LazyFlags implements Flags {
           negate(choice(this.#is(FLAGS_RESULT), i64.eqz(a), test(ZF))),
         );
       case 3:
-        return choice(subtraction, (code & 1) !== 0 ? i64.gtU(a, b) : i64.leU(a, b), negate(test(CF | ZF)));
+        return choice(this.#isPlainSub(), (code & 1) !== 0 ? i64.gtU(a, b) : i64.leU(a, b), negate(test(CF | ZF)));
       case 4:
         return choice(
           subtraction,
@@ -167,7 +190,10 @@ export function computeFlags(): FunctionBuilder {
     );
   };
   f.if(i32.eq(base, i32.const(FLAGS_EXPLICIT)), () => f.return(finish(i32.wrap(a))));
-  f.set(shift, i64.sub(i64.small(64), i64.extendI32U(i32.shl(i32.const(8), i32.shrU(kind, i32.const(2))))));
+  f.set(
+    shift,
+    i64.sub(i64.small(64), i64.extendI32U(i32.shl(i32.const(8), i32.and(i32.shrU(kind, i32.const(2)), i32.const(3))))),
+  );
   const flag = (condition: Node, at: number): Node => (at === 0 ? condition : i32.shl(condition, i32.const(at)));
   const top = (value: Node, at: number): Node => flag(i32.wrap(i64.shrU(value, i64.small(63))), at);
   const adjust = i32.and(i32.wrap(i64.shrU(i64.xor(i64.xor(a, b), result), shift)), i32.const(AF));
@@ -189,6 +215,9 @@ export function computeFlags(): FunctionBuilder {
       },
     );
     f.set(extra, i32.or(extra, adjust));
+    f.if(i32.and(kind, i32.const(FLAGS_STEP)), () =>
+      f.set(extra, i32.or(i32.and(extra, i32.const(~CF)), stepCarry(kind))),
+    );
   });
   const parity = i32.and(i32.popcnt(i32.and(i32.wrap(i64.shrU(result, shift)), i32.const(0xff))), i32.const(1));
   f.set(extra, i32.or(extra, flag(i64.eqz(result), 6)));

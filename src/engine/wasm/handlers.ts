@@ -1,17 +1,18 @@
 /**
  * The interpreter's handlers by number, and which one a decoded instruction gets.
  *
- * A variant is a form at an operand size with its ModRM operand in memory or not, with LOCK or not. Those with integer meaning have
+ * A variant is a form at an operand size with its ModRM operand in memory or not, with LOCK (VEX.L) or not. Those with integer meaning have
  * a place in the interpreter's own function if they run often (hot), others a function each (cold); all that is rare is `RARE`.
  */
 
-import { FORMS, type Form } from '../x86/forms.ts';
+import { FORM_OF_ROW, FORMS, type Form } from '../x86/forms.ts';
 import type { Instruction } from '../x86/instruction.ts';
+import { ROWS } from '../x86/opcode-map.ts';
 import { OPERANDS } from '../x86/operands.ts';
 import type { Operand } from './cpu.ts';
 import { resolveOperands } from './operands.ts';
 import type { Meaning } from './semantics/common.ts';
-import { integerMeaning, stem, stringMeaning, vectorMeaning } from './semantics/table.ts';
+import { avxMeaning, integerMeaning, stem, stringMeaning, vectorMeaning } from './semantics/table.ts';
 
 // Handlers that are no instruction's meaning.
 /** Goes where the vCPU's rip says. The record at STATE.microOps. */
@@ -57,8 +58,22 @@ export interface Variant {
 }
 
 const log2 = (size: number): number => (size === 1 ? 0 : size === 2 ? 1 : size === 4 ? 2 : 3);
-const keyOf = (form: number, operandSize: number, memory: boolean, locked: boolean): number =>
-  (form << 4) | (log2(operandSize) << 2) | (memory ? 2 : 0) | (locked ? 1 : 0);
+/** `special`: LOCK, or VEX.L = 1. */
+const keyOf = (form: number, operandSize: number, memory: boolean, special: boolean): number =>
+  (form << 4) | (log2(operandSize) << 2) | (memory ? 2 : 0) | (special ? 1 : 0);
+
+/** Values of VEX.L that a form may have, as a mask. */
+const LENGTHS = new Uint8Array(FORMS.length);
+ROWS.forEach((row, i) => {
+  LENGTHS[FORM_OF_ROW[i]] |= row.vexL;
+});
+
+/** VEX.L says how many lanes there are. */
+const hasLengths = (form: Form): boolean =>
+  form.operands.some((type) => {
+    const info = OPERANDS[type];
+    return info.size === 'x' || info.size === 'h' || info.size === 'f' || info.size === 'e';
+  });
 
 /** What runs often enough for a place in the interpreter's own function: V8 optimizes that one as a whole, so it must not grow. */
 const OFTEN = new Set(
@@ -146,7 +161,6 @@ const HINTS = new Set([
 export const ENDS_RUN = new Uint8Array(FORMS.length);
 
 for (const form of FORMS) {
-  if (form.vex) continue;
   const branch = branchHandler(form);
   const name = stem(form);
   if (branch !== 0 || ENDS.has(name)) ENDS_RUN[form.index] = 1;
@@ -155,6 +169,10 @@ for (const form of FORMS) {
     rm === undefined || rm.mod === 'register' ? [false] : rm.mod === 'memory' ? [true] : [false, true];
   for (const operandSize of form.operandSizes) {
     for (const memory of memoryForms) {
+      if (form.vex) {
+        vexVariants(form, operandSize, memory);
+        continue;
+      }
       for (const locked of form.lockable && memory ? [false, true] : [false]) {
         const key = keyOf(form.index, operandSize, memory, locked);
         if (branch !== 0) {
@@ -192,6 +210,23 @@ for (const form of FORMS) {
   }
 }
 
+/** Variants of a form with VEX: of 128 and of 256 bits, or one for both. */
+function vexVariants(form: Form, operandSize: number, memory: boolean): void {
+  const meaning = integerMeaning(form) ?? avxMeaning(form);
+  if (meaning === undefined) return;
+  const lengths = LENGTHS[form.index];
+  const wides = !hasLengths(form)
+    ? [(lengths & 1) === 0]
+    : [false, true].filter((wide) => (lengths >> (wide ? 1 : 0)) & 1);
+  for (const wide of wides) {
+    const operands = resolveOperands(form.operands, operandSize, memory, wide);
+    const handler = 0x8000 | cold.length;
+    cold.push({ form, meaning, operands, operandSize, locked: false, wide: false });
+    HANDLER_OF[keyOf(form.index, operandSize, memory, wide)] = handler;
+    if (!hasLengths(form)) HANDLER_OF[keyOf(form.index, operandSize, memory, !wide)] = handler;
+  }
+}
+
 export const HOT: readonly Variant[] = hot;
 export const COLD: readonly Variant[] = cold;
 export const FIRST_COLD: number = FIRST_VARIANT + hot.length;
@@ -216,7 +251,7 @@ const RSP = 4;
 const ADDRESSES = Uint8Array.from(FORMS, (form) =>
   /^bt[src]? Ev,Gv$/.test(form.key)
     ? NOT_WITH_ADDRESS_32
-    : form.mnemonic.startsWith('maskmov') || stringMeaning(form) !== undefined
+    : /^v?maskmov(q|dqu)$/.test(form.mnemonic) || stringMeaning(form) !== undefined
       ? NOT_WITH_SEGMENT_OR_ADDRESS_32
       : form.key === 'pop Ev'
         ? NOT_WITH_STACK_POINTER
@@ -244,7 +279,8 @@ export const isString = (instruction: Instruction): boolean => IS_STRING[instruc
 export function handlerOf(instruction: Instruction): number {
   const addresses = ADDRESSES[instruction.form];
   if (addresses !== ALWAYS && isRareAddress(instruction, addresses)) return RARE;
-  return HANDLER_OF[keyOf(instruction.form, instruction.operandSize, instruction.mod !== 3, instruction.lock)];
+  const special = instruction.lock || instruction.vexL !== 0;
+  return HANDLER_OF[keyOf(instruction.form, instruction.operandSize, instruction.mod !== 3, special)];
 }
 
 export function isWide(handler: number): boolean {

@@ -1,8 +1,9 @@
 /** The `Cpu` of the interpreter: registers are in memory 1, where they are is read from the micro-op at run time. */
 
 import { VCPU } from '../../machine/vcpu-block.ts';
+import { TWO_HALVES } from '../x86/sse-operations.ts';
 import { X87_STATE } from '../x86/x87/state.ts';
-import type { Access, Cpu, Modification, Operand } from './cpu.ts';
+import type { Access, Cpu, Modification, Operand, RegisterField } from './cpu.ts';
 import { type FlagLocals, type Flags, type IntegerSize, LazyFlags } from './flags.ts';
 import type { FunctionBuilder } from './function-builder.ts';
 import { CPU, GUEST, STATE, TLB_ADDEND, TLB_MASK, TLB_READ, TLB_WRITE } from './layout.ts';
@@ -23,6 +24,9 @@ export interface Runtime {
   /** Global: first byte of the scratch area in memory 0. */
   readonly scratch: number;
 }
+
+/** XCR0: SSE and AVX. */
+export const XCR0_SSE_AVX = 6;
 
 export const ACCESS_READ = 0;
 export const ACCESS_WRITE = 1;
@@ -87,8 +91,11 @@ export class InterpreterCpu implements Cpu {
   }
 
   /** Where a register operand stands: byte offset from the start of its table. */
-  protected field(field: 0 | 1 | 2): Node {
-    return i32.load8U(CPU, this.frame.pc, MICRO_OP.register1 + field);
+  protected field(field: RegisterField): Node {
+    const { pc } = this.frame;
+    if (field < 2) return i32.load8U(CPU, pc, MICRO_OP.register1 + field);
+    if (field === 2) return i32.load8U(CPU, pc, MICRO_OP.register3);
+    return i32.and(i32.load8U(CPU, pc, MICRO_OP.immediate), i32.const(0xf0));
   }
 
   immediate(): Node {
@@ -136,11 +143,11 @@ export class InterpreterCpu implements Cpu {
     }
   }
 
-  protected readRegister(field: 0 | 1 | 2, size: IntegerSize): Node {
+  protected readRegister(field: RegisterField, size: IntegerSize): Node {
     return loadInteger(CPU, size, this.field(field), 0);
   }
 
-  protected writeRegister(field: 0 | 1 | 2, size: IntegerSize, value: Node): void {
+  protected writeRegister(field: RegisterField, size: IntegerSize, value: Node): void {
     const at = this.field(field);
     if (size === 4) this.f.store(8, CPU, at, 0, i64.and(value, i64.const(-1, 0)));
     else this.f.store(size, CPU, at, 0, value);
@@ -321,16 +328,57 @@ export class InterpreterCpu implements Cpu {
   }
 
   exactVector(operation: Node, a: Node, b: Node): Node {
-    const { f } = this;
-    const { vector } = this.#runtime;
-    f.store(16, CPU, zeroAddress, STATE.vector, a);
-    f.store(16, CPU, zeroAddress, STATE.vector + 16, b);
-    f.if(call(vector, I32, operation), () => this.raise(19));
-    return f.let(simdLoad(0, CPU, zeroAddress, STATE.vector));
+    return this.exactVectors(operation, [a], [b])[0];
   }
 
-  requireAligned(address: Node): void {
-    this.f.if(i64.ne(i64.and(address, i64.small(15)), i64.small(0)), () => this.raise(13));
+  exactVectors(operation: Node, ...operands: readonly (readonly Node[])[]): readonly Node[] {
+    const { f } = this;
+    const { vector } = this.#runtime;
+    operands.forEach((halves, n) => {
+      halves.forEach((half, i) => {
+        f.store(16, CPU, zeroAddress, STATE.vector + 32 * n + 16 * i, half);
+      });
+    });
+    const [first] = operands;
+    const number = first.length === 2 ? i32.or(operation, i32.const(TWO_HALVES)) : operation;
+    f.if(call(vector, I32, number), () => this.raise(19));
+    return first.map((_half, i) => f.let(simdLoad(0, CPU, zeroAddress, STATE.vector + 16 * i)));
+  }
+
+  requireAligned(address: Node, alignment: 16 | 32 = 16): void {
+    this.f.if(i64.ne(i64.and(address, i64.small(alignment - 1)), i64.small(0)), () => this.raise(13));
+  }
+
+  readUpper(index: number): Node {
+    const operand = this.operands[index];
+    if (operand.kind !== 'xmm') throw new Error(`bug: a ${operand.kind} operand has no upper half`);
+    return simdLoad(0, CPU, this.field(operand.field), STATE.ymmHigh);
+  }
+
+  writeUpper(index: number, value: Node): void {
+    const operand = this.operands[index];
+    if (operand.kind !== 'xmm') throw new Error(`bug: a ${operand.kind} operand has no upper half`);
+    this.f.store(16, CPU, this.field(operand.field), STATE.ymmHigh, value);
+  }
+
+  upper(number: number): Node {
+    return simdLoad(0, CPU, zeroAddress, STATE.ymmHigh + 16 * number);
+  }
+
+  setUpper(number: number, value: Node): void {
+    this.f.store(16, CPU, zeroAddress, STATE.ymmHigh + 16 * number, value);
+  }
+
+  storeHalves(at: Node, low: Node, high: Node): void {
+    this.f.store(16, GUEST, at, 0, low);
+    this.f.store(16, GUEST, at, 16, high);
+    this.commit(at, 32);
+  }
+
+  requireAvx(): void {
+    const enabled = i32.and(i32.load(CPU, zeroAddress, VCPU.xcr0), i32.const(XCR0_SSE_AVX));
+    this.f.if(i32.ne(enabled, i32.const(XCR0_SSE_AVX)), () => this.raise(6));
+    this.requireVectors();
   }
 
   state(offset: number, size: 4 | 8): Node {

@@ -9,7 +9,7 @@
  *
  *     loop next
  *       block lookup          target -> pc, by the jump cache or by `resolve`
- *         block cold          handlers from FIRST_COLD on: a function each
+ *         block cold          handlers from FIRST_COLD on: a function each (cold-handlers.ts)
  *           block h[n] ... block h[0]
  *             br_table
  *           h[0] ... h[n]
@@ -17,7 +17,9 @@
 
 import { VCPU } from '../../machine/vcpu-block.ts';
 import { EXIT_EXCEPTION, EXIT_INTERRUPTED } from '../engine.ts';
-import { computeFlags, type FlagLocals } from './flags.ts';
+import { COLD_SLOT, createColdHandlers } from './cold-handlers.ts';
+import { loadFlags, newFlagLocals, storeFlags } from './flag-locals.ts';
+import { computeFlags } from './flags.ts';
 import { FunctionBuilder, type Label } from './function-builder.ts';
 import * as handlers from './handlers.ts';
 import { type Frame, InterpreterCpu, type Runtime } from './interpreter-cpu.ts';
@@ -40,7 +42,7 @@ import { CONTINUE, LEFT, RESUME } from './region.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
 /** Times that an address is entered before it becomes a region. */
-export const HOT = 8000;
+export const HOT = 3000;
 /** Calls of regions by regions. */
 const DEPTH_MAX = 100;
 
@@ -64,8 +66,8 @@ export interface InterpreterImports {
   resume(lo: number, hi: number): number;
 }
 
-/** The table's first place for a region. */
-export const FIRST_SLOT: number = handlers.COLD.length + 1;
+/** Places of the table: 0 is what a call of no region calls, then come the cold handlers (cold-handlers.ts), then regions. */
+export const FIRST_SLOT: number = COLD_SLOT + handlers.COLD.length;
 
 export interface InterpreterMemory {
   readonly guest: WebAssembly.Memory;
@@ -93,41 +95,21 @@ function build(guestPages: number, cpuPages: number): Uint8Array<ArrayBuffer> {
   const hot = m.importFunction('e', 'hot', [I32, I32]);
   const resume = m.importFunction('e', 'resume', [I32, I32], [I32]);
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
+  const cold = m.importFunction('e', 'cold', [I32, I32], [I32]);
   m.importMemory('e', 'guest', guestPages, guestPages);
   m.importMemory('e', 'cpu', cpuPages, cpuPages);
-  m.importTable('e', 'table', handlers.COLD.length + 1);
+  m.importTable('e', 'table', FIRST_SLOT);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const flagsFunction = m.declare([I32, I64, I64], [I32]);
   m.define(flagsFunction, computeFlags());
   const runtime: Runtime = { miss, commit, divide, vector, computeFlags: flagsFunction, scratch };
 
   const coldType = m.type([I32, I32], [I32]);
-  const coldFunctions = handlers.COLD.map((variant) => {
-    const index = m.declare([I32, I32], [I32]);
-    const f = new FunctionBuilder([I32, I32]);
-    const flagLocals = newFlagLocals(f, flagsFunction);
-    const { flagsRead, flagsWritten, flagsUndefined, flagsConditional } = variant.form;
-    const reads = flagsRead !== 0 || flagsConditional;
-    const writes = flagsWritten !== 0 || flagsUndefined !== 0;
-    const frame: Frame = {
-      f,
-      flagLocals,
-      pc: local(0, I32),
-      tlb: local(1, I32),
-      leave: () => f.return(i32.const(EXIT_EXCEPTION)),
-      pause: () => f.return(i32.const(EXIT_INTERRUPTED)),
-    };
-    const cpu = new InterpreterCpu(frame, runtime);
-    if (reads || writes) loadFlags(f, flagLocals);
-    cpu.begin(variant.operands, variant.operandSize, variant.locked, variant.wide);
-    variant.meaning(cpu);
-    if (writes) storeFlags(f, flagLocals);
-    // 0, or the ExitKind to leave with: EXIT_SYSCALL is never one.
-    f.return(i32.const(0));
-    m.define(index, f);
-    return index;
-  });
-  if (coldFunctions.length > 0) m.element(0, coldFunctions);
+  const none = m.declare([I64, I32], [I32]);
+  const nothing = new FunctionBuilder([I64, I32]);
+  nothing.return(i32.const(CONTINUE));
+  m.define(none, nothing);
+  m.element(0, [none, ...handlers.COLD.map(() => cold)]);
 
   const interpret = m.declare([I32, I32], [I32]);
   m.define(
@@ -143,27 +125,6 @@ function build(guestPages: number, cpuPages: number): Uint8Array<ArrayBuffer> {
   m.define(rflags, r);
   m.export('rflags', rflags);
   return m.finish();
-}
-
-function newFlagLocals(f: FunctionBuilder, compute: number): FlagLocals {
-  return {
-    kind: f.newLocal(I32),
-    a: f.newLocal(I64),
-    b: f.newLocal(I64),
-    compute: (kind, a, b) => call(compute, I32, kind, a, b),
-  };
-}
-
-function loadFlags(f: FunctionBuilder, flags: FlagLocals): void {
-  f.set(flags.kind, i32.load(CPU, zeroAddress, STATE.flagsKind));
-  f.set(flags.a, i64.load(CPU, zeroAddress, STATE.flagsA));
-  f.set(flags.b, i64.load(CPU, zeroAddress, STATE.flagsB));
-}
-
-function storeFlags(f: FunctionBuilder, flags: FlagLocals): void {
-  f.store(4, CPU, zeroAddress, STATE.flagsKind, flags.kind);
-  f.store(8, CPU, zeroAddress, STATE.flagsA, flags.a);
-  f.store(8, CPU, zeroAddress, STATE.flagsB, flags.b);
 }
 
 /** Function and type indexes of the interpreter's module. */
@@ -330,7 +291,7 @@ function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder 
             nest(handlers.FIRST_COLD - 1);
           });
           storeFlags(f, flagLocals);
-          const index = i32.sub(i32.load16U(CPU, pc, MICRO_OP.handler), i32.const(handlers.FIRST_COLD));
+          const index = i32.sub(i32.load16U(CPU, pc, MICRO_OP.handler), i32.const(handlers.FIRST_COLD - COLD_SLOT));
           f.set(reason, callIndirect(coldType, I32, pc, tlb, index));
           f.brIf(leaveHere, reason);
           loadFlags(f, flagLocals);
@@ -519,20 +480,24 @@ export function createInterpreter(memory: InterpreterMemory, imports: Interprete
     module = new WebAssembly.Module(build(guestPages, cpuPages));
     modules.set(key, module);
   }
+  const environment = {
+    guest: memory.guest,
+    cpu: memory.cpu,
+    table: memory.table,
+    scratch: new WebAssembly.Global({ value: 'i32' }, memory.scratch | 0),
+    miss: imports.miss,
+    commit: imports.commit,
+    divide: imports.divide,
+    vector: imports.vector,
+  };
   const instance = new WebAssembly.Instance(module, {
     e: {
-      guest: memory.guest,
-      cpu: memory.cpu,
-      table: memory.table,
-      scratch: new WebAssembly.Global({ value: 'i32' }, memory.scratch | 0),
-      miss: imports.miss,
-      commit: imports.commit,
-      divide: imports.divide,
+      ...environment,
       resolve: imports.resolve,
       rare: imports.rare,
       hot: imports.hot,
-      vector: imports.vector,
       resume: imports.resume,
+      cold: createColdHandlers(environment, guestPages, cpuPages),
     },
   });
   return instance.exports as unknown as Interpreter;

@@ -28,8 +28,8 @@ export const STATE = {
   budget: 0x241c, // i32
   /** Results of a helper. */
   helper: 0x2420, // i64[2]
-  /** Operands of an exact vector operation; its result takes the place of the first. */
-  vector: 0x2430, // v128[2]
+  /** Operands a, b and c of an exact vector operation, each low and high half; its result takes the place of the first. */
+  vector: 0x2430, // v128[3][2]
   /** Two translation caches, of kernel and of user mode: TLB_ENTRIES of TLB_ENTRY bytes each. */
   tlb: 0x10000,
   jumpCache: 0x60000,
@@ -71,3 +71,11 @@ export const JUMP_USER_HI = 0x40000000;
 /** Memories of the engine's modules. */
 export const GUEST = 0;
 export const CPU = 1;
+
+// --- state in the guest's memory: areas of XSAVE. Source: Intel SDM vol. 1, 13.4.
+
+/** Bits of XCR0: x87, SSE, and AVX, which is the upper halves of the YMM registers. */
+export const COMPONENTS = 7;
+export const UPPER_AT = 576;
+export const UPPER_BYTES = 256;
+export const AREA: number = UPPER_AT + UPPER_BYTES;

@@ -8,7 +8,8 @@
  *    5 u8   index
  *    6 u16  scale (bits 0-1) | offset of the instruction in its page << 4
  *    8 i32  displacement
- *   12 i32  immediate, sign-extended when used
+ *   12 i32  immediate, sign-extended when used; with VEX a byte, and behind it
+ *   13 u8   register 3: VEX.vvvv
  *   16 i64  constant (32-byte records only)
  *
  * In branches: displacement = micro-op of the target when it is linked (0 = not), immediate = target relative to the page,
@@ -28,6 +29,7 @@ export const MICRO_OP = {
   scale: 6,
   displacement: 8,
   immediate: 12,
+  register3: 13,
   wide: 16,
   SIZE: 16,
   WIDE_SIZE: 32,

@@ -110,9 +110,12 @@ export const toImage =
 
 const PIECE = 64;
 /** Offsets in memory 0. */
-const pieces = new Uint32Array(8);
+const pieces = new Uint32Array(16);
 
-/** Translates an operand of up to 512 bytes at p.hi:p.lo, all of it. False: fault. */
+/** Offset in memory 0 of a byte of the operand that was translated last. */
+export const pieceAt = (at: number): number => pieces[at >>> 6] + (at & (PIECE - 1));
+
+/** Translates an operand of up to 1024 bytes at p.hi:p.lo, all of it. False: fault. */
 export function translatePieces(p: Processor, size: number, write: boolean): boolean {
   let { lo, hi } = p;
   for (let done = 0; done < size; done += PIECE) {

@@ -11,10 +11,12 @@ import { Descriptors } from './descriptors.ts';
 import { handlerOf, RARE } from './handlers.ts';
 import { STATE } from './layout.ts';
 import type { Processor } from './processor.ts';
+import { gatherInstruction } from './rare-gather.ts';
 import * as segments from './rare-segments.ts';
 import { JUMP, NEXT } from './rare-status.ts';
 import * as strings from './rare-strings.ts';
 import { x87Instruction } from './rare-x87.ts';
+import { xsaveInstruction } from './rare-xsave.ts';
 import { stem } from './semantics/table.ts';
 
 const RAX = 0;
@@ -30,6 +32,7 @@ const CONDITIONS = 'o no b ae e ne be a s ns p np l ge le g'.split(' ');
 const ZF = 0x40;
 const TF = 0x100;
 const CR4_TSD = 4;
+const XCR0_AVX = 6;
 
 /** What instructions need of the engine. */
 export interface RareHost {
@@ -235,6 +238,11 @@ function maskedStore(bytes: 8 | 16): RareInstruction {
   };
 }
 
+/** With VEX: #UD unless XCR0 has SSE and AVX. */
+function withAvx(execute: RareInstruction): RareInstruction {
+  return (p, d, host) => ((p.u32[VCPU.xcr0 / 4] & XCR0_AVX) === XCR0_AVX ? execute(p, d, host) : p.raise(6));
+}
+
 /** POP to memory at an address with RSP and a segment, or of 32 bits (the others: semantics/moves.ts). */
 const popToMemory: RareInstruction = (p) => {
   const size = p.instruction.operandSize;
@@ -420,6 +428,7 @@ const BY_MNEMONIC: Readonly<Record<string, RareInstruction>> = {
   rdtscp: readTsc,
   maskmovq: maskedStore(8),
   maskmovdqu: maskedStore(16),
+  vmaskmovdqu: withAvx(maskedStore(16)),
   popf: popFlags,
   enter,
   xlatb: translateByte,
@@ -479,6 +488,10 @@ function find(form: Form): RareInstruction {
   if (Object.hasOwn(BY_KEY, form.key)) return BY_KEY[form.key];
   const name = stem(form);
   if (Object.hasOwn(BY_MNEMONIC, name)) return BY_MNEMONIC[name];
+  const gather = gatherInstruction(form);
+  if (gather !== undefined) return gather;
+  const xsave = xsaveInstruction(form);
+  if (xsave !== undefined) return xsave;
   const x87 = x87Instruction(form);
   if (x87 !== undefined) return x87;
   // Not shown in CPUID, or not built: the guest sees what a CPU without it does.

@@ -4,10 +4,11 @@ import { VCPU } from '../../machine/vcpu-block.ts';
 import { RIP } from '../x86/decoder.ts';
 import { FORMS } from '../x86/forms.ts';
 import type { Instruction } from '../x86/instruction.ts';
-import type { Access } from './cpu.ts';
+import type { Access, RegisterField } from './cpu.ts';
+import { registerNumber } from './effects.ts';
 import type { IntegerSize } from './flags.ts';
 import type { Variant } from './handlers.ts';
-import { type Frame, InterpreterCpu, type Runtime } from './interpreter-cpu.ts';
+import { type Frame, InterpreterCpu, type Runtime, XCR0_SSE_AVX } from './interpreter-cpu.ts';
 import { CPU, TLB_ADDEND, TLB_MASK, TLB_READ, TLB_WRITE } from './layout.ts';
 import { CONST, i32, i64, MEMORY, type Node, OPERATION } from './nodes.ts';
 import type { RegionFlags } from './region-flags.ts';
@@ -64,14 +65,18 @@ export class RegionCpu extends InterpreterCpu {
   }
 
   /** Number and place in the register of a general-register operand. */
-  #general(field: 0 | 1 | 2, size: IntegerSize): { readonly number: number; readonly high: boolean } {
-    const number = field === 0 ? this.#instruction.reg : this.#instruction.rm;
+  #general(field: RegisterField, size: IntegerSize): { readonly number: number; readonly high: boolean } {
+    const number = this.#number(field);
     const high = size === 1 && this.#instruction.rex === 0 && number >= 4;
     return { number: high ? number - 4 : number, high };
   }
 
-  protected override field(field: 0 | 1 | 2): Node {
-    return i32.const((field === 0 ? this.#instruction.reg : this.#instruction.rm) << 4);
+  #number(field: RegisterField): number {
+    return registerNumber(this.#instruction, field);
+  }
+
+  protected override field(field: RegisterField): Node {
+    return i32.const(this.#number(field) << 4);
   }
 
   override immediate(): Node {
@@ -103,13 +108,13 @@ export class RegionCpu extends InterpreterCpu {
     return local;
   }
 
-  protected override readRegister(field: 0 | 1 | 2, size: IntegerSize): Node {
+  protected override readRegister(field: RegisterField, size: IntegerSize): Node {
     const { number, high } = this.#general(field, size);
     if (!high) return this.gpr(number, size);
     return i64.and(i64.shrU(this.#readable(number), i64.small(8)), i64.small(0xff));
   }
 
-  protected override writeRegister(field: 0 | 1 | 2, size: IntegerSize, value: Node): void {
+  protected override writeRegister(field: RegisterField, size: IntegerSize, value: Node): void {
     const { number, high } = this.#general(field, size);
     if (!high) {
       this.setGpr(number, size, value);
@@ -155,13 +160,13 @@ export class RegionCpu extends InterpreterCpu {
   override readVector(index: number): Node {
     const operand = this.operands[index];
     if (operand.kind !== 'xmm') return super.readVector(index);
-    return this.xmm(operand.field === 0 ? this.#instruction.reg : this.#instruction.rm);
+    return this.xmm(this.#number(operand.field));
   }
 
   override writeVector(index: number, value: Node): void {
     const operand = this.operands[index];
     if (operand.kind !== 'xmm') super.writeVector(index, value);
-    else this.setXmm(operand.field === 0 ? this.#instruction.reg : this.#instruction.rm, value);
+    else this.setXmm(this.#number(operand.field), value);
   }
 
   // --- memory
@@ -196,7 +201,7 @@ export class RegionCpu extends InterpreterCpu {
     const { f } = this;
     const { entry, tag } = this.#entry(address, access);
     const last = size === 1 ? address : i64.add(address, i64.small(size - 1));
-    f.if(i64.ne(i64.and(last, i64.small(-4096)), tag), () => this.frame.leave());
+    f.if(i64.ne(tag, i64.and(last, i64.small(-4096))), () => this.frame.leave());
     return f.let(i32.add(i32.wrap(address), i32.load(CPU, entry, this.#tlb + TLB_ADDEND)));
   }
 
@@ -220,5 +225,11 @@ export class RegionCpu extends InterpreterCpu {
 
   override requireVectors(): void {
     this.f.if(i32.load(CPU, zeroAddress, VCPU.cr0Ts), () => this.frame.leave());
+  }
+
+  override requireAvx(): void {
+    const missing = i32.xor(i32.load(CPU, zeroAddress, VCPU.xcr0), i32.const(XCR0_SSE_AVX));
+    const wanted = i32.and(missing, i32.const(XCR0_SSE_AVX));
+    this.f.if(i32.or(wanted, i32.load(CPU, zeroAddress, VCPU.cr0Ts)), () => this.frame.leave());
   }
 }

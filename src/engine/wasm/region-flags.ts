@@ -11,6 +11,7 @@ import {
   FLAGS_ADD,
   FLAGS_EXPLICIT,
   FLAGS_RESULT,
+  FLAGS_STEP,
   FLAGS_SUB,
   type FlagLocals,
   type Flags,
@@ -19,6 +20,8 @@ import {
   OF,
   PF,
   SF,
+  stepCarry,
+  stepKind,
   ZF,
 } from './flags.ts';
 import type { FunctionBuilder } from './function-builder.ts';
@@ -29,12 +32,12 @@ import { i32, i64, type Node } from './nodes.ts';
 export const ANY_KIND = -1;
 const zeroAddress = i32.const(0);
 
-/** kind | log2(size) << 2, as `known` has it. */
+/** kind | log2(size) << 2, as `known` has it, which has FLAGS_STEP too, but not its carry. */
 export const knownKind = (kind: number, size: IntegerSize): number => kind | (log2Size(size) << 2);
 
 function withShifts(known: number): number {
   const kind = known & 3;
-  const shift = 64 - (8 << (known >> 2));
+  const shift = 64 - (8 << ((known >> 2) & 3));
   if (kind === FLAGS_EXPLICIT) return known;
   return known | (shift << 8) | (kind === FLAGS_RESULT ? 0 : shift << 16);
 }
@@ -68,6 +71,16 @@ export class RegionFlags implements Flags {
     this.#set(FLAGS_ADD, size, a, b);
   }
 
+  step(subtract: boolean, size: IntegerSize, a: Node): void {
+    if (this.isDead) return;
+    const kind = subtract ? FLAGS_SUB : FLAGS_ADD;
+    const carry = this.#f.let(this.carry());
+    this.#set(kind, size, a, i64.small(1));
+    const shifts = withShifts(this.known) & ~0xff;
+    this.#f.set(this.#locals.kind, i32.or(stepKind(kind, size, carry), i32.const(shifts)));
+    this.known |= FLAGS_STEP;
+  }
+
   result(size: IntegerSize, result: Node, bits: Node): void {
     this.#set(FLAGS_RESULT, size, result, bits);
   }
@@ -98,7 +111,7 @@ export class RegionFlags implements Flags {
     if (this.known !== ANY_KIND) {
       const shifts = withShifts(this.known);
       return {
-        kind: i32.const(this.known),
+        kind: (this.known & FLAGS_STEP) !== 0 ? i32.and(kind, i32.const(0xff)) : i32.const(this.known),
         a: i64.shl(a, i64.small((shifts >> 8) & 63)),
         b: i64.shl(b, i64.small((shifts >> 16) & 63)),
       };
@@ -122,7 +135,7 @@ export class RegionFlags implements Flags {
   }
 
   get #size(): IntegerSize {
-    return (1 << (this.known >> 2)) as IntegerSize;
+    return (1 << ((this.known >> 2) & 3)) as IntegerSize;
   }
 
   /** The result of a - b or a + b in its low bytes, or what was said to be the result: i64 for 8 bytes, i32 below. */
@@ -170,7 +183,8 @@ export class RegionFlags implements Flags {
   }
 
   #carry(): Node {
-    const { a, b } = this.#locals;
+    const { kind, a, b } = this.#locals;
+    if ((this.known & FLAGS_STEP) !== 0) return stepCarry(kind);
     switch (this.known & 3) {
       case FLAGS_SUB:
         return this.#compare(i64.ltU, i32.ltU, false);
@@ -233,7 +247,9 @@ export class RegionFlags implements Flags {
       case 4:
         return this.#zero();
       case 6:
-        return sub ? this.#compare(i64.leU, i32.leU, false) : i32.or(this.#carry(), this.#zero());
+        return sub && (this.known & FLAGS_STEP) === 0
+          ? this.#compare(i64.leU, i32.leU, false)
+          : i32.or(this.#carry(), this.#zero());
       case 8:
         return this.#sign();
       case 10:

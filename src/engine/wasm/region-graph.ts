@@ -101,6 +101,9 @@ function copy(from: Instruction): Instruction {
   to.immLo = from.immLo;
   to.immHi = from.immHi;
   to.imm2 = from.imm2;
+  to.vexL = from.vexL;
+  to.vvvv = from.vvvv;
+  to.vexW = from.vexW;
   return to;
 }
 

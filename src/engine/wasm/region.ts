@@ -484,14 +484,14 @@ class RegionWriter {
     const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(JUMP_SHIFT))), i32.const(JUMP_ENTRIES - 1));
     const entry = f.let(i32.mul(hash, i32.const(JUMP_ENTRY)));
     const tag = this.#target.userBit === 0 ? to : i64.xor(to, i64.const(0, this.#target.userBit));
-    const slot = f.let(i32.load(CPU, entry, STATE.jumpCache + JUMP_SLOT));
-    const elsewhere = i64.ne(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag);
-    f.if(i32.or(i32.or(elsewhere, i32.eqz(slot)), i32.leS(this.#depth, i32.const(0))), () =>
-      f.return(i32.const(CONTINUE)),
-    );
+    // Whoever goes on at `to` instead finds it in rip; so does who calls no region (slot 0), which comes back at once.
+    const continueThere = (condition: Node): void => f.if(condition, () => f.return(i32.const(CONTINUE)));
+    continueThere(i64.ne(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag));
+    continueThere(i32.leS(this.#depth, i32.const(0)));
+    const slot = i32.load(CPU, entry, STATE.jumpCache + JUMP_SLOT);
     const reason = f.let(callIndirect(this.#type, I32, to, i32.sub(this.#depth, i32.const(1)), slot));
     f.if(reason, () => f.return(reason));
-    f.if(i64.ne(i64.load(CPU, zeroAddress, VCPU.rip), back), () => f.return(i32.const(CONTINUE)));
+    continueThere(i64.ne(i64.load(CPU, zeroAddress, VCPU.rip), back));
     this.#load(flow.live, flow.liveFlags);
     this.#flags.known = ANY_KIND;
     f.releaseTemporaries();

@@ -8,6 +8,7 @@
 
 import type { MachineMemory } from '../../machine/memory.ts';
 import type { EngineFacts, Kicker } from '../engine.ts';
+import { COMPONENTS } from './layout.ts';
 
 /** News that a vCPU can fall behind before it drops all its code. */
 export const CHANGES = 254;
@@ -31,7 +32,7 @@ export const WASM_FACTS: EngineFacts = {
   name: 'wasm',
   tscKhz: 1_000_000,
   tscStable: true,
-  xcr0Mask: 0,
+  xcr0Mask: COMPONENTS,
   m2pVaLo: 0,
   m2pVaHi: M2P_VA_HI_SHOWN,
 };

@@ -168,12 +168,19 @@ export function compare(e: Environment, f: Format, first: bigint, second: bigint
   return isLess(f, a, b) ? 0 : isLess(f, b, a) ? 2 : 1;
 }
 
-/** Bit n: the predicate holds for relation n. EQ LT LE UNORD NEQ NLT NLE ORD. Source: Intel SDM vol. 2, CMPPD, table 3-1. */
-const PREDICATES = [0b0010, 0b0001, 0b0011, 0b1000, 0b1101, 0b1110, 0b1100, 0b0111];
+/**
+ * Bit n: the predicate holds for relation n. EQ LT LE UNORD NEQ NLT NLE ORD, and with VEX EQ_UQ NGE NGT FALSE NEQ_OQ GE GT TRUE; the
+ * next 16 are the same with the others' idea of quiet NaNs. Source: Intel SDM vol. 2, CMPPD, table 3-1.
+ */
+const PREDICATES = [
+  ...[0b0010, 0b0001, 0b0011, 0b1000, 0b1101, 0b1110, 0b1100, 0b0111],
+  ...[0b1010, 0b1001, 0b1011, 0b0000, 0b0101, 0b0110, 0b0100, 0b1111],
+];
 
 /** CMPPS and its like: all ones or zero. */
 export function comparePredicate(e: Environment, f: Format, a: bigint, b: bigint, predicate: number): bigint {
-  const quietSignals = (predicate & 3) === 1 || (predicate & 3) === 2;
+  const ordering = (predicate & 3) === 1 || (predicate & 3) === 2;
+  const quietSignals = ordering !== predicate >= 16;
   const relation = compare(e, f, a, b, quietSignals);
-  return (PREDICATES[predicate] >> relation) & 1 ? (1n << f.bits) - 1n : 0n;
+  return (PREDICATES[predicate & 15] >> relation) & 1 ? (1n << f.bits) - 1n : 0n;
 }

@@ -42,7 +42,7 @@ export interface Format {
   readonly infinity: bigint;
 }
 
-function format(bits: number, fraction: number): Format {
+export function format(bits: number, fraction: number): Format {
   const exponentBits = bits - 1 - fraction;
   const greatest = 2 ** (exponentBits - 1) - 1;
   const exponentMask = (1n << BigInt(exponentBits)) - 1n;
@@ -136,8 +136,13 @@ export function exponentOf(f: Format, a: bigint): number {
   return (biased === 0 ? 1 : biased) - f.greatest - f.fraction;
 }
 
+/** Leading zeros of a digit. */
+const HEX_ZEROS = [4, 3, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+
 export function bitLength(value: bigint): number {
-  return value === 0n ? 0 : value.toString(2).length;
+  if (value === 0n) return 0;
+  const digits = value.toString(16);
+  return 4 * digits.length - HEX_ZEROS[Number.parseInt(digits[0], 16)];
 }
 
 /** Whether a magnitude that lies between two numbers goes to the upper one. */

@@ -1,6 +1,6 @@
 /**
- * The operations of `exactVector`, by number: operation | shape << 8 | immediate << 16. Operands are two vectors, a and b; the
- * result takes the place of a.
+ * The operations of `exactVector`, by number: operation | shape << 8 | TWO_HALVES | immediate << 16. Operands are vectors a, b and
+ * c of 128 or 256 bits; the result takes the place of a.
  */
 
 export const ADD = 0;
@@ -11,7 +11,7 @@ export const DIVIDE = 3;
 export const SQRT = 4;
 export const MINIMUM = 5;
 export const MAXIMUM = 6;
-/** Immediate: the predicate. */
+/** Immediate: the predicate, 0 to 31. */
 export const COMPARE = 7;
 /** The low words become the bits CF, PF and ZF of RFLAGS. */
 export const COMPARE_ORDERED = 8;
@@ -39,11 +39,19 @@ export const FROM_INT32_PAIR = 20;
 export const TO_INT32_PAIR = 21;
 export const RECIPROCAL = 22;
 export const RECIPROCAL_SQRT = 23;
+/** a * b + c. Immediate: NEGATE_PRODUCT and NEGATE_ADDEND of sse-fused.ts for even lanes, 2 bits further up for odd ones. */
+export const FUSED = 24;
+/** Singles from the low 16-bit lanes of b, and the other way round; immediate: the rounding. */
+export const FROM_HALF = 25;
+export const TO_HALF = 26;
 
 export const PS = 0;
 export const PD = 1;
 export const SS = 2;
 export const SD = 3;
+
+/** 256 bits: what is said of lanes below holds for each half, exceptions are those of both. */
+export const TWO_HALVES = 0x400;
 
 export const operationNumber = (operation: number, shape: number, immediate = 0): number =>
   operation | (shape << 8) | (immediate << 16);

@@ -86,6 +86,55 @@ export const sqrt: QuickOperation = (_a, b) => {
   return root;
 };
 
+/** The sum of two numbers whose error is in `error` made odd in its last bit if there is one: no rounding of it can go wrong. */
+function odd(sum: number): number {
+  if (error === 0) return sum;
+  double[0] = sum;
+  if ((words[0] & 1) !== 0) return sum;
+  const away = sum > 0 === error > 0;
+  // Even: no carry.
+  if (away) words[0]++;
+  else {
+    words[0]--;
+    if (words[0] === -1) words[1]--;
+  }
+  return double[0];
+}
+
+/** The error of `sum`, which is a + b rounded. */
+function sumError(a: number, b: number, sum: number): number {
+  const part = sum - a;
+  return a - (sum - part) + (b - part);
+}
+
+/**
+ * a * b + c, rounded once. Source: Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using
+ * rounding to odd", 2008.
+ */
+function fusedOfDoubles(a: number, b: number, c: number): number {
+  if (!inRange(a) || !inRange(b) || !inRange(c) || a === 0 || b === 0) return REFUSED;
+  const product = a * b;
+  const rest = productError(a, b, product);
+  const low = c + rest;
+  const lowError = sumError(c, rest, low);
+  const high = product + low;
+  const highError = sumError(product, low, high);
+  const tail = lowError + highError;
+  error = sumError(lowError, highError, tail);
+  const last = odd(tail);
+  const value = high + last;
+  error = sumError(high, last, value);
+  return value;
+}
+
+/** Of singles: their products are exact. */
+function fusedOfSingles(a: number, b: number, c: number): number {
+  const product = a * b;
+  const sum = product + c;
+  error = sumError(product, c, sum);
+  return odd(sum);
+}
+
 /** Which way a result with this error must move, if any. */
 function direction(e: Environment, value: number): number {
   if (error === 0) return 0;
@@ -101,7 +150,14 @@ function direction(e: Environment, value: number): number {
  * that is nearest.
  */
 export function quickDouble(e: Environment, operation: QuickOperation, a: number, b: number): number {
-  const value = operation(a, b);
+  return directedDouble(e, operation(a, b));
+}
+
+export function quickFusedDouble(e: Environment, a: number, b: number, c: number): number {
+  return directedDouble(e, fusedOfDoubles(a, b, c));
+}
+
+function directedDouble(e: Environment, value: number): number {
   if (!inRange(value)) return REFUSED;
   if (value === 0) return e.rounding === NEAREST ? value : REFUSED;
   const way = direction(e, value);
@@ -122,7 +178,18 @@ const ordinarySingle = (a: number): boolean => Math.abs(a) >= LEAST_NORMAL_SINGL
 
 export function quickSingle(e: Environment, operation: QuickOperation, a: number, b: number): number {
   if (!ordinarySingle(a) || !ordinarySingle(b)) return REFUSED;
-  const wide = operation(a, b);
+  return directedSingle(e, operation(a, b));
+}
+
+export function quickFusedSingle(e: Environment, a: number, b: number, c: number): number {
+  if (!ordinarySingle(a) || !ordinarySingle(b) || !ordinarySingle(c) || a === 0 || b === 0) return REFUSED;
+  const wide = fusedOfSingles(a, b, c);
+  // Exactly what is left of the sum counts below: it is in `wide`.
+  error = 0;
+  return directedSingle(e, wide);
+}
+
+function directedSingle(e: Environment, wide: number): number {
   const value = Math.fround(wide);
   if (value === 0) return wide === 0 && e.rounding === NEAREST ? value : REFUSED;
   const magnitude = Math.abs(value);

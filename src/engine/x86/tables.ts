@@ -249,6 +249,12 @@ export const FEATURES_V2: readonly string[] = [
   ...['SSE3', 'SSSE3', 'SSE4_1', 'SSE4_2'],
 ];
 
+/** The level x86-64-v3. XSAVEOPT and XSAVEC belong to no level, but to every CPU of this one. */
+export const FEATURES_V3: readonly string[] = [
+  ...FEATURES_V2,
+  ...['AVX', 'AVX2', 'BMI1', 'BMI2', 'F16C', 'FMA', 'LZCNT', 'MOVBE', 'XSAVE', 'XSAVEOPT', 'XSAVEC'],
+];
+
 /** All that the rows know, for tests and for an engine that shows them all. */
 export const FEATURES_ALL: readonly string[] = allFeatures();
 

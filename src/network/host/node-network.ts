@@ -125,7 +125,7 @@ class NodeDatagram implements HostDatagram {
   send(bytes: Uint8Array, start: number, length: number, address: string, port: number): boolean {
     if (!this.#open || this.#pending + length > DATAGRAM_BYTES_MAX) return false;
     this.#pending += length;
-    this.#socket.send(bytes.slice(start, start + length), port, address, () => {
+    this.#socket.send(new Uint8Array(bytes.subarray(start, start + length)), port, address, () => {
       this.#pending -= length;
     });
     return true;

@@ -17,6 +17,8 @@ const FRAMES_PER_TURN = 256;
 export class TapPort implements NetworkEnd {
   readonly name: string;
   readonly statistics: LinkStatistics = createLinkStatistics();
+  /** Called once, when the port is closed. */
+  onClose: (() => void) | null = null;
   readonly #fd: number;
   readonly #stopFd: number;
   readonly #worker: Worker;
@@ -58,6 +60,7 @@ export class TapPort implements NetworkEnd {
     if (!this.#open) return;
     this.#open = false;
     this.#device = null;
+    this.onClose?.();
     writeSync(this.#stopFd, Uint8Array.of(1));
     // Both sides may sleep on the ring.
     Atomics.store(this.#words, CONSUMER, Atomics.load(this.#words, PRODUCER));

@@ -26,13 +26,13 @@ const PEER_IDLE_MS = 60_000;
 const PEER_PORT_FIRST = 40_000;
 const UDP_HEADER_BYTES = 8;
 
-/** A forward, or one line that says what is wrong with the text. */
-export function parseForward(text: string, guestIp: number): Forward | string {
+/** A forward, or one line that says what is wrong with the text. With `guestIp`, the guest's address must be that if it is named. */
+export function parseForward(text: string, guestIp: number | null): Forward | string {
   const match = /^(tcp|udp):([^:]*):(\d{1,5})-([^:]*):(\d{1,5})$/.exec(text);
   if (match === null) return `expected tcp|udp:[ADDRESS]:PORT-[GUEST]:PORT, found \`${text}'`;
   const [, protocol, address, hostPort, guest, port] = match;
   if (address !== '' && parseIpv4(address) < 0) return `\`${address}' in \`${text}' is not an IPv4 address`;
-  if (guest !== '' && parseIpv4(guest) !== guestIp)
+  if (guest !== '' && guestIp !== null && parseIpv4(guest) !== guestIp)
     return `\`${guest}' in \`${text}' is not the guest's address ${formatIpv4(guestIp)}`;
   for (const number of [hostPort, port])
     if (Number(number) < 1 || Number(number) > 65535) return `port ${number} in \`${text}' is not in 1..65535`;

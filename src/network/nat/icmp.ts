@@ -64,8 +64,8 @@ export class Icmp {
       open = false;
     };
     const cancel = this.#host.setTimer(PING_TIMEOUT_MS, close);
-    const identity = b.slice(l4 + 4, l4 + 8);
-    ping(formatIpv4(destination), b.slice(l4 + 8, end), (answer) => {
+    const identity = new Uint8Array(b.subarray(l4 + 4, l4 + 8));
+    ping(formatIpv4(destination), new Uint8Array(b.subarray(l4 + 8, end)), (answer) => {
       if (!open || answer.length > ECHO_BYTES_MAX - 8) return;
       cancel();
       close();

@@ -9,6 +9,9 @@ const FIRST_BYTES = 1 << 16;
 /** A power of two times FIRST_BYTES: more than a fast guest has in flight. */
 export const SEND_BUFFER_MAX = 1 << 20;
 
+/** A stream of the host hands over at most this much at a time. */
+export const SEND_ROOM_BYTES = 1 << 16;
+
 /** What all buffers together may take. */
 export class BufferBudget {
   left: number;

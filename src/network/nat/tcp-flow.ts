@@ -1,10 +1,9 @@
 /**
  * One TCP connection of the guest: this end speaks TCP with the guest, and hands the bytes to a stream of the host.
  *
- * The cable to the guest loses nothing as a rule, so there is no congestion control beyond what a lost segment asks for, no
- * selective acknowledgement, and segments out of order are dropped and asked for again. What can be lost is (a rate limit, a guest
- * that drops from a full queue), so bytes to the guest are kept until acknowledged and sent again: after three duplicate
- * acknowledgements, or after a time that doubles.
+ * The cable to the guest loses nothing as a rule, so there is no congestion control beyond what a lost segment asks for, and no
+ * selective acknowledgement. A guest may drop from a queue that is full, so bytes to it are kept until acknowledged, and sent
+ * again after three duplicate acknowledgements, or after a time that doubles.
  *
  * Memory is bounded both ways: the window that the guest is offered shrinks by what the host has not taken, and the host is not
  * read when the send buffer is full.
@@ -13,39 +12,16 @@
  * RFC 6298 (5, timer), RFC 6582 (partial acknowledgements).
  */
 
-import { fold } from '../checksum.ts';
-import { CHECKSUM_PARTIAL, Frame, GSO_TCPV4 } from '../frame.ts';
-import { PROTOCOL_TCP } from '../packet.ts';
-import { CHUNK_BYTES, type ChunkPool } from './chunk-pool.ts';
+import type { Frame } from '../frame.ts';
+import type { ChunkPool } from './chunk-pool.ts';
 import type { HostStream, StreamEvents, StreamFailure } from './host-network.ts';
-import { IP, IPV4_HEADER_BYTES, L4, read16, write16, write32, writeHeaders } from './ipv4.ts';
-import { type BufferBudget, SendBuffer } from './send-buffer.ts';
+import { read16 } from './ipv4.ts';
+import { type BufferBudget, SEND_ROOM_BYTES, SendBuffer } from './send-buffer.ts';
+import { Inbox } from './tcp-inbox.ts';
+import { readSynOptions, SegmentWriter, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN } from './tcp-segment.ts';
 
-export const TCP_FIN = 0x01;
-export const TCP_SYN = 0x02;
-export const TCP_RST = 0x04;
-export const TCP_PSH = 0x08;
-export const TCP_ACK = 0x10;
-
-export const TCP_HEADER_BYTES = 20;
-const OPTION_END = 0;
-const OPTION_NOP = 1;
-const OPTION_MSS = 2;
-const OPTION_WINDOW_SCALE = 3;
-const SYN_OPTION_BYTES = 8;
-
-/** Of an Ethernet of 1500 bytes. */
-export const TCP_MSS = 1460;
-/** When the guest names none. Source: RFC 9293 (3.7.1). */
-const MSS_DEFAULT = 536;
-const MSS_MIN = 64;
 /** Payload of a GSO frame: with its headers it takes 16 pages of the guest. */
 const GSO_PAYLOAD_MAX = 61_440;
-
-const WINDOW_MAX = 1 << 20;
-const WINDOW_SCALE = 5;
-/** A window this small is always offered, whatever the budget. */
-const WINDOW_MIN = 16 * 1024;
 
 const RTO_MS = 300;
 const RTO_MAX_MS = 60_000;
@@ -87,8 +63,6 @@ export interface FlowOwner {
   remove(flow: TcpFlow): void;
 }
 
-const frame = new Frame();
-
 export class TcpFlow implements StreamEvents {
   readonly guestIp: number;
   readonly guestPort: number;
@@ -104,9 +78,7 @@ export class TcpFlow implements StreamEvents {
   state = STATE_CONNECTING;
   stream: HostStream | null = null;
   readonly #owner: FlowOwner;
-  readonly #header: Uint8Array;
-  readonly #ipSum: number;
-  readonly #pseudo: number;
+  readonly #segments: SegmentWriter;
 
   // To the guest. Sequence numbers are 32 bits, compared by difference.
   readonly #buffer: SendBuffer;
@@ -119,7 +91,7 @@ export class TcpFlow implements StreamEvents {
   #sndScale = 0;
   #windowSeq = 0;
   #windowAck = 0;
-  #mss = MSS_DEFAULT;
+  #mss = 0;
   #congestionWindow = NO_LIMIT;
   #duplicates = 0;
   #recovering = false;
@@ -130,17 +102,9 @@ export class TcpFlow implements StreamEvents {
   #hostPaused = false;
 
   // From the guest.
-  #rcvNxt = 0;
-  /** One past the last sequence number that the guest may send. */
-  #rcvEdge = 0;
-  #rcvScale = 0;
+  readonly #inbox: Inbox;
+  #scaled = false;
   #ackWanted = false;
-  #guestFin = false;
-  #endPending = false;
-  #chunk: Uint8Array | null = null;
-  #chunkUsed = 0;
-  /** Bytes that the host has not taken, those in the chunk included. */
-  #pending = 0;
 
   constructor(
     owner: FlowOwner,
@@ -162,22 +126,15 @@ export class TcpFlow implements StreamEvents {
     this.#sndNxt = this.#iss;
     this.#sndMax = this.#iss;
     this.#buffer = new SendBuffer(owner.sendBudget);
-    const h = new Uint8Array(L4 + TCP_HEADER_BYTES + SYN_OPTION_BYTES);
-    writeHeaders(h, guestMac, gatewayMac, remoteIp, guestIp, PROTOCOL_TCP, 0, 0, 0x4000);
-    write16(h, L4, remotePort);
-    write16(h, L4 + 2, guestPort);
-    this.#header = h;
-    // The IP header's sum without its length.
-    this.#ipSum = fold((read16(h, IP + 10) ^ 0xffff) + 0xffff - IPV4_HEADER_BYTES);
-    this.#pseudo = fold(remoteIp + guestIp + PROTOCOL_TCP);
+    this.#segments = new SegmentWriter(guestMac, gatewayMac, remoteIp, remotePort, guestIp, guestPort);
+    this.#inbox = new Inbox(owner.pool, owner.receiveBudget, () => this.#updateWindow());
   }
 
   // ---- opening -----------------------------------------------------------------------------------------------------
 
   /** The guest's SYN: TCP header at `l4`, `headerLength` long. The host's stream is opened by the caller. */
   acceptSyn(b: Uint8Array, l4: number, headerLength: number, sequence: number): void {
-    this.#rcvNxt = (sequence + 1) | 0;
-    this.#readOptions(b, l4, headerLength);
+    this.#start(b, l4, headerLength, sequence);
     this.#sndWindow = read16(b, l4 + 14);
   }
 
@@ -187,45 +144,21 @@ export class TcpFlow implements StreamEvents {
     this.#sendSyn();
   }
 
-  #readOptions(b: Uint8Array, l4: number, headerLength: number): void {
-    let at = l4 + TCP_HEADER_BYTES;
-    const end = l4 + headerLength;
-    while (at < end) {
-      const kind = b[at];
-      if (kind === OPTION_END) break;
-      if (kind === OPTION_NOP) {
-        at++;
-        continue;
-      }
-      if (at + 2 > end) break;
-      const length = b[at + 1];
-      if (length < 2 || at + length > end) break;
-      if (kind === OPTION_MSS && length === 4) this.#mss = Math.min(TCP_MSS, Math.max(MSS_MIN, read16(b, at + 2)));
-      if (kind === OPTION_WINDOW_SCALE && length === 3) {
-        this.#sndScale = Math.min(14, b[at + 2]);
-        this.#rcvScale = WINDOW_SCALE;
-      }
-      at += length;
-    }
+  /** The guest's SYN. */
+  #start(b: Uint8Array, l4: number, headerLength: number, sequence: number): void {
+    const { mss, scale } = readSynOptions(b, l4, headerLength);
+    this.#mss = mss;
+    this.#scaled = scale >= 0;
+    this.#sndScale = Math.max(0, scale);
+    this.#inbox.start(sequence, this.#scaled);
   }
 
   #sendSyn(): void {
-    const h = this.#header;
     const opening = this.state === STATE_SYN_SENT;
-    h[L4 + 20] = OPTION_MSS;
-    h[L4 + 21] = 4;
-    write16(h, L4 + 22, TCP_MSS);
-    const scaled = opening || this.#rcvScale > 0;
-    h[L4 + 24] = scaled ? OPTION_NOP : OPTION_END;
-    h[L4 + 25] = scaled ? OPTION_WINDOW_SCALE : OPTION_END;
-    h[L4 + 26] = scaled ? 3 : 0;
-    h[L4 + 27] = scaled ? WINDOW_SCALE : 0;
-    // The window of a SYN is never scaled.
-    this.#rcvEdge = (this.#rcvNxt + 0xffff) | 0;
     this.#sndNxt = (this.#iss + 1) | 0;
     this.#sndMax = this.#sndNxt;
-    write16(h, L4 + 14, 0xffff);
-    this.#emit(opening ? TCP_SYN : TCP_SYN | TCP_ACK, this.#iss, 0, 0, SYN_OPTION_BYTES);
+    const flags = opening ? TCP_SYN : TCP_SYN | TCP_ACK;
+    this.#owner.trySend(this.#segments.syn(flags, this.#iss, this.#inbox.next, opening || this.#scaled));
     this.#setTimer(RTO_MS << this.#retries);
   }
 
@@ -253,8 +186,8 @@ export class TcpFlow implements StreamEvents {
       return;
     }
     const length = end - data;
-    const offset = (sequence - this.#rcvNxt) | 0;
-    const room = (this.#rcvEdge - this.#rcvNxt) | 0;
+    const offset = (sequence - this.#inbox.next) | 0;
+    const room = this.#inbox.room;
     const acceptable =
       length === 0 ? offset >= -1 && offset <= room : offset + length > 0 && offset < Math.max(room, 1);
     if (!acceptable) {
@@ -279,7 +212,7 @@ export class TcpFlow implements StreamEvents {
       return;
     }
     if (length > 0 || (flags & TCP_FIN) !== 0) {
-      if (this.#receive(b, data, length, offset, room, (flags & TCP_FIN) !== 0)) return;
+      if (!this.#receive(b, data, length, offset, (flags & TCP_FIN) !== 0)) return;
     } else if (offset < 0) this.#wantAck(); // A keep-alive.
     this.#output();
   }
@@ -299,9 +232,7 @@ export class TcpFlow implements StreamEvents {
       return;
     }
     if ((flags & TCP_SYN) === 0) return;
-    this.#rcvNxt = (sequence + 1) | 0;
-    this.#rcvEdge = (this.#rcvNxt + 0xffff) | 0;
-    this.#readOptions(b, l4, headerLength);
+    this.#start(b, l4, headerLength, sequence);
     this.#sndUna = ack;
     this.#sndWindow = window;
     this.#windowSeq = sequence;
@@ -351,7 +282,7 @@ export class TcpFlow implements StreamEvents {
         if (((this.#recover - ack) | 0) > 0) this.#retransmitOne();
         else this.#recovering = false;
       }
-      if (this.#hostPaused && this.#buffer.reserve(CHUNK_BYTES)) {
+      if (this.#hostPaused && this.#buffer.reserve(SEND_ROOM_BYTES)) {
         this.#hostPaused = false;
         this.stream?.resume();
       }
@@ -376,81 +307,29 @@ export class TcpFlow implements StreamEvents {
     return this.state !== STATE_CLOSED;
   }
 
-  /** Data and FIN. True: the connection is gone. */
-  #receive(b: Uint8Array, data: number, length: number, offset: number, room: number, fin: boolean): boolean {
-    if (offset > 0 || this.#guestFin) {
-      // Out of order, or after the guest's FIN: say again what is expected, at once, so that three of these are seen as three.
+  /** Data and FIN. False: the connection is gone, or nothing new came of it. */
+  #receive(b: Uint8Array, data: number, length: number, offset: number, fin: boolean): boolean {
+    if (!this.#inbox.receive(b, data, length, offset, fin, this.stream)) {
+      // Say again what is expected, at once, so that three of these are seen as three.
       this.#sendAck();
-      return false;
-    }
-    const skip = -offset;
-    const fresh = Math.min(length - skip, room);
-    if (fresh > 0) {
-      this.#take(b, data + skip, fresh);
-      this.#rcvNxt = (this.#rcvNxt + fresh) | 0;
-    }
-    if (fin && fresh === Math.max(0, length - skip)) {
-      this.#rcvNxt = (this.#rcvNxt + 1) | 0;
-      this.#guestFin = true;
-      this.#endPending = true;
+      return true;
     }
     this.#wantAck();
     this.#finishIfDone();
-    return this.state === STATE_CLOSED;
-  }
-
-  #take(b: Uint8Array, start: number, count: number): void {
-    this.#pending += count;
-    this.#owner.receiveBudget.left -= count;
-    while (count > 0) {
-      this.#chunk ??= this.#owner.pool.take();
-      const n = Math.min(count, CHUNK_BYTES - this.#chunkUsed);
-      this.#chunk.set(b.subarray(start, start + n), this.#chunkUsed);
-      this.#chunkUsed += n;
-      start += n;
-      count -= n;
-      if (this.#chunkUsed === CHUNK_BYTES) this.#writeChunk();
-    }
-  }
-
-  #writeChunk(): void {
-    const chunk = this.#chunk;
-    const stream = this.stream;
-    if (chunk === null || stream === null) return;
-    const count = this.#chunkUsed;
-    this.#chunk = null;
-    this.#chunkUsed = 0;
-    stream.write(count === CHUNK_BYTES ? chunk : chunk.subarray(0, count), () => {
-      this.#owner.pool.give(chunk);
-      if (this.state === STATE_CLOSED) return;
-      this.#pending -= count;
-      this.#owner.receiveBudget.left += count;
-      this.#updateWindow();
-    });
+    return this.state === STATE_ESTABLISHED;
   }
 
   /** The host took bytes: tells the guest of the window when it has grown by much. */
   #updateWindow(): void {
-    if (this.#guestFin || this.state !== STATE_ESTABLISHED) return;
-    const now = (this.#rcvEdge - this.#rcvNxt) | 0;
-    if (this.#windowFree() - now >= WINDOW_MAX / 4) {
-      this.#sendAck();
-      this.#owner.flush();
-    }
-  }
-
-  #windowFree(): number {
-    return Math.max(0, Math.min(WINDOW_MAX - this.#pending, Math.max(WINDOW_MIN, this.#owner.receiveBudget.left)));
+    if (this.state !== STATE_ESTABLISHED || !this.#inbox.hasGrown) return;
+    this.#sendAck();
+    this.#owner.flush();
   }
 
   /** The end of a batch of segments from the guest. */
   endBatch(): void {
     if (this.state === STATE_CLOSED) return;
-    if (this.#chunkUsed > 0) this.#writeChunk();
-    if (this.#endPending) {
-      this.#endPending = false;
-      this.stream?.end();
-    }
+    this.#inbox.flush(this.stream);
     if (this.#ackWanted) this.#sendAck();
   }
 
@@ -463,7 +342,7 @@ export class TcpFlow implements StreamEvents {
 
   data(bytes: Uint8Array): boolean {
     if (this.state === STATE_CLOSED) return true;
-    // A stream hands over at most CHUNK_BYTES, for which there is room, or it would have been told to wait.
+    // A stream hands over at most SEND_ROOM_BYTES, for which there is room, or it would have been told to wait.
     if (!this.#buffer.reserve(bytes.length)) {
       this.#reset();
       return true;
@@ -471,7 +350,7 @@ export class TcpFlow implements StreamEvents {
     this.#buffer.push(bytes);
     this.#output();
     this.#owner.flush();
-    this.#hostPaused = !this.#buffer.reserve(CHUNK_BYTES);
+    this.#hostPaused = !this.#buffer.reserve(SEND_ROOM_BYTES);
     return !this.#hostPaused;
   }
 
@@ -542,58 +421,24 @@ export class TcpFlow implements StreamEvents {
   }
 
   #emitData(flags: number, sequence: number, position: number, count: number): boolean {
-    this.#writeWindow();
-    if (this.#emit(flags, sequence, position, count, 0)) {
-      this.#ackWanted = false;
-      return true;
-    }
-    this.#owner.block(this);
-    return false;
-  }
-
-  /** Puts the window to offer into the header. The edge never moves back. */
-  #writeWindow(): void {
-    const scale = this.#rcvScale;
-    const offered = Math.max((this.#rcvEdge - this.#rcvNxt) | 0, this.#windowFree());
-    const value = Math.min(0xffff, (offered + (1 << scale) - 1) >> scale);
-    const edge = (this.#rcvNxt + (value << scale)) | 0;
-    if (((edge - this.#rcvEdge) | 0) > 0) this.#rcvEdge = edge;
-    write16(this.#header, L4 + 14, value);
+    const { next } = this.#inbox;
+    const window = this.#inbox.offer();
+    const { bytes } = this.#buffer;
+    const made =
+      count > 0
+        ? this.#segments.data(flags, sequence, next, window, bytes, this.#buffer.index(position), count, this.#mss)
+        : this.#segments.segment(flags, sequence, next, window);
+    this.#ackWanted = !this.#owner.trySend(made);
+    if (this.#ackWanted) this.#owner.block(this);
+    return !this.#ackWanted;
   }
 
   #sendAck(): void {
-    this.#writeWindow();
-    if (this.#emit(TCP_ACK, this.#sndNxt, 0, 0, 0)) this.#ackWanted = false;
-    else {
-      this.#ackWanted = true;
-      this.#owner.block(this);
-    }
+    this.#emitData(TCP_ACK, this.#sndNxt, 0, 0);
   }
 
   #sendReset(): void {
-    write16(this.#header, L4 + 14, 0);
-    this.#emit(TCP_RST | TCP_ACK, this.#sndNxt, 0, 0, 0);
-  }
-
-  #emit(flags: number, sequence: number, position: number, count: number, optionBytes: number): boolean {
-    const h = this.#header;
-    const headerBytes = TCP_HEADER_BYTES + optionBytes;
-    const ipLength = IPV4_HEADER_BYTES + headerBytes + count;
-    write16(h, IP + 2, ipLength);
-    write16(h, IP + 10, fold(this.#ipSum + ipLength) ^ 0xffff);
-    write32(h, L4 + 4, sequence);
-    write32(h, L4 + 8, (flags & TCP_ACK) !== 0 ? this.#rcvNxt : 0);
-    h[L4 + 12] = (headerBytes / 4) << 4;
-    h[L4 + 13] = flags;
-    write16(h, L4 + 16, fold(this.#pseudo + headerBytes + count));
-    frame.set(h, L4 + headerBytes);
-    if (count > 0) frame.setTail(this.#buffer.bytes, this.#buffer.index(position), count);
-    frame.checksum = CHECKSUM_PARTIAL;
-    if (count > this.#mss) {
-      frame.gsoType = GSO_TCPV4;
-      frame.gsoSize = this.#mss;
-    }
-    return this.#owner.trySend(frame);
+    this.#owner.trySend(this.#segments.segment(TCP_RST | TCP_ACK, this.#sndNxt, this.#inbox.next, 0));
   }
 
   /** The guest has room again. */
@@ -660,22 +505,14 @@ export class TcpFlow implements StreamEvents {
   // ---- closing -----------------------------------------------------------------------------------------------------
 
   #finishIfDone(): void {
-    if (this.state !== STATE_ESTABLISHED || !this.#guestFin || !this.#finAcked) return;
+    if (this.state !== STATE_ESTABLISHED || !this.#inbox.ended || !this.#finAcked) return;
     this.state = STATE_TIME_WAIT;
-    this.endBatchBeforeWait();
-    this.#setTimer(TIME_WAIT_MS);
-  }
-
-  /** All that the guest sent goes to the host before the stream is let go of. */
-  endBatchBeforeWait(): void {
-    if (this.#chunkUsed > 0) this.#writeChunk();
-    if (this.#endPending) {
-      this.#endPending = false;
-      this.stream?.end();
-    }
+    // All that the guest sent goes to the host before the stream is let go of.
+    this.#inbox.flush(this.stream);
     this.stream?.close();
     this.stream = null;
     this.#buffer.release();
+    this.#setTimer(TIME_WAIT_MS);
   }
 
   /** The guest reset the connection. */
@@ -696,10 +533,7 @@ export class TcpFlow implements StreamEvents {
     this.stream?.reset();
     this.stream = null;
     this.#buffer.release();
-    this.#owner.receiveBudget.left += this.#pending;
-    this.#pending = 0;
-    if (this.#chunk !== null) this.#owner.pool.give(this.#chunk);
-    this.#chunk = null;
+    this.#inbox.release();
     this.#clearTimer();
     this.#owner.remove(this);
   }

@@ -10,16 +10,8 @@ import type { HostNetwork, HostStream, StreamEvents } from './host-network.ts';
 import { L4, pseudoSum, read16, read32, write16, write32, writeHeaders } from './ipv4.ts';
 import type { Lan } from './lan.ts';
 import { BufferBudget } from './send-buffer.ts';
-import {
-  type FlowOwner,
-  STATE_TIME_WAIT,
-  TCP_ACK,
-  TCP_FIN,
-  TCP_HEADER_BYTES,
-  TCP_RST,
-  TCP_SYN,
-  TcpFlow,
-} from './tcp-flow.ts';
+import { type FlowOwner, STATE_TIME_WAIT, TcpFlow } from './tcp-flow.ts';
+import { TCP_ACK, TCP_FIN, TCP_HEADER_BYTES, TCP_RST, TCP_SYN } from './tcp-segment.ts';
 
 const FLOWS_MAX = 1024;
 const BUCKETS = 1024;

@@ -53,6 +53,8 @@ describe('readDomainConfig()', () => {
       maxvcpus: 4,
       kernel: '/root/vmlinux',
       ramdisk: '/root/domu.initrd',
+      bootloader: null,
+      bootloaderArgs: [],
       cmdline: 'root=/dev/xvda ro quiet',
       onPoweroff: 'destroy',
       onReboot: 'restart',
@@ -80,6 +82,17 @@ describe('readDomainConfig()', () => {
     expect(config.uuid[6] >> 4).toBe(4);
     expect(config.uuid[8] >> 6).toBe(2);
     expect(read('name = "d"\nkernel = "k"').config.uuid).not.toEqual(config.uuid);
+  });
+
+  it('takes a bootloader instead of a kernel, with arguments as a list or, with a warning, as a string', () => {
+    const { config, lines } = read('name = "d"\nbootloader = "pygrub"\nbootloader_args = [ "--entry=1", "-q" ]');
+    expect(config).toMatchObject({ kernel: null, bootloader: 'pygrub', bootloaderArgs: ['--entry=1', '-q'] });
+    expect(lines).toEqual([]);
+    const old = read('name = "d"\nbootloader = "pygrub"\nbootloader_args = " --entry=1\t-q"');
+    expect(old.config.bootloaderArgs).toEqual(['--entry=1', '-q']);
+    expect(old.lines).toEqual([
+      'WARNING: Specifying "bootloader_args" as a string is deprecated. Please use a list of arguments.',
+    ]);
   });
 
   it('makes one VCPU of vcpus = 0, and takes memory = 4', () => {
@@ -138,7 +151,6 @@ describe('readDomainConfig()', () => {
     ],
     [`${HEAD}maxmem = 32`, 'maxmem (32 MiB) is less than memory (64 MiB)'],
     [`${HEAD}engine = "qemu"`, 'f.cfg:7: parameter `engine\' is "qemu", but the engines are auto, kvm, wasm'],
-    ['name = "b"\nbootloader = "pygrub"', "f.cfg:2: `bootloader' is not supported yet, and no kernel is specified"],
   ])('refuses %j', (text, message) => {
     expect(refused(text).split('\n')[0]).toBe(message);
   });

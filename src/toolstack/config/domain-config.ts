@@ -67,9 +67,12 @@ export interface DomainConfig {
   readonly vcpus: number;
   /** 1..VCPUS_MAX. */
   readonly maxvcpus: number;
-  /** File names as given, relative to the working directory. */
-  readonly kernel: string;
+  /** File names as given, relative to the working directory; with a bootloader, paths on the disk. Null only with one. */
+  readonly kernel: string | null;
   readonly ramdisk: string | null;
+  /** The program that finds the kernel on the first disk, as given. */
+  readonly bootloader: string | null;
+  readonly bootloaderArgs: readonly string[];
   /** The kernel's command line; empty when the config gives none. */
   readonly cmdline: string;
   readonly onPoweroff: ShutdownAction;
@@ -91,8 +94,10 @@ export interface StatedConfig {
   /** 0 when not given. */
   readonly vcpus: number;
   readonly maxvcpus: number;
-  readonly kernel: string;
+  readonly kernel: string | null;
   readonly ramdisk: string | null;
+  readonly bootloader: string | null;
+  readonly bootloaderArgs: readonly string[];
   readonly cmdline: string | null;
   readonly onPoweroff: ShutdownAction;
   readonly onReboot: ShutdownAction;
@@ -108,7 +113,7 @@ export interface StatedConfig {
 const UNSUPPORTED_KEYS: readonly string[] = [
   ...['vif2', 'vfb', 'vkb', 'pci', 'channel', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
   ...['vdispl', 'vsnd', 'dtdev', 'iomem', 'ioports', 'irqs', 'passthrough', 'device_tree'],
-  ...['bootloader', 'bootloader_args', 'init_seclabel', 'seclabel', 'driver_domain', 'nomigrate', 'e820_host'],
+  ...['init_seclabel', 'seclabel', 'driver_domain', 'nomigrate', 'e820_host'],
   ...['cpus', 'cpus_soft', 'cpu_weight', 'cap', 'period', 'slice', 'latency', 'extratime', 'pool', 'vnuma'],
   ...['max_event_channels', 'max_grant_frames', 'max_maptrack_frames', 'max_grant_version'],
   ...['tsc_mode', 'cpuid', 'msr_relaxed', 'localtime', 'rtc_timeoffset', 'xenstore_feature_mask', 'xenstore_quota'],
@@ -154,17 +159,13 @@ export function readStated(source: string, text: string, options: ReadOptions): 
   const onSoftReset = getAction(config, 'on_soft_reset', 'soft-reset');
   const engine = getEngine(config);
 
-  const kernel = config.getString('kernel');
+  const kernel = config.getString('kernel') ?? null;
   const ramdisk = config.getString('ramdisk') ?? null;
+  const bootloader = config.getString('bootloader') ?? null;
+  const bootloaderArgs = getBootloaderArgs(config, options.warn);
   const cmdline = getCmdline(config, options.warn);
   warnOfUnsupported(config);
-  if (kernel === undefined) {
-    const bootloader = config.settings.get('bootloader');
-    if (bootloader === undefined) throw new ConfigError('Neither kernel nor bootloader specified');
-    throw new ConfigError(
-      `${source}:${bootloader.line}: \`bootloader' is not supported yet, and no kernel is specified`,
-    );
-  }
+  if (kernel === null && bootloader === null) throw new ConfigError('Neither kernel nor bootloader specified');
   return {
     name,
     uuid,
@@ -174,6 +175,8 @@ export function readStated(source: string, text: string, options: ReadOptions): 
     maxvcpus,
     kernel,
     ramdisk,
+    bootloader,
+    bootloaderArgs,
     cmdline,
     onPoweroff,
     onReboot,
@@ -227,9 +230,11 @@ export function configJson(stated: StatedConfig): string {
       target_memkb: stated.memoryMiB === null ? undefined : stated.memoryMiB * 1024,
       sched_params: {},
       claim_mode: 'True',
-      kernel: stated.kernel,
+      kernel: stated.kernel ?? undefined,
       cmdline: stated.cmdline ?? undefined,
       ramdisk: stated.ramdisk ?? undefined,
+      bootloader: stated.bootloader ?? undefined,
+      bootloader_args: stated.bootloaderArgs.length === 0 ? undefined : stated.bootloaderArgs,
       'type.pv': {},
       arch_arm: {},
       arch_x86: {},
@@ -315,6 +320,15 @@ function getCmdline(config: XlConfig, warn: (line: string) => void): string | nu
   }
   if (root === undefined) return extra ?? null;
   return extra === undefined ? `root=${root}` : `root=${root} ${extra}`;
+}
+
+/** A list, or a string that is taken apart, with xl's own warning. */
+function getBootloaderArgs(config: XlConfig, warn: (line: string) => void): string[] {
+  const setting = config.settings.get('bootloader_args');
+  if (setting === undefined) return [];
+  if (setting.value.kind === 'list') return readStrings(config, 'bootloader_args');
+  warn('WARNING: Specifying "bootloader_args" as a string is deprecated. Please use a list of arguments.');
+  return (config.getString('bootloader_args') ?? '').split(/[ \t\n]+/).filter((word) => word !== '');
 }
 
 function warnOfUnsupported(config: XlConfig): void {

@@ -71,14 +71,8 @@ const test: Meaning = (cpu) => {
 /** INC and DEC leave CF alone. */
 function step(operation: 'add' | 'sub'): Meaning {
   return (cpu) => {
-    const { f, size } = cpu;
-    const carry = f.let(i64.extendI32U(cpu.flags.carry()));
-    const one = i64.small(1);
-    const a = cpu.modify(0, operation, one);
-    if (cpu.flags.isDead) return;
-    const result = f.let(i64[operation](a, one));
-    const bits = i64.and(carryBits(size, operation === 'sub', a, one, result), i64.small(AF | OF));
-    cpu.flags.result(size, result, i64.or(bits, carry));
+    const a = cpu.modify(0, operation, i64.small(1));
+    cpu.flags.step(operation === 'sub', cpu.size, a);
   };
 }
 

@@ -14,6 +14,15 @@ import type { Meaning } from './common.ts';
 export type Binary = (a: Node, b: Node, cpu: Cpu) => Node;
 export type Unary = (a: Node, cpu: Cpu) => Node;
 
+/** A register's value in halves of 128 bits, low first: one of XMM, two of YMM. All are kept. */
+export type Vector = readonly Node[];
+/** All lanes at once: for operations whose exceptions are those of all lanes together. */
+export type Whole = (a: Vector, b: Vector, cpu: Cpu) => Vector;
+export type WholeUnary = (a: Vector, cpu: Cpu) => Vector;
+export type WholeByImmediate = (a: Vector, b: Vector, immediate: Node, cpu: Cpu) => Vector;
+/** Of 128 bits, with an immediate byte (i32). */
+export type ByImmediate = (a: Node, b: Node, immediate: Node, cpu: Cpu) => Node;
+
 export const ZERO_VECTOR: Node = v128Const(new Array<number>(16).fill(0));
 
 /** A constant of lanes, lowest first. */
@@ -84,6 +93,35 @@ export const unary =
   (cpu) => {
     cpu.writeVector(0, compute(readAligned(cpu, 1), cpu));
   };
+
+/** The same of operations on all lanes. */
+export const whole =
+  (compute: Whole): Meaning =>
+  (cpu) => {
+    const b = readAligned(cpu, 1);
+    const a = cpu.f.let(cpu.readVector(0));
+    cpu.writeVector(0, compute([a], [b], cpu)[0]);
+  };
+export const wholeUnary =
+  (compute: WholeUnary): Meaning =>
+  (cpu) => {
+    cpu.writeVector(0, compute([readAligned(cpu, 1)], cpu)[0]);
+  };
+/** operand 0 = compute(operand 0, operand 1, immediate). */
+export const wholeByImmediate =
+  (compute: WholeByImmediate): Meaning =>
+  (cpu) => {
+    const b = readAligned(cpu, 1);
+    const immediate = immediateByte(cpu, 2);
+    const a = cpu.f.let(cpu.readVector(0));
+    cpu.writeVector(0, compute([a], [b], immediate, cpu)[0]);
+  };
+export const byImmediateByte = (compute: ByImmediate): Meaning =>
+  wholeByImmediate((a, b, immediate, cpu) => a.map((half, i) => compute(half, b[i], immediate, cpu)));
+
+/** A table of meanings made from a table of operations. */
+export const mapTo = <T>(table: Readonly<Record<string, T>>, make: (value: T) => Meaning): Record<string, Meaning> =>
+  Object.fromEntries(Object.entries(table).map(([name, value]) => [name, make(value)]));
 
 /** An immediate byte as i32: a constant where the instruction is known, as in translated code. Kept. */
 export function immediateByte(cpu: Cpu, index: number): Node {

@@ -16,7 +16,18 @@ import { STATE } from '../layout.ts';
 import { i32, i64, type Node, shuffle, V128 } from '../nodes.ts';
 import { f32x4, f64x2, i32x4, v128 } from '../simd.ts';
 import type { Meaning } from './common.ts';
-import { byImmediate, immediateByte, readAligned, repeated, vectors } from './sse-common.ts';
+import {
+  byImmediate,
+  mapTo,
+  readAligned,
+  repeated,
+  type Vector,
+  vectors,
+  type Whole,
+  type WholeByImmediate,
+  whole,
+  wholeByImmediate,
+} from './sse-common.ts';
 import { anyOf, isDenormal, isNan, isSpecial, SHAPE_PD, SHAPE_PS, SHAPES, type Shape } from './sse-lanes.ts';
 
 /** RC, the precision mask and the precision flag; what they must be to forget about them. */
@@ -30,11 +41,36 @@ export function inexactCounts(cpu: Cpu): Node {
 
 /** `result`, or what the slow path makes of the operands if `slow`. Kept. */
 export function exactly(cpu: Cpu, result: Node, slow: Node, operation: Node, a: Node, b: Node): Node {
+  return exactlyAll(cpu, [result], slow, operation, [a], [b])[0];
+}
+
+/** The same for vectors in halves. */
+export function exactlyAll(
+  cpu: Cpu,
+  results: Vector,
+  slow: Node,
+  operation: Node,
+  ...operands: readonly Vector[]
+): Vector {
   const { f } = cpu;
-  const kept = f.temporary(V128);
-  f.set(kept, result);
-  f.if(slow, () => f.set(kept, cpu.exactVector(operation, a, b)));
+  const kept = keepAll(cpu, results);
+  f.if(slow, () => replaceAll(cpu, kept, cpu.exactVectors(operation, ...operands)));
   return kept;
+}
+
+/** Locals with the values, to be changed. */
+export function keepAll(cpu: Cpu, values: Vector): Vector {
+  return values.map((value) => {
+    const kept = cpu.f.temporary(V128);
+    cpu.f.set(kept, value);
+    return kept;
+  });
+}
+
+export function replaceAll(cpu: Cpu, kept: Vector, values: Vector): void {
+  kept.forEach((half, i) => {
+    cpu.f.set(half, values[i]);
+  });
 }
 
 type Compute = (s: Shape, a: Node, b: Node) => Node;
@@ -47,25 +83,34 @@ interface Arithmetic {
   /** As operationNumber makes it. */
   readonly operation: Node;
   readonly doubtful: Doubtful;
-  readonly left: Node;
-  readonly right: Node;
+  readonly left: Vector;
+  readonly right: Vector;
+}
+
+/** A mask for each half becomes one i32: 0 or not. */
+function anyHalf(s: Shape, halves: Vector, mask: (i: number) => Node): Node {
+  return s.any(anyOf(s, ...halves.map((_half, i) => mask(i))));
 }
 
 /**
- * Writes `result` (in its lanes) to operand 0, or what the slow path says. All nodes are kept.
+ * `results` (in their lanes), or what the slow path says. All nodes are kept.
  *
  * The first test is cheap and takes zeros for doubtful; few values but zeros get to the second. Measured on chains of MULSD and ADDSD
  * (MULPD and ADDPD): 1.5 (1.6) ns an operation, 2.1 (3.2) with the second test alone, 1.1 (0.8) with none.
  */
-function finish(cpu: Cpu, { s, operation, doubtful, left, right }: Arithmetic, a: Node, b: Node, result: Node): void {
+function finish(cpu: Cpu, work: Arithmetic, a: Vector, b: Vector, results: Vector): Vector {
   const { f } = cpu;
-  const kept = f.temporary(V128);
-  f.set(kept, s.put(left, result));
-  f.if(i32.or(s.any(isSuspicious(s, a, b, result)), inexactCounts(cpu)), () => {
-    const slow = i32.or(s.any(doubtful(s, a, b, result)), inexactCounts(cpu));
-    f.if(slow, () => f.set(kept, cpu.exactVector(operation, left, right)));
+  const { s, operation, doubtful, left, right } = work;
+  const kept = keepAll(
+    cpu,
+    results.map((result, i) => s.put(left[i], result)),
+  );
+  const suspicious = anyHalf(s, results, (i) => isSuspicious(s, a[i], b[i], results[i]));
+  f.if(i32.or(suspicious, inexactCounts(cpu)), () => {
+    const doubts = anyHalf(s, results, (i) => doubtful(s, a[i], b[i], results[i]));
+    f.if(i32.or(doubts, inexactCounts(cpu)), () => replaceAll(cpu, kept, cpu.exactVectors(operation, left, right)));
   });
-  cpu.writeVector(0, kept);
+  return kept;
 }
 
 /** Some value is tiny or zero, or the result infinite or a NaN. */
@@ -78,17 +123,15 @@ function isSuspicious(s: Shape, a: Node, b: Node, result: Node): Node {
   return s.or(small, isSpecial(s, result));
 }
 
-/** operand 0 = operand 0 op operand 1. */
-function arithmetic(s: Shape, operation: number, compute: Compute, doubtful: Doubtful): Meaning {
-  return (cpu) => {
+/** a op b. */
+function arithmetic(s: Shape, operation: number, compute: Compute, doubtful: Doubtful): Whole {
+  return (left, right, cpu) => {
     const { f } = cpu;
-    const right = readAligned(cpu, 1);
-    const left = f.let(cpu.readVector(0));
-    const b = f.let(s.take(right));
-    const a = operation === operations.SQRT ? b : f.let(s.take(left));
-    const result = f.let(compute(s, a, b));
+    const b = right.map((half) => f.let(s.take(half)));
+    const a = operation === operations.SQRT ? b : left.map((half) => f.let(s.take(half)));
+    const results = b.map((value, i) => f.let(compute(s, a[i], value)));
     const number = i32.const(operationNumber(operation, s.number));
-    finish(cpu, { s, operation: number, doubtful, left, right }, a, b, result);
+    return finish(cpu, { s, operation: number, doubtful, left, right }, a, b, results);
   };
 }
 
@@ -111,21 +154,25 @@ const doubtfulQuotient: Doubtful = (s, a, b, result) =>
   anyOf(s, operandsDenormal(s, a, b), isSpecial(s, result), s.and(isTiny(s, result), s.ne(a, s.zero)));
 const doubtfulRoot: Doubtful = (s, _a, b, result) => s.or(isDenormal(s, b), isSpecial(s, result));
 
+/** Some operand is a NaN or a denormal. */
+function anyUnusual(cpu: Cpu, s: Shape, left: Vector, right: Vector): Node {
+  const take = (half: Node): Node => cpu.f.let(s.take(half));
+  const a = left.map(take);
+  const b = right.map(take);
+  return anyHalf(s, left, (i) => anyOf(s, operandsDenormal(s, a[i], b[i]), isNan(s, a[i]), isNan(s, b[i])));
+}
+
 /** MINPS is `a < b ? a : b`: exact with any operands, but NaNs and denormals are told. */
-function extreme(s: Shape, greater: boolean): Meaning {
+function extreme(s: Shape, greater: boolean): Whole {
   const packed = s.single ? f32x4 : f64x2;
   const operation = greater ? operations.MAXIMUM : operations.MINIMUM;
-  return (cpu) => {
-    const { f } = cpu;
-    const right = readAligned(cpu, 1);
-    const left = f.let(cpu.readVector(0));
-    const a = f.let(s.take(left));
-    const b = f.let(s.take(right));
-    const chosen = greater ? packed.pmax(right, left) : packed.pmin(right, left);
-    const slow = s.any(anyOf(s, operandsDenormal(s, a, b), isNan(s, a), isNan(s, b)));
-    const result = s.scalar ? mergeLow(s, left, chosen) : chosen;
-    const number = i32.const(operationNumber(operation, s.number));
-    cpu.writeVector(0, exactly(cpu, result, slow, number, left, right));
+  return (left, right, cpu) => {
+    const slow = anyUnusual(cpu, s, left, right);
+    const results = left.map((a, i) => {
+      const chosen = greater ? packed.pmax(right[i], a) : packed.pmin(right[i], a);
+      return s.scalar ? mergeLow(s, a, chosen) : chosen;
+    });
+    return exactlyAll(cpu, results, slow, i32.const(operationNumber(operation, s.number)), left, right);
   };
 }
 
@@ -134,34 +181,43 @@ const LOW_DOUBLE = [16, 17, 18, 19, 20, 21, 22, 23, 8, 9, 10, 11, 12, 13, 14, 15
 /** The lowest lane of `value`, the others of `old`. */
 const mergeLow = (s: Shape, old: Node, value: Node): Node => shuffle(old, value, s.single ? LOW_SINGLE : LOW_DOUBLE);
 
-/** CMPPS and its like. Without NaNs a predicate and its opposite are 4 apart. */
-function comparison(s: Shape): Meaning {
+/** Predicates of CMPPS; with VEX there are more. */
+const PREDICATES = 8;
+const PREDICATES_VEX = 32;
+
+/**
+ * CMPPS and its like. Without NaNs a predicate and its opposite are 4 apart, and those from 8 on are the same again.
+ * Source: Intel SDM vol. 2, CMPPD, table 3-1.
+ */
+function comparison(s: Shape, predicates: number): WholeByImmediate {
   const shape = s.single ? SHAPE_PS : SHAPE_PD;
-  return (cpu) => {
-    const { f } = cpu;
-    const right = readAligned(cpu, 1);
-    const left = f.let(cpu.readVector(0));
-    const a = f.let(s.take(left));
-    const b = f.let(s.take(right));
-    const immediate = immediateByte(cpu, 2);
-    const relation = (known: number): Node => {
-      const plain = [shape.eq, shape.lt, shape.le, () => repeated(4, 0)][known & 3](left, right);
-      return (known & 4) !== 0 ? v128.not(plain) : plain;
-    };
-    const mask = byImmediate(immediate, relation, (read) => {
-      const bit = (number: number): Node => i32x4.splat(i32.shrS(i32.shl(read, i32.const(31 - number)), i32.const(31)));
-      // Bits 0 and 1 choose among EQ, LT, LE and never.
-      const low = v128.bitselect(shape.lt(left, right), shape.eq(left, right), bit(0));
-      const plain = v128.bitselect(v128.andNot(shape.le(left, right), bit(0)), low, bit(1));
-      return v128.xor(plain, bit(2));
+  const relation = (a: Node, b: Node, immediate: Node): Node =>
+    byImmediate(
+      immediate,
+      (known) => {
+        const plain = [shape.eq, shape.lt, shape.le, () => repeated(4, 0)][known & 3](a, b);
+        return (known & 4) !== 0 ? v128.not(plain) : plain;
+      },
+      (read) => {
+        const bit = (number: number): Node =>
+          i32x4.splat(i32.shrS(i32.shl(read, i32.const(31 - number)), i32.const(31)));
+        // Bits 0 and 1 choose among EQ, LT, LE and never.
+        const low = v128.bitselect(shape.lt(a, b), shape.eq(a, b), bit(0));
+        const plain = v128.bitselect(v128.andNot(shape.le(a, b), bit(0)), low, bit(1));
+        return v128.xor(plain, bit(2));
+      },
+    );
+  return (left, right, immediate, cpu) => {
+    const slow = anyUnusual(cpu, s, left, right);
+    const results = left.map((a, i) => {
+      const mask = relation(a, right[i], immediate);
+      return s.scalar ? mergeLow(s, a, mask) : mask;
     });
-    const slow = s.any(anyOf(s, operandsDenormal(s, a, b), isNan(s, a), isNan(s, b)));
-    const result = s.scalar ? mergeLow(s, left, mask) : mask;
     const number = i32.or(
       i32.const(operationNumber(operations.COMPARE, s.number)),
-      i32.shl(i32.and(immediate, i32.const(7)), i32.const(16)),
+      i32.shl(i32.and(immediate, i32.const(predicates - 1)), i32.const(16)),
     );
-    cpu.writeVector(0, exactly(cpu, result, slow, number, left, right));
+    return exactlyAll(cpu, results, slow, number, left, right);
   };
 }
 
@@ -198,17 +254,15 @@ const neighbours = (s: Shape, a: Node, b: Node): readonly [Node, Node] => {
   return [pick(0), pick(1)];
 };
 
-function horizontal(s: Shape, operation: number, compute: Compute): Meaning {
-  return (cpu) => {
+function horizontal(s: Shape, operation: number, compute: Compute): Whole {
+  return (left, right, cpu) => {
     const { f } = cpu;
-    const right = readAligned(cpu, 1);
-    const left = f.let(cpu.readVector(0));
-    const [even, odd] = neighbours(s, left, right);
-    const a = f.let(even);
-    const b = f.let(odd);
-    const result = f.let(compute(s, a, b));
+    const pairs = left.map((half, i) => neighbours(s, half, right[i]));
+    const a = pairs.map(([even]) => f.let(even));
+    const b = pairs.map(([, odd]) => f.let(odd));
+    const results = a.map((value, i) => f.let(compute(s, value, b[i])));
     const number = i32.const(operationNumber(operation, s.number));
-    finish(cpu, { s, operation: number, doubtful: doubtfulSum, left, right }, a, b, result);
+    return finish(cpu, { s, operation: number, doubtful: doubtfulSum, left, right }, a, b, results);
   };
 }
 
@@ -217,62 +271,80 @@ const addSubtract: Compute = (s, a, b) =>
   v128.bitselect(s.sub(a, b), s.add(a, b), s.single ? repeated(4, -1, 0) : repeated(4, -1, -1, 0, 0));
 
 /** DPPS, DPPD. Lanes that are not chosen are zeros, which disturb nothing. */
-function dotProduct(s: Shape): Meaning {
-  return (cpu) => {
+function dotProduct(s: Shape): WholeByImmediate {
+  return (left, right, immediate, cpu) => {
     const { f } = cpu;
-    const right = readAligned(cpu, 1);
-    const left = f.let(cpu.readVector(0));
-    const immediate = immediateByte(cpu, 2);
     const chosen = (at: number): Node => {
       const bits = s.single ? repeated(4, 1, 2, 4, 8) : repeated(4, 1, 1, 2, 2);
       return i32x4.eq(v128.and(i32x4.splat(i32.shrU(immediate, i32.const(at))), bits), bits);
     };
     const factors = f.let(chosen(4));
-    const a = f.let(v128.and(left, factors));
-    const b = f.let(v128.and(right, factors));
-    const products = f.let(s.mul(a, b));
-    const doubts = [doubtfulProduct(s, a, b, products)];
-    let sum = products;
-    for (const distance of s.single ? [4, 8] : [8]) {
-      const other = f.let(
-        shuffle(
-          sum,
-          sum,
-          Array.from({ length: 16 }, (_, byte) => byte ^ distance),
-        ),
-      );
-      const next = f.let(s.add(sum, other));
-      doubts.push(doubtfulSum(s, sum, other, next));
-      sum = next;
-    }
+    const doubts: Node[] = [];
+    const sums = left.map((half, i) => {
+      const a = f.let(v128.and(half, factors));
+      const b = f.let(v128.and(right[i], factors));
+      const products = f.let(s.mul(a, b));
+      doubts.push(doubtfulProduct(s, a, b, products));
+      let sum = products;
+      for (const distance of s.single ? [4, 8] : [8]) {
+        const other = f.let(
+          shuffle(
+            sum,
+            sum,
+            Array.from({ length: 16 }, (_, byte) => byte ^ distance),
+          ),
+        );
+        const next = f.let(s.add(sum, other));
+        doubts.push(doubtfulSum(s, sum, other, next));
+        sum = next;
+      }
+      return sum;
+    });
     const slow = i32.or(s.any(anyOf(s, ...doubts)), inexactCounts(cpu));
     const number = i32.or(
       i32.const(operationNumber(operations.DOT_PRODUCT, s.number)),
       i32.shl(immediate, i32.const(16)),
     );
-    cpu.writeVector(0, exactly(cpu, v128.and(sum, chosen(0)), slow, number, left, right));
+    const results = sums.map((sum) => v128.and(sum, chosen(0)));
+    return exactlyAll(cpu, results, slow, number, left, right);
   };
 }
 
-const table: Record<string, Meaning> = {};
+const arithmetics: Record<string, Whole> = {};
+const byImmediates: Record<string, WholeByImmediate> = {};
+const comparisons: Record<string, WholeByImmediate> = {};
+const comparisonsVex: Record<string, WholeByImmediate> = {};
+const flags: Record<string, Meaning> = {};
 for (const [suffix, s] of SHAPES) {
-  table[`add${suffix}`] = arithmetic(s, operations.ADD, (_s, a, b) => s.add(a, b), doubtfulSum);
-  table[`sub${suffix}`] = arithmetic(s, operations.SUBTRACT, (_s, a, b) => s.sub(a, b), doubtfulSum);
-  table[`mul${suffix}`] = arithmetic(s, operations.MULTIPLY, (_s, a, b) => s.mul(a, b), doubtfulProduct);
-  table[`div${suffix}`] = arithmetic(s, operations.DIVIDE, (_s, a, b) => s.div(a, b), doubtfulQuotient);
-  table[`sqrt${suffix}`] = arithmetic(s, operations.SQRT, (_s, _a, b) => s.sqrt(b), doubtfulRoot);
-  table[`min${suffix}`] = extreme(s, false);
-  table[`max${suffix}`] = extreme(s, true);
-  table[`cmp${suffix}`] = comparison(s);
+  arithmetics[`add${suffix}`] = arithmetic(s, operations.ADD, (_s, a, b) => s.add(a, b), doubtfulSum);
+  arithmetics[`sub${suffix}`] = arithmetic(s, operations.SUBTRACT, (_s, a, b) => s.sub(a, b), doubtfulSum);
+  arithmetics[`mul${suffix}`] = arithmetic(s, operations.MULTIPLY, (_s, a, b) => s.mul(a, b), doubtfulProduct);
+  arithmetics[`div${suffix}`] = arithmetic(s, operations.DIVIDE, (_s, a, b) => s.div(a, b), doubtfulQuotient);
+  arithmetics[`sqrt${suffix}`] = arithmetic(s, operations.SQRT, (_s, _a, b) => s.sqrt(b), doubtfulRoot);
+  arithmetics[`min${suffix}`] = extreme(s, false);
+  arithmetics[`max${suffix}`] = extreme(s, true);
+  comparisons[`cmp${suffix}`] = comparison(s, PREDICATES);
+  comparisonsVex[`cmp${suffix}`] = comparison(s, PREDICATES_VEX);
   if (s.scalar) {
-    table[`comi${suffix}`] = compareFlags(s, operations.COMPARE_ORDERED);
-    table[`ucomi${suffix}`] = compareFlags(s, operations.COMPARE_UNORDERED);
+    flags[`comi${suffix}`] = compareFlags(s, operations.COMPARE_ORDERED);
+    flags[`ucomi${suffix}`] = compareFlags(s, operations.COMPARE_UNORDERED);
   } else {
-    table[`hadd${suffix}`] = horizontal(s, operations.HORIZONTAL_ADD, (_s, a, b) => s.add(a, b));
-    table[`hsub${suffix}`] = horizontal(s, operations.HORIZONTAL_SUBTRACT, (_s, a, b) => s.sub(a, b));
-    table[`addsub${suffix}`] = arithmetic(s, operations.ADD_SUBTRACT, addSubtract, doubtfulSum);
-    table[`dp${suffix}`] = dotProduct(s);
+    arithmetics[`hadd${suffix}`] = horizontal(s, operations.HORIZONTAL_ADD, (_s, a, b) => s.add(a, b));
+    arithmetics[`hsub${suffix}`] = horizontal(s, operations.HORIZONTAL_SUBTRACT, (_s, a, b) => s.sub(a, b));
+    arithmetics[`addsub${suffix}`] = arithmetic(s, operations.ADD_SUBTRACT, addSubtract, doubtfulSum);
+    byImmediates[`dp${suffix}`] = dotProduct(s);
   }
 }
 
-export const SSE_FLOAT: Readonly<Record<string, Meaning>> = vectors(table);
+/** a op b; square roots are of b alone. */
+export const FLOAT: Readonly<Record<string, Whole>> = arithmetics;
+/** With VEX. */
+export const FLOAT_BY_IMMEDIATE: Readonly<Record<string, WholeByImmediate>> = { ...byImmediates, ...comparisonsVex };
+/** COMISS and its like, of operands 0 and 1. */
+export const FLOAT_FLAGS: Readonly<Record<string, Meaning>> = flags;
+
+export const SSE_FLOAT: Readonly<Record<string, Meaning>> = vectors({
+  ...mapTo(FLOAT, whole),
+  ...mapTo({ ...byImmediates, ...comparisons }, wholeByImmediate),
+  ...flags,
+});

@@ -4,6 +4,7 @@
  * LANEWISE holds for MMX registers as well: the low half of a result depends on the low halves of the operands only.
  */
 
+import type { Cpu } from '../cpu.ts';
 import { CF, ZF } from '../flags.ts';
 import { i32, i64, type Node, select, shuffle } from '../nodes.ts';
 import { i8x16, i16x8, i32x4, i64x2, v128 } from '../simd.ts';
@@ -12,6 +13,7 @@ import {
   type Binary,
   binary,
   immediateByte,
+  mapTo,
   readAligned,
   repeated,
   unary,
@@ -122,7 +124,8 @@ export const HORIZONTAL: Readonly<Record<string, Binary>> = {
   packssdw: i16x8.narrowI32x4S,
 };
 
-const SSE4: Readonly<Record<string, Binary>> = {
+/** Not of MMX registers. */
+export const OF_XMM: Readonly<Record<string, Binary>> = {
   andps: v128.and,
   andpd: v128.and,
   andnps: LANEWISE['pandn'],
@@ -175,15 +178,17 @@ export const SHIFT_BY_VECTOR: Readonly<Record<string, Binary>> = Object.fromEntr
     (a, b, { f }) => shifted(name, bits, shift, a, f.let(i64x2.extractLane(b, 0))),
   ]),
 );
-export const SHIFT_BY_IMMEDIATE: Readonly<Record<string, Meaning>> = Object.fromEntries(
-  SHIFTS.map(([name, bits, shift]): [string, Meaning] => [
+/** The count is an i32. */
+export const SHIFT_BY_COUNT: Readonly<Record<string, (a: Node, count: Node, cpu: Cpu) => Node>> = Object.fromEntries(
+  SHIFTS.map(([name, bits, shift]) => [
     name,
-    (cpu) => {
-      const count = cpu.f.let(i64.extendI32U(immediateByte(cpu, 1)));
-      cpu.writeVector(0, shifted(name, bits, shift, cpu.f.let(cpu.readVector(0)), count));
-    },
+    (a: Node, count: Node, { f }: Cpu) => shifted(name, bits, shift, a, f.let(i64.extendI32U(count))),
   ]),
 );
+export const SHIFT_BY_IMMEDIATE: Readonly<Record<string, Meaning>> = mapTo(SHIFT_BY_COUNT, (shift) => (cpu) => {
+  const count = immediateByte(cpu, 1);
+  cpu.writeVector(0, shift(cpu.f.let(cpu.readVector(0)), count, cpu));
+});
 
 type Widen = (a: Node) => Node;
 const widenings = (
@@ -199,13 +204,14 @@ const widenings = (
   [`${prefix}wq`, (a) => doublewords(words(a))],
   [`${prefix}dq`, doublewords],
 ];
-const WIDEN = [
+/** Of as many low lanes as there is room for. */
+export const WIDEN: Readonly<Record<string, Widen>> = Object.fromEntries([
   ...widenings('pmovsx', i16x8.extendLowI8x16S, i32x4.extendLowI16x8S, i64x2.extendLowI32x4S),
   ...widenings('pmovzx', i16x8.extendLowI8x16U, i32x4.extendLowI16x8U, i64x2.extendLowI32x4U),
-];
+]);
 
 /** The least word in lane 0 and its number in lane 1: the least of value << 16 | number, which are 32-bit lanes. */
-const leastWord = unary((a, { f }) => {
+export const leastWord = (a: Node, { f }: Cpu): Node => {
   const low = v128.or(i32x4.shl(i32x4.extendLowI16x8U(a), i32.const(16)), lanesOf(0));
   const upper = shuffle(a, a, [8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15]);
   const high = v128.or(i32x4.shl(i32x4.extendLowI16x8U(upper), i32.const(16)), lanesOf(4));
@@ -216,7 +222,7 @@ const leastWord = unary((a, { f }) => {
   const one = i32x4.minU(two, shuffle(two, two, [4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]));
   const least = f.let(i32x4.extractLane(one, 0));
   return i32x4.replaceLane(ZERO_VECTOR, 0, i32.rotl(least, i32.const(16)));
-});
+};
 
 function lanesOf(first: number): Node {
   return repeated(4, first, first + 1, first + 2, first + 3);
@@ -232,14 +238,11 @@ const testBits: Meaning = (cpu) => {
   cpu.flags.explicit(cpu.f.let(i64.extendI32U(bits)));
 };
 
-const mapTo = <T>(table: Readonly<Record<string, T>>, make: (value: T) => Meaning): Record<string, Meaning> =>
-  Object.fromEntries(Object.entries(table).map(([name, value]) => [name, make(value)]));
-
 export const SSE_INTEGER: Readonly<Record<string, Meaning>> = vectors({
-  ...mapTo({ ...LANEWISE, ...HORIZONTAL, ...SSE4, ...SHIFT_BY_VECTOR }, binary),
+  ...mapTo({ ...LANEWISE, ...HORIZONTAL, ...OF_XMM, ...SHIFT_BY_VECTOR }, binary),
   ...mapTo(LANEWISE_UNARY, unary),
   ...Object.fromEntries(Object.entries(SHIFT_BY_IMMEDIATE).map(([name, meaning]) => [`${name} Ux,Ib`, meaning])),
-  ...Object.fromEntries(WIDEN.map(([name, widen]) => [name, unary(widen)])),
-  phminposuw: leastWord,
+  ...mapTo(WIDEN, unary),
+  phminposuw: unary(leastWord),
   ptest: testBits,
 });

@@ -3,7 +3,17 @@
 import { i32, i64, type Node, shuffle } from '../nodes.ts';
 import { i8x16, i32x4, i64x2 } from '../simd.ts';
 import type { Meaning } from './common.ts';
-import { fromI64, joinLow, readAligned, readUnaligned, unary, vectors, writeAligned, writeI32 } from './sse-common.ts';
+import {
+  fromI64,
+  joinLow,
+  mapTo,
+  readAligned,
+  readUnaligned,
+  unary,
+  vectors,
+  writeAligned,
+  writeI32,
+} from './sse-common.ts';
 
 const RDI = 7;
 
@@ -32,7 +42,7 @@ const loadHalf =
     const value = cpu.read(1);
     cpu.writeVector(0, i64x2.replaceLane(cpu.readVector(0), lane, value));
   };
-const storeHalf =
+export const storeHalf =
   (lane: 0 | 1): Meaning =>
   (cpu) =>
     cpu.write(0, i64x2.extractLane(cpu.readVector(1), lane));
@@ -45,11 +55,11 @@ const moveHighToLow: Meaning = (cpu) => {
 };
 const moveLowToHigh: Meaning = (cpu) => cpu.writeVector(0, joinLow(cpu.readVector(0), cpu.readVector(1)));
 
-const fromInteger: Meaning = (cpu) => cpu.writeVector(0, fromI64(cpu.read(1)));
-const toInteger: Meaning = (cpu) => cpu.write(0, i64x2.extractLane(cpu.readVector(1), 0));
+export const fromInteger: Meaning = (cpu) => cpu.writeVector(0, fromI64(cpu.read(1)));
+export const toInteger: Meaning = (cpu) => cpu.write(0, i64x2.extractLane(cpu.readVector(1), 0));
 
 /** MOVQ of XMM registers: the upper half is cleared. */
-const moveLow: Meaning = (cpu) => {
+export const moveLow: Meaning = (cpu) => {
   const value = readUnaligned(cpu, 1);
   const { kind } = cpu.operands[1];
   cpu.writeVector(0, kind === 'memory' ? value : i64x2.replaceLane(value, 1, i64.small(0)));
@@ -85,14 +95,26 @@ export function maskedStore(bytes: 8 | 16): Meaning {
   };
 }
 
-const duplicate = (numbers: readonly number[]): Meaning =>
-  unary((a) =>
+const duplicate =
+  (numbers: readonly number[]) =>
+  (a: Node): Node =>
     shuffle(
       a,
       a,
       numbers.flatMap((number) => [0, 1, 2, 3].map((byte) => 4 * number + byte)),
-    ),
-  );
+    );
+export const DUPLICATE: Readonly<Record<string, (a: Node) => Node>> = {
+  movsldup: duplicate([0, 0, 2, 2]),
+  movshdup: duplicate([1, 1, 3, 3]),
+  movddup: (a) => joinLow(a, a),
+};
+
+/** The top bits of lanes. */
+export const BITMASKS: Readonly<Record<string, (a: Node) => Node>> = {
+  movmskps: i32x4.bitmask,
+  movmskpd: i64x2.bitmask,
+  pmovmskb: i8x16.bitmask,
+};
 
 /** Not a vector instruction: CR0.TS does not matter. */
 const storeInteger: Meaning = (cpu) => cpu.write(0, cpu.read(1));
@@ -123,16 +145,14 @@ export const SSE_MOVES: Readonly<Record<string, Meaning>> = {
     'movhpd Mq,Vq': storeHalf(1),
     movhlps: moveHighToLow,
     movlhps: moveLowToHigh,
-    movsldup: duplicate([0, 0, 2, 2]),
-    movshdup: duplicate([1, 1, 3, 3]),
-    movddup: unary((a) => joinLow(a, a)),
+    ...mapTo(DUPLICATE, unary),
     'movd/movq Vdq,Ey': fromInteger,
     'movd/movq Ey,Vdq': toInteger,
     'movq Vq,Wq': moveLow,
     'movq Wq,Vq': moveLow,
-    movmskps: mask(i32x4.bitmask),
-    movmskpd: mask(i64x2.bitmask),
-    'pmovmskb Gy,Ux': mask(i8x16.bitmask),
+    movmskps: mask(BITMASKS['movmskps']),
+    movmskpd: mask(BITMASKS['movmskpd']),
+    'pmovmskb Gy,Ux': mask(BITMASKS['pmovmskb']),
     maskmovdqu: maskedStore(16),
   }),
 };

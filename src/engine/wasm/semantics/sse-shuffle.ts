@@ -11,12 +11,15 @@ import { i8x16, i16x8, i32x4, i64x2, v128 } from '../simd.ts';
 import type { Meaning } from './common.ts';
 import {
   type Binary,
+  type ByImmediate,
   binary,
   byImmediate,
+  byImmediateByte,
   IOTA,
   immediateByte,
   joinLow,
   lanes,
+  mapTo,
   pick,
   readAligned,
   repeated,
@@ -25,18 +28,7 @@ import {
   ZERO_VECTOR,
 } from './sse-common.ts';
 
-type ByImmediate = (a: Node, b: Node, immediate: Node) => Node;
-
-/** operand 0 = compute(operand 0, operand 1, immediate). */
-const withImmediate =
-  (compute: ByImmediate): Meaning =>
-  (cpu) => {
-    const b = readAligned(cpu, 1);
-    const immediate = immediateByte(cpu, 2);
-    cpu.writeVector(0, compute(cpu.f.let(cpu.readVector(0)), b, immediate));
-  };
-
-const bytesOf = (size: number, numbers: readonly number[]): number[] =>
+export const bytesOf = (size: number, numbers: readonly number[]): number[] =>
   numbers.flatMap((number) => Array.from({ length: size }, (_, byte) => number * size + byte));
 const field = (immediate: number, at: number): number => (immediate >> (2 * at)) & 3;
 const FOUR = [0, 1, 2, 3];
@@ -142,7 +134,13 @@ function laneMask(size: 2 | 4 | 8, immediate: Node): Node {
   return i32x4.eq(v128.and(i32x4.splat(immediate), bits), bits);
 }
 
-/** PBLENDVB and its like: the top bits of XMM0's lanes choose b. */
+/** PBLENDVB and its like: the top bits of the mask's lanes choose b. */
+export const VARIABLE_BLENDS: Readonly<Record<string, (mask: Node) => Node>> = {
+  pblendvb: (mask) => i8x16.shrS(mask, i32.const(7)),
+  blendvps: (mask) => i32x4.shrS(mask, i32.const(31)),
+  blendvpd: (mask) => i64x2.shrS(mask, i32.const(63)),
+};
+/** With the mask in XMM0. */
 const variableBlend = (spread: (mask: Node) => Node): Meaning =>
   binary((a, b, cpu) => v128.bitselect(b, a, spread(cpu.xmm(0))));
 
@@ -161,12 +159,11 @@ const alignRight: ByImmediate = (a, b, immediate) =>
     },
   );
 
-const shiftBytes =
-  (left: boolean): Meaning =>
-  (cpu) => {
-    const immediate = immediateByte(cpu, 1);
-    const value = cpu.f.let(cpu.readVector(0));
-    const result = byImmediate(
+/** PSLLDQ and PSRLDQ. */
+export const shiftBytes =
+  (left: boolean) =>
+  (value: Node, immediate: Node): Node =>
+    byImmediate(
       immediate,
       (known) => {
         const count = Math.min(known, 16);
@@ -179,7 +176,11 @@ const shiftBytes =
         return pick(value, i8x16.sub(IOTA, i8x16.splat(count)));
       },
     );
-    cpu.writeVector(0, result);
+const shiftOwnBytes =
+  (left: boolean): Meaning =>
+  (cpu) => {
+    const immediate = immediateByte(cpu, 1);
+    cpu.writeVector(0, shiftBytes(left)(cpu.f.let(cpu.readVector(0)), immediate));
   };
 
 /** Byte numbers of one lane of `size` bytes, from the low bits of the immediate, again and again. */
@@ -209,7 +210,7 @@ export const extract =
   };
 
 /** PEXTRD and PEXTRQ are one form. */
-const extractWide: Meaning = (cpu) => {
+export const extractWide: Meaning = (cpu) => {
   const destination = cpu.operands[0];
   if (destination.kind === 'other' || destination.size !== 8) {
     extract(4, 3)(cpu);
@@ -227,13 +228,13 @@ const extractWide: Meaning = (cpu) => {
   );
 };
 
-/** PINSRB and PINSRW. */
+/** PINSRB and PINSRW. `from`: the operand behind the one that keeps its other lanes. */
 export const insert =
-  (size: 1 | 2, laneMax: number): Meaning =>
+  (size: 1 | 2, laneMax: number, from = 1): Meaning =>
   (cpu) => {
-    const value = cpu.f.let(i32.wrap(cpu.read(1)));
-    const immediate = immediateByte(cpu, 2);
-    const old = cpu.f.let(cpu.readVector(0));
+    const value = cpu.f.let(i32.wrap(cpu.read(from)));
+    const immediate = immediateByte(cpu, from + 1);
+    const old = cpu.f.let(cpu.readVector(from - 1));
     const shape = size === 1 ? i8x16 : i16x8;
     cpu.writeVector(
       0,
@@ -250,35 +251,39 @@ export const insert =
   };
 
 /** PINSRD and PINSRQ are one form. */
-const insertWide: Meaning = (cpu) => {
-  const source = cpu.operands[1];
-  const wide = source.kind !== 'other' && source.size === 8;
-  const value = cpu.f.let(cpu.read(1));
-  const immediate = immediateByte(cpu, 2);
-  const old = cpu.f.let(cpu.readVector(0));
-  const result = byImmediate(
-    immediate,
-    (known) => (wide ? i64x2.replaceLane(old, known & 1, value) : i32x4.replaceLane(old, known & 3, i32.wrap(value))),
-    (read) => {
-      const number = i32x4.splat(i32.and(read, i32.const(wide ? 1 : 3)));
-      const splat = wide ? i64x2.splat(value) : i32x4.splat(i32.wrap(value));
-      return v128.bitselect(splat, old, i32x4.eq(lanes(4, wide ? [0, 0, 1, 1] : FOUR), number));
-    },
-  );
-  cpu.writeVector(0, result);
-};
+export const insertWide =
+  (from: 1 | 2): Meaning =>
+  (cpu) => {
+    const source = cpu.operands[from];
+    const wide = source.kind !== 'other' && source.size === 8;
+    const value = cpu.f.let(cpu.read(from));
+    const immediate = immediateByte(cpu, from + 1);
+    const old = cpu.f.let(cpu.readVector(from - 1));
+    const result = byImmediate(
+      immediate,
+      (known) => (wide ? i64x2.replaceLane(old, known & 1, value) : i32x4.replaceLane(old, known & 3, i32.wrap(value))),
+      (read) => {
+        const number = i32x4.splat(i32.and(read, i32.const(wide ? 1 : 3)));
+        const splat = wide ? i64x2.splat(value) : i32x4.splat(i32.wrap(value));
+        return v128.bitselect(splat, old, i32x4.eq(lanes(4, wide ? [0, 0, 1, 1] : FOUR), number));
+      },
+    );
+    cpu.writeVector(0, result);
+  };
 
 /** INSERTPS: bits 6-7 lane of a register source, 4-5 of the destination, 0-3 lanes to clear. */
-const insertFloat: Meaning = (cpu) => {
-  const b = readAligned(cpu, 1);
-  const immediate = immediateByte(cpu, 2);
-  const old = cpu.f.let(cpu.readVector(0));
-  const lane = cpu.operands[1].kind === 'memory' ? i32.const(0) : i32.shrU(immediate, i32.const(6));
-  const value = pick(b, laneNumbers(4, lane));
-  const at = i32x4.splat(i32.and(i32.shrU(immediate, i32.const(4)), i32.const(3)));
-  const inserted = v128.bitselect(value, old, i32x4.eq(lanes(4, FOUR), at));
-  cpu.writeVector(0, v128.andNot(inserted, laneMask(4, immediate)));
-};
+export const insertFloat =
+  (from: 1 | 2): Meaning =>
+  (cpu) => {
+    const b = readAligned(cpu, from);
+    const immediate = immediateByte(cpu, from + 1);
+    const old = cpu.f.let(cpu.readVector(from - 1));
+    const lane = cpu.operands[from].kind === 'memory' ? i32.const(0) : i32.shrU(immediate, i32.const(6));
+    const value = pick(b, laneNumbers(4, lane));
+    const at = i32x4.splat(i32.and(i32.shrU(immediate, i32.const(4)), i32.const(3)));
+    const inserted = v128.bitselect(value, old, i32x4.eq(lanes(4, FOUR), at));
+    cpu.writeVector(0, v128.andNot(inserted, laneMask(4, immediate)));
+  };
 
 /** MPSADBW: sums of differences of four bytes of b with eight neighbouring groups of four of a. */
 const sumsOfDifferences: ByImmediate = (a, b, immediate) => {
@@ -317,34 +322,46 @@ export const shuffleBytes =
   (a, b) =>
     pick(a, v128.and(b, repeated(1, 0x80 | indexBits)));
 
+export const SHUFFLE: Readonly<Record<string, Binary>> = {
+  punpcklbw: UNPACK_LOW['bw'],
+  punpcklwd: UNPACK_LOW['wd'],
+  punpckldq: UNPACK_LOW['dq'],
+  punpcklqdq: interleave(8, false),
+  punpckhbw: interleave(1, true),
+  punpckhwd: interleave(2, true),
+  punpckhdq: interleave(4, true),
+  punpckhqdq: interleave(8, true),
+  unpcklps: interleave(4, false),
+  unpckhps: interleave(4, true),
+  unpcklpd: interleave(8, false),
+  unpckhpd: interleave(8, true),
+  pshufb: shuffleBytes(15),
+};
+export const SHUFFLE_BY_IMMEDIATE: Readonly<Record<string, ByImmediate>> = {
+  shufps: shuffleFloats,
+  pblendw: blend(2),
+  palignr: alignRight,
+};
+/** Of b alone. */
+export const SHUFFLE_ONE_BY_IMMEDIATE: Readonly<Record<string, ByImmediate>> = {
+  pshufd: shuffleDoublewords,
+  pshuflw: shuffleWords(false),
+  pshufhw: shuffleWords(true),
+};
+/** Each half takes its own bits of the immediate. */
+export const SHUFFLE_BY_IMMEDIATE_BITS = {
+  shufpd: shuffleDoubles,
+  blendps: blend(4),
+  blendpd: blend(8),
+  mpsadbw: sumsOfDifferences,
+} as const;
+
 export const SSE_SHUFFLE: Readonly<Record<string, Meaning>> = vectors({
-  punpcklbw: binary(UNPACK_LOW['bw']),
-  punpcklwd: binary(UNPACK_LOW['wd']),
-  punpckldq: binary(UNPACK_LOW['dq']),
-  punpcklqdq: binary(interleave(8, false)),
-  punpckhbw: binary(interleave(1, true)),
-  punpckhwd: binary(interleave(2, true)),
-  punpckhdq: binary(interleave(4, true)),
-  punpckhqdq: binary(interleave(8, true)),
-  unpcklps: binary(interleave(4, false)),
-  unpckhps: binary(interleave(4, true)),
-  unpcklpd: binary(interleave(8, false)),
-  unpckhpd: binary(interleave(8, true)),
-  pshufb: binary(shuffleBytes(15)),
-  pshufd: withImmediate(shuffleDoublewords),
-  pshuflw: withImmediate(shuffleWords(false)),
-  pshufhw: withImmediate(shuffleWords(true)),
-  shufps: withImmediate(shuffleFloats),
-  shufpd: withImmediate(shuffleDoubles),
-  blendps: withImmediate(blend(4)),
-  blendpd: withImmediate(blend(8)),
-  pblendw: withImmediate(blend(2)),
-  pblendvb: variableBlend((mask) => i8x16.shrS(mask, i32.const(7))),
-  blendvps: variableBlend((mask) => i32x4.shrS(mask, i32.const(31))),
-  blendvpd: variableBlend((mask) => i64x2.shrS(mask, i32.const(63))),
-  palignr: withImmediate(alignRight),
-  pslldq: shiftBytes(true),
-  psrldq: shiftBytes(false),
+  ...mapTo(SHUFFLE, binary),
+  ...mapTo({ ...SHUFFLE_BY_IMMEDIATE, ...SHUFFLE_ONE_BY_IMMEDIATE, ...SHUFFLE_BY_IMMEDIATE_BITS }, byImmediateByte),
+  ...mapTo(VARIABLE_BLENDS, variableBlend),
+  pslldq: shiftOwnBytes(true),
+  psrldq: shiftOwnBytes(false),
   pextrb: extract(1, 15),
   pextrw: extract(2, 7),
   pextrd: extractWide,
@@ -352,7 +369,6 @@ export const SSE_SHUFFLE: Readonly<Record<string, Meaning>> = vectors({
   extractps: extract(4, 3),
   pinsrb: insert(1, 15),
   pinsrw: insert(2, 7),
-  'pinsrd/pinsrq Vdq,Ey,Ib': insertWide,
-  insertps: insertFloat,
-  mpsadbw: withImmediate(sumsOfDifferences),
+  'pinsrd/pinsrq Vdq,Ey,Ib': insertWide(1),
+  insertps: insertFloat(1),
 });

@@ -3,7 +3,9 @@
 import type { Form } from '../../x86/forms.ts';
 import { OPERANDS } from '../../x86/operands.ts';
 import { ARITHMETIC } from './arithmetic.ts';
+import { AVX } from './avx.ts';
 import { BITS } from './bits.ts';
+import { BMI } from './bmi.ts';
 import type { Meaning } from './common.ts';
 import { MMX } from './mmx.ts';
 import { MOVES } from './moves.ts';
@@ -17,7 +19,7 @@ import { SSE_SHUFFLE } from './sse-shuffle.ts';
 import { SSE_STRINGS } from './sse-strings.ts';
 import { STRINGS } from './strings.ts';
 
-const INTEGER: Readonly<Record<string, Meaning>> = { ...ARITHMETIC, ...SHIFTS, ...BITS, ...MOVES };
+const INTEGER: Readonly<Record<string, Meaning>> = { ...ARITHMETIC, ...SHIFTS, ...BITS, ...BMI, ...MOVES };
 
 /** By name, or by a form's key where a name means several things. Most names are both MMX and SSE. */
 const SSE: Readonly<Record<string, Meaning>> = {
@@ -49,4 +51,10 @@ export function vectorMeaning(form: Form): Meaning | undefined {
   const table = mmx ? MMX : SSE;
   if (Object.hasOwn(table, form.key)) return table[form.key];
   return Object.hasOwn(table, stem(form)) ? table[stem(form)] : undefined;
+}
+
+/** An instruction with VEX on vector registers, which has a function of its own. */
+export function avxMeaning(form: Form): Meaning | undefined {
+  if (Object.hasOwn(AVX, form.key)) return AVX[form.key];
+  return Object.hasOwn(AVX, stem(form)) ? AVX[stem(form)] : undefined;
 }

@@ -1,0 +1,36 @@
+import { expect, test } from 'vitest';
+import { parseVif } from '../toolstack/config/network-interface.ts';
+import { chooseNetwork, type HostBridges, openNetwork } from './domain-network.ts';
+
+const none: HostBridges = { isBridge: () => false, mayUseTap: true };
+const xenbr0: HostBridges = { isBridge: (name) => name === 'xenbr0', mayUseTap: true };
+const powerless: HostBridges = { ...xenbr0, mayUseTap: false };
+const vif = (spec: string) => parseVif('x.cfg', spec, 0, () => {});
+
+test.each([
+  ['', none, { kind: 'nat' }],
+  ['', xenbr0, { kind: 'bridge', name: 'xenbr0' }],
+  ['', powerless, { kind: 'nat' }],
+  ['script=vif-nat,bridge=lan0', xenbr0, { kind: 'nat' }],
+  ['bridge=lan0', xenbr0, { kind: 'switch', name: 'lan0' }],
+  ['bridge=xenbr0', none, { kind: 'switch', name: 'xenbr0' }],
+  ['bridge=xenbr0', xenbr0, { kind: 'bridge', name: 'xenbr0' }],
+  ['bridge=passt', none, { kind: 'passt' }],
+  ['script=vif-route,ip=10.0.0.1', none, { kind: 'route' }],
+  ['script=/etc/xen/scripts/vif-openvswitch,bridge=ovs0.7', none, { kind: 'openvswitch', name: 'ovs0.7' }],
+] as const)('vif = [ "%s" ] is plugged into what its words say', (spec, host, choice) => {
+  expect(chooseNetwork(vif(spec), host)).toEqual(choice);
+});
+
+test('what cannot be is refused with the reason', async () => {
+  expect(() => chooseNetwork(vif('bridge=xenbr0'), powerless)).toThrow(/vif devid=0: xenbr0 .*CAP_NET_ADMIN/);
+  expect(() => chooseNetwork(vif('script=mine'), none)).toThrow(/script=mine: expected vif-bridge, vif-nat, vif-route/);
+  const facts = { domid: 1, mac: new Uint8Array(6), takesGso: () => true, log: () => {} };
+  const open = (spec: string) => openNetwork(vif(spec), facts);
+  await expect(open('script=vif-nat,ip=300.1.1.1')).rejects.toThrow(/ip=300.1.1.1: expected one IPv4 address/);
+  await expect(open('script=vif-nat,forward=tcp:80')).rejects.toThrow(/forward: expected tcp\|udp:/);
+  await expect(open('script=vif-route')).rejects.toThrow(/script=vif-route needs ip=/);
+  await expect(open('script=vif-route,ip=10.0.0.1 x')).rejects.toThrow(/found `x'/);
+  await expect(open('bridge=a/b')).rejects.toThrow(/bridge=a\/b: expected up to 32 letters/);
+  await expect(open('backend=7')).rejects.toThrow(/served by Dom0 only/);
+});

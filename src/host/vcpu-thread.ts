@@ -1,0 +1,55 @@
+/** What the thread of one vCPU does: opens its engine, waits for the domain to be built, and runs the vCPU until the domain ends. */
+
+import { once } from 'node:events';
+import { parentPort, workerData } from 'node:worker_threads';
+import { Domain } from '../hypervisor/domain.ts';
+import { runVcpu } from '../hypervisor/run-vcpu.ts';
+import { startClock, writeTimeInfo } from '../hypervisor/time.ts';
+import { crashDomain } from '../hypervisor/traps.ts';
+import { Vcpu } from '../hypervisor/vcpu.ts';
+import { VCPU } from '../machine/vcpu-block.ts';
+import { monotonicNs } from './clock.ts';
+import { createKicker, openVcpu } from './engines.ts';
+import type { VcpuWorkerCommand, VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
+
+const say = (message: VcpuWorkerMessage): void => parentPort?.postMessage(message);
+
+async function commanded(command: VcpuWorkerCommand): Promise<void> {
+  if (parentPort === null) throw new Error('bug: the thread of a vCPU is no worker');
+  // It may come before the engine is open.
+  const [said] = await once(parentPort, 'message');
+  if (said !== command) throw new Error(`bug: ${String(said)} where ${command} was expected`);
+}
+
+async function main(data: VcpuWorkerData): Promise<void> {
+  const isBuilt = commanded('run');
+  const domain = new Domain(data.domain);
+  const block = domain.vcpus[data.vcpuId];
+  const engine = await openVcpu(data.engine, domain, data.vcpuId);
+  try {
+    say({ kind: 'ready' });
+    await isBuilt;
+    const host = { monotonicNs, log: (line: string) => say({ kind: 'log', line }) };
+    const v = new Vcpu(domain, data.vcpuId, engine, createKicker(data.engine), host);
+    if (data.vcpuId === 0) {
+      engine.prepareRoot(block.u32[VCPU.kernelRoot >> 2] * 4096);
+      startClock(domain, engine, Date.now() * 1e6);
+      writeTimeInfo(v);
+    }
+    try {
+      runVcpu(v);
+    } catch (error) {
+      crashDomain(v, `bug in Domus: ${error instanceof Error ? error.stack : String(error)}`);
+    }
+    if (process.env['DOMUS_STATS'])
+      for (const line of engine.statistics()) say({ kind: 'log', line: `d${domain.domid}v${data.vcpuId}: ${line}` });
+  } finally {
+    engine.close();
+  }
+}
+
+try {
+  await main(workerData as VcpuWorkerData);
+} catch (error) {
+  say({ kind: 'failed', message: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+}

@@ -1,0 +1,60 @@
+/** The worker threads of a domain's vCPUs, as the main thread sees them. */
+
+import { Worker } from 'node:worker_threads';
+import { SHUTDOWN_crash } from '../abi/xen.ts';
+import type { Domain } from '../hypervisor/domain.ts';
+import type { EngineHandle } from './engines.ts';
+import { HostError } from './host-error.ts';
+import type { VcpuWorkerCommand, VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
+
+export interface VcpuWorkers {
+  /** All have opened their engine. Rejects with a HostError. */
+  readonly ready: Promise<void>;
+  readonly ended: Promise<void>;
+  /** The domain is built: they may run it as soon as they are ready. */
+  run(): void;
+  /** The domain will not run. */
+  abandon(): Promise<void>;
+}
+
+/** Starts a worker for each vCPU; the domain need not be built yet. */
+export function startVcpuWorkers(domain: Domain, engine: EngineHandle, log: (line: string) => void): VcpuWorkers {
+  const url = new URL(import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js', import.meta.url);
+  const workers: Worker[] = [];
+  const ready: Promise<void>[] = [];
+  const ended: Promise<void>[] = [];
+  for (const vcpu of domain.vcpus) {
+    const data: VcpuWorkerData = { domain: domain.handle(), vcpuId: vcpu.vcpuId, engine };
+    const worker = new Worker(url, { workerData: data });
+    workers.push(worker);
+    ready.push(
+      new Promise((resolve, reject) => {
+        const fail = (message: string): void => {
+          reject(new HostError(`vCPU ${vcpu.vcpuId} cannot start: ${message}`));
+          log(`d${domain.domid}v${vcpu.vcpuId}: ${message}`);
+          domain.shutdown(SHUTDOWN_crash);
+        };
+        worker.on('message', (message: VcpuWorkerMessage) => {
+          if (message.kind === 'ready') resolve();
+          else if (message.kind === 'log') log(`(XEN) ${message.line}`);
+          else fail(message.message);
+        });
+        worker.on('error', (error) => fail(error.stack ?? error.message));
+      }),
+    );
+    ended.push(new Promise((resolve) => worker.on('exit', () => resolve())));
+  }
+  const allReady = Promise.all(ready).then(() => undefined);
+  allReady.catch(() => undefined);
+  return {
+    ready: allReady,
+    ended: Promise.all(ended).then(() => undefined),
+    run: () => {
+      const command: VcpuWorkerCommand = 'run';
+      for (const worker of workers) worker.postMessage(command);
+    },
+    abandon: async () => {
+      await Promise.all(workers.map((worker) => worker.terminate()));
+    },
+  };
+}

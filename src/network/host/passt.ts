@@ -1,0 +1,87 @@
+/**
+ * passt(1) as a network: a process of its own for each interface, which this one talks to over a unix socket. It gives the guest
+ * the host's own address, and IPv6. Source: passt(1); QEMU's `-netdev stream` for the framing.
+ */
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { QEMU_FORM } from '../frame-stream.ts';
+import type { Forward } from '../nat/forwards.ts';
+import { SocketPort } from './socket-port.ts';
+
+/** passt cannot be started. One line. */
+export class PasstError extends Error {
+  override readonly name = 'PasstError';
+}
+
+const START_LIMIT_MS = 5000;
+
+function tryConnect(path: string): Promise<Socket | null> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once('error', () => resolve(null));
+    socket.once('connect', () => {
+      socket.removeAllListeners('error');
+      resolve(socket);
+    });
+  });
+}
+
+/** Starts passt and connects to it. Throws PasstError. */
+export async function openPasst(forwards: readonly Forward[]): Promise<SocketPort> {
+  const folder = mkdtempSync(join(tmpdir(), 'domus-passt-'));
+  const path = join(folder, 'socket');
+  const words = ['-f', '-q', '-s', path];
+  // As root it would become nobody, who may not make the socket.
+  if (process.getuid?.() === 0) words.push('--runas', '0');
+  for (const { protocol, address, port, guestPort } of forwards)
+    words.push(protocol === 'tcp' ? '-t' : '-u', `${address}/${port}:${guestPort}`);
+  let said = '';
+  const child: ChildProcess = spawn('passt', words, { stdio: ['ignore', 'ignore', 'pipe'] });
+  let failure: string | null = null;
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    if (said.length < 4096) said += text;
+  });
+  child.on('error', (error: NodeJS.ErrnoException) => {
+    failure = error.code === 'ENOENT' ? 'passt is not installed' : error.message;
+  });
+  child.on('exit', () => {
+    failure ??= said.trim().split('\n').at(-1) || 'passt has ended';
+  });
+  const stop = (): void => {
+    child.kill();
+    rmSync(folder, { recursive: true, force: true });
+  };
+  const kill = (): void => void child.kill();
+  process.once('exit', kill);
+  const deadlineMs = performance.now() + START_LIMIT_MS;
+  for (;;) {
+    const socket = await tryConnect(path);
+    if (socket !== null) {
+      const open = async (): Promise<Socket> => {
+        const again = await tryConnect(path);
+        if (again === null) throw new PasstError('passt is gone');
+        return again;
+      };
+      return new SocketPort({
+        form: QEMU_FORM,
+        open,
+        first: socket,
+        onClose: () => {
+          process.off('exit', kill);
+          stop();
+        },
+      });
+    }
+    if (failure !== null || performance.now() > deadlineMs) {
+      process.off('exit', kill);
+      stop();
+      throw new PasstError(failure ?? 'passt does not answer');
+    }
+    await sleep(20);
+  }
+}
