@@ -171,7 +171,6 @@ interface OneRun {
   readonly engine: EngineKind;
 }
 
-/** In a function of its own, so that the files are let go of when it is done. */
 async function buildFromFiles({ takeBootFiles }: OneRun, domain: Domain) {
   const { elf, kernel, kernelName, ramdisk, ramdiskName, cmdline } = await takeBootFiles();
   const built = buildDomain(
@@ -180,7 +179,17 @@ async function buildFromFiles({ takeBootFiles }: OneRun, domain: Domain) {
     { elf, bytes: kernel, name: kernelName },
     { ramdisk, ramdiskName, cmdline, storePort: STORE_PORT, consolePort: CONSOLE_PORT },
   );
+  letGo(kernel);
+  if (ramdisk !== null) letGo(ramdisk);
   return { ...built, cmdline };
+}
+
+/**
+ * Gives the memory of a file back that nobody reads any more. Left alone it would stay until a collection, which an idle process never
+ * makes. Small ones may share Node's pool of buffers.
+ */
+function letGo({ buffer, byteLength }: Uint8Array): void {
+  if (buffer instanceof ArrayBuffer && byteLength >= 1 << 20) buffer.transfer(0);
 }
 
 async function runOnce(run: OneRun): Promise<EndReason> {

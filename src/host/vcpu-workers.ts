@@ -17,6 +17,9 @@ export interface VcpuWorkers {
   abandon(): Promise<void>;
 }
 
+/** V8's young generation by default may take three times 16 MiB of a thread; what a translator leaves behind dies young. */
+const YOUNG_MIB = 8;
+
 /** Starts a worker for each vCPU; the domain need not be built yet. */
 export function startVcpuWorkers(domain: Domain, engine: EngineHandle, log: (line: string) => void): VcpuWorkers {
   const url = new URL(import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js', import.meta.url);
@@ -25,7 +28,7 @@ export function startVcpuWorkers(domain: Domain, engine: EngineHandle, log: (lin
   const ended: Promise<void>[] = [];
   for (const vcpu of domain.vcpus) {
     const data: VcpuWorkerData = { domain: domain.handle(), vcpuId: vcpu.vcpuId, engine };
-    const worker = new Worker(url, { workerData: data });
+    const worker = new Worker(url, { workerData: data, resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB } });
     workers.push(worker);
     ready.push(
       new Promise((resolve, reject) => {

@@ -63,6 +63,8 @@ function isGeneral(form: Form): boolean {
   if (form.feature === 'FPU' || /^(f|emms|.*mxcsr|syscall|wait)/.test(form.mnemonic)) return false;
   // PVM's emulator goes on after these.
   if (/^(nop|endbr|prefetch|pause|.fence|clflush)/.test(form.mnemonic)) return false;
+  // It takes TZCNT and LZCNT for BSF and BSR, and leaves the upper half of a 32-bit register that CMPXCHG writes.
+  if (/^(tzcnt|lzcnt|cmpxchg)/.test(form.mnemonic)) return false;
   const classes = form.operands.map((type) => OPERANDS[type].class);
   return !classes.some((name) => ['xmm', 'mmx', 'st', 'segment', 'source', 'destination'].includes(name));
 }

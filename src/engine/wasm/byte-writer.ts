@@ -77,3 +77,16 @@ export class ByteWriter {
     for (let i = 0; i < text.length; i++) this.u8(text.charCodeAt(i) & 0x7f);
   }
 }
+
+/** Writers that are free: a module has hundreds of functions, and a fresh buffer for each would be garbage outside of V8's heap. */
+const free: ByteWriter[] = [];
+
+/** An empty writer, which `giveBack` takes when it is no more needed. */
+export function takeWriter(): ByteWriter {
+  return free.pop() ?? new ByteWriter(16384);
+}
+
+export function giveBack(writer: ByteWriter): void {
+  writer.clear();
+  free.push(writer);
+}

@@ -1,6 +1,6 @@
 /** The body of one WebAssembly function: statements are written as they come, expressions are nodes (nodes.ts). */
 
-import { ByteWriter } from './byte-writer.ts';
+import { type ByteWriter, giveBack, takeWriter } from './byte-writer.ts';
 import {
   CALL,
   CALL_INDIRECT,
@@ -25,7 +25,7 @@ export interface Label {
 const EMPTY_BLOCK = 0x40;
 
 export class FunctionBuilder {
-  readonly code = new ByteWriter(4096);
+  readonly code: ByteWriter = takeWriter();
   readonly #parameters: number;
   readonly #locals: ValueType[] = [];
   /** Temporaries that are free, by type. */
@@ -250,25 +250,25 @@ export class FunctionBuilder {
     this.code.u8(0x00);
   }
 
-  /** The function body as the code section has it: size, locals, code, end. */
+  /** The function body as the code section has it: size, locals, code, end. The builder is done then. */
   finish(out: ByteWriter): void {
-    const locals = new ByteWriter(64);
-    let groups = 0;
+    const head = takeWriter();
     const types = this.#locals;
+    let groups = 0;
+    for (let i = 0; i < types.length; i++) if (i === 0 || types[i] !== types[i - 1]) groups++;
+    head.u32(groups);
     for (let i = 0; i < types.length; ) {
       let end = i;
       while (end < types.length && types[end] === types[i]) end++;
-      locals.u32(end - i);
-      locals.u8(types[i]);
-      groups++;
+      head.u32(end - i);
+      head.u8(types[i]);
       i = end;
     }
-    const head = new ByteWriter(8);
-    head.u32(groups);
-    out.u32(head.length + locals.length + this.code.length + 1);
+    out.u32(head.length + this.code.length + 1);
     out.append(head.view());
-    out.append(locals.view());
     out.append(this.code.view());
     out.u8(0x0b);
+    giveBack(head);
+    giveBack(this.code);
   }
 }

@@ -1,6 +1,6 @@
 /** A WebAssembly module, section by section. Source: WebAssembly Core Specification 2.0, 5.5. */
 
-import { ByteWriter } from './byte-writer.ts';
+import { ByteWriter, giveBack, takeWriter } from './byte-writer.ts';
 import type { FunctionBuilder } from './function-builder.ts';
 import type { ValueType } from './nodes.ts';
 
@@ -18,7 +18,9 @@ export class ModuleBuilder {
   #importedFunctions = 0;
   #importedMemories = 0;
   #importedGlobals = 0;
-  readonly #functions: { readonly type: number; builder: FunctionBuilder | null }[] = [];
+  /** Type, and where the body is in `#bodies`; `end` 0 until it is defined. */
+  readonly #functions: { readonly type: number; start: number; end: number }[] = [];
+  readonly #bodies = takeWriter();
   readonly #exports = new ByteWriter();
   #exportCount = 0;
   readonly #elements = new ByteWriter();
@@ -85,12 +87,15 @@ export class ModuleBuilder {
 
   /** A function of this module, to be defined later. Returns its index. */
   declare(parameters: readonly ValueType[], results: readonly ValueType[]): number {
-    this.#functions.push({ type: this.type(parameters, results), builder: null });
+    this.#functions.push({ type: this.type(parameters, results), start: 0, end: 0 });
     return this.#importedFunctions + this.#functions.length - 1;
   }
 
   define(index: number, builder: FunctionBuilder): void {
-    this.#functions[index - this.#importedFunctions].builder = builder;
+    const body = this.#functions[index - this.#importedFunctions];
+    body.start = this.#bodies.length;
+    builder.finish(this.#bodies);
+    body.end = this.#bodies.length;
   }
 
   export(name: string, functionIndex: number): void {
@@ -112,18 +117,20 @@ export class ModuleBuilder {
     for (const index of functionIndexes) out.u32(index);
   }
 
+  /** The module's bytes. The builder is done then. */
   finish(): Uint8Array<ArrayBuffer> {
-    const out = new ByteWriter(65536);
+    const out = takeWriter();
     out.append(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0));
-    const body = new ByteWriter(65536);
+    const body = takeWriter();
     const section = (id: number, count: number, content: Uint8Array): void => {
       if (count === 0) return;
-      const prefix = new ByteWriter(8);
+      const prefix = takeWriter();
       prefix.u32(count);
       out.u8(id);
       out.u32(prefix.length + content.length);
       out.append(prefix.view());
       out.append(content);
+      giveBack(prefix);
     };
     section(1, this.#types.length, this.#typeBytes.view());
     section(2, this.#importCount, this.#imports.view());
@@ -132,11 +139,14 @@ export class ModuleBuilder {
     section(7, this.#exportCount, this.#exports.view());
     section(9, this.#elementCount, this.#elements.view());
     body.clear();
-    for (const { builder } of this.#functions) {
-      if (builder === null) throw new Error('bug: a declared function was not defined');
-      builder.finish(body);
+    const bodies = this.#bodies.view();
+    for (const { start, end } of this.#functions) {
+      if (end === 0) throw new Error('bug: a declared function was not defined');
+      body.append(bodies.subarray(start, end));
     }
     section(10, this.#functions.length, body.view());
-    return out.view().slice();
+    const bytes = out.view().slice();
+    for (const writer of [out, body, this.#bodies]) giveBack(writer);
+    return bytes;
   }
 }
