@@ -31,11 +31,15 @@ done`;
 let root = '';
 let config = '';
 const domains: Domain[] = [];
+/** Domain 0's. As long as it is open, it starts the daemon again. */
+let client: XenstoreClient;
 beforeAll(async () => {
   root = mkdtempSync(join(tmpdir(), 'domus-xenstore-'));
   ({ config } = await buildGuest({}));
+  client = new XenstoreClient(await openXenstoreSession(0, () => {}, root));
 });
 afterAll(async () => {
+  client.close();
   for (const { process: xl } of domains) xl.kill('SIGKILL');
   await stopDaemon(root);
   rmSync(root, { recursive: true });
@@ -80,7 +84,6 @@ function killDaemon(): void {
 test('two guests and the host share a store that is killed and comes back', async () => {
   const one = create('one');
   const two = create('two');
-  const client = new XenstoreClient(await openXenstoreSession(0, () => {}, root));
   const nameOf = (domid: string): Promise<string | null> => client.read(`/local/domain/${domid}/name`);
   const domids = async (): Promise<string[]> => (await client.directory('/local/domain')) ?? [];
   const hello = async (domid: string): Promise<boolean> =>
@@ -120,5 +123,4 @@ test('two guests and the host share a store that is killed and comes back', asyn
   await until('what a killed domain leaves is removed', async () => (await domids()).length === 1);
   expect(await client.directory('/libxl')).toEqual([]);
   expect(await client.directory('/vm')).toEqual([]);
-  client.close();
 });
