@@ -68,6 +68,14 @@ describe('the package', () => {
     expect(result).toEqual({ code: 1, stdout: '', stderr: 'command not implemented\n' });
   });
 
+  it('brings the commands of xenstore, which start a daemon from the package', async () => {
+    const xenstore = (name: string, ...words: string[]): Promise<Run> =>
+      run(join(folder, 'node_modules', '.bin', name), words, folder);
+    expect(await xenstore('xenstore-write', '/package', 'works')).toEqual({ code: 0, stdout: '', stderr: '' });
+    expect(await xenstore('xenstore-read', '/package')).toEqual({ code: 0, stdout: 'works\n', stderr: '' });
+    expect(await xenstore('xenstore', 'exists', '/nosuch')).toEqual({ code: 1, stdout: '', stderr: '' });
+  });
+
   it('brings a `domus`', async () => {
     const result = await run(join(folder, 'node_modules', '.bin', 'domus'), ['--help'], folder);
     expect(result, result.stderr).toMatchObject({ code: 0 });

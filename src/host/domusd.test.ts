@@ -7,13 +7,14 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { stopDaemon } from '../../test/state-dir.ts';
 import { XS } from '../abi/io/xs-wire.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
 import { LinkConnection } from '../xenstore/link-connection.ts';
 import { createRingServer } from '../xenstore/ring-server.ts';
 import { TestGuest } from '../xenstore/test-guest.ts';
 import { bytesToText, encodeMessage, textToBytes } from '../xenstore/wire.ts';
+import { stopDaemon } from './domusd.ts';
+import { pidIn } from './state-dir.ts';
 import { openXenstored, openXenstoreSession } from './xenstored.ts';
 
 let root = '';
@@ -28,7 +29,7 @@ afterEach(async () => {
 });
 
 const journal = (): string => join(root, 'xenstored', 'journal');
-const daemonPid = (): number => Number(/^[1-9]\d+$/m.exec(readFileSync(join(root, 'domusd.pid'), 'utf8'))?.[0]);
+const daemonPid = (): number => pidIn(root) ?? NaN;
 const client = async (): Promise<XenstoreClient> => new XenstoreClient(await openXenstored(root));
 
 function startDaemon(): Promise<{ code: number | null; err: string; pid: number | undefined }> {
@@ -48,8 +49,8 @@ function startDaemon(): Promise<{ code: number | null; err: string; pid: number 
 /** Kills the daemon as hard as it goes, and waits until it has let go of its socket. False if there is none. */
 async function killDaemon(): Promise<boolean> {
   try {
-    const pid = daemonPid();
-    if (!(pid > 1)) return false;
+    const pid = pidIn(root);
+    if (pid === null) return false;
     process.kill(pid, 'SIGKILL');
   } catch {
     return false;
@@ -98,7 +99,7 @@ test('every write that was acknowledged is there after kill -9 in the middle of 
             await t.write(path, `${i}`);
             await t.write(`${path}/pair`, `${i}`);
           });
-        } else await one.write(path, `${i}`);
+        } else await one.write(path, `${i}`.padEnd(2000));
       } catch {
         return;
       }
@@ -106,7 +107,9 @@ test('every write that was acknowledged is there after kill -9 in the middle of 
     }
   };
   const storms = ['a', 'b', 'c'].map(storm);
-  await sleep(500);
+  // Until the journal has been replaced by a shorter one.
+  for (let last = 0, size = 0; size >= last; last = size, size = statSync(journal()).size) await sleep(1);
+  await sleep(100);
   await killDaemon();
   await Promise.all(storms);
   expect(acknowledged.size).toBeGreaterThan(100);
@@ -153,6 +156,18 @@ test('a damaged store is left alone, and the error that a client gets names file
   );
   expect(readFileSync(journal()).equals(bytes)).toBe(true);
   expect(existsSync(join(root, 'xenstored', 'journal.new'))).toBe(false);
+});
+
+test('a daemon whose folder is taken away ends, and the next one starts with nothing', async () => {
+  const before = await client();
+  await before.write('/a', '1');
+  const pid = daemonPid();
+  rmSync(root, { recursive: true });
+  await before.closed;
+  const after = await client();
+  expect(await after.read('/a')).toBe(null);
+  expect(daemonPid()).not.toBe(pid);
+  after.close();
 });
 
 test('a state folder whose name is too long for a socket is an error that says so', async () => {

@@ -10,7 +10,17 @@
  * one runs for the same folder.
  */
 import { createHash } from 'node:crypto';
-import { chmodSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  type FSWatcher,
+  mkdirSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  watch,
+  writeFileSync,
+} from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -22,7 +32,7 @@ import { createStore, type Store } from '../xenstore/store.ts';
 import { StreamServer } from '../xenstore/stream-server.ts';
 import { JournalError, JournalFile } from './journal-file.ts';
 import { serverChannel } from './socket-channel.ts';
-import { journalPath, pidPath, stateRoot, switchPath, xenstoredPath } from './state-dir.ts';
+import { journalPath, pidIn, pidPath, stateRoot, switchPath, xenstoredPath } from './state-dir.ts';
 
 /** Another daemon serves this folder. */
 export class AlreadyRunning extends Error {
@@ -35,6 +45,8 @@ export class DaemonError extends Error {
 }
 
 export interface Daemon {
+  /** Resolves when somebody has taken the socket away: nobody can reach this daemon any more, and the next one needs its lock. */
+  readonly lost: Promise<void>;
   /** Stops serving; everything is on disk already. */
   stop(): Promise<void>;
 }
@@ -88,17 +100,22 @@ export async function startDaemon(root: string, log: (line: string) => void): Pr
     });
     // Only now: the lock is ours and nobody answers here, so what is there is what a killed daemon left.
     if (process.platform !== 'win32') rmSync(socketPath, { force: true });
-    await listen(server, socketPath);
-    // At once or not at all: whoever reads it may be about to send a signal.
+    // Before anybody can connect, so that whoever has connected finds it; and at once or not at all, because whoever reads it
+    // may be about to send a signal.
     writeFileSync(`${pidPath(root)}.new`, `${process.pid}\n`);
     renameSync(`${pidPath(root)}.new`, pidPath(root));
+    await listen(server, socketPath);
+    const { lost, unwatch } = watchSocket(socketPath);
     return {
+      lost,
       stop: async () => {
+        unwatch();
         clearTimeout(graceEnds);
         xenstored.close();
         switches.close();
         await new Promise((resolve) => switchServer.close(resolve));
-        rmSync(pidPath(root), { force: true });
+        // Another daemon may serve the folder already.
+        if (pidIn(root) === process.pid) rmSync(pidPath(root), { force: true });
         await new Promise((resolve) => server.close(resolve));
         journal.close();
         lock?.close();
@@ -108,6 +125,28 @@ export async function startDaemon(root: string, log: (line: string) => void): Pr
     lock?.close();
     throw error;
   }
+}
+
+/** Tells when there is another file than now, or none, at `path`. */
+function watchSocket(path: string): { readonly lost: Promise<void>; readonly unwatch: () => void } {
+  if (process.platform === 'win32') return { lost: new Promise(() => {}), unwatch: () => {} };
+  const inode = inodeOf(path);
+  let watcher: FSWatcher | null = null;
+  const lost = new Promise<void>((resolve) => {
+    try {
+      watcher = watch(dirname(path), { persistent: false }, () => {
+        if (inodeOf(path) !== inode) resolve();
+      });
+      watcher.on('error', () => {});
+    } catch {
+      // The host watches no more folders for us. Then it is the user who has to end this daemon.
+    }
+  });
+  return { lost, unwatch: () => watcher?.close() };
+}
+
+function inodeOf(path: string): number | null {
+  return statSync(path, { throwIfNoEntry: false })?.ino ?? null;
 }
 
 function storeFrom(journal: JournalFile, path: string, log: (line: string) => void): Store {
@@ -161,6 +200,15 @@ function answers(path: string): Promise<boolean> {
   });
 }
 
+function lives(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 function codeOf(error: unknown): string {
   return error instanceof Error && 'code' in error ? String(error.code) : '';
 }
@@ -186,13 +234,14 @@ export async function runDaemon(root: string = stateRoot()): Promise<number> {
     return 1;
   }
   log(`domusd: serves ${root} as process ${process.pid}`);
-  const signal = await new Promise<string>((resolve) => {
+  const cause = await new Promise<string>((resolve) => {
     for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => resolve(name));
+    void daemon.lost.then(() => resolve('the loss of its socket'));
     // The terminal it was started from may go.
     process.on('SIGHUP', () => {});
   });
   await daemon.stop();
-  log(`domusd: ended by ${signal}`);
+  log(`domusd: ended by ${cause}`);
   return 0;
 }
 
@@ -200,17 +249,12 @@ export async function runDaemon(root: string = stateRoot()): Promise<number> {
 export async function stopDaemon(root: string = stateRoot()): Promise<number | null> {
   const path = xenstoredPath(root);
   if (!(await answers(path))) return null;
-  let pid: number;
-  try {
-    pid = Number(readFileSync(pidPath(root), 'utf8'));
-  } catch (error) {
-    throw new DaemonError(`${messageOf(error)}, but a daemon answers at ${path}`);
-  }
-  // 0 and less would be process groups.
-  if (!Number.isSafeInteger(pid) || pid <= 1) throw new DaemonError(`${pidPath(root)} holds no process id`);
+  const pid = pidIn(root);
+  if (pid === null)
+    throw new DaemonError(`a daemon answers at ${path}, but ${pidPath(root)} does not say which process it is`);
   process.kill(pid, 'SIGTERM');
   const deadlineMs = performance.now() + STOP_LIMIT_MS;
-  while (await answers(path)) {
+  while ((await answers(path)) || lives(pid)) {
     if (performance.now() > deadlineMs) throw new DaemonError(`the daemon, process ${pid}, does not end`);
     await sleep(10);
   }

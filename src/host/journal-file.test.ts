@@ -1,4 +1,13 @@
-import { appendFileSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeEach, describe, expect, it } from 'vitest';
@@ -117,6 +126,16 @@ describe('the journal', () => {
     }
     expect(Math.max(...sizes)).toBeLessThan(5000);
     expect(sizes.some((size, i) => i > 0 && size < sizes[i - 1])).toBe(true);
+  });
+
+  it('is not disturbed by what was left of a replacement that was cut off', () => {
+    const { store, file } = open();
+    store.write('/a', 'one');
+    file.close();
+    writeFileSync(`${path}.new`, readFileSync(path).subarray(0, 100));
+    const again = open();
+    expect(read(again.store, '/a')).toBe('one');
+    expect(existsSync(`${path}.new`)).toBe(false);
   });
 
   it('refuses what cannot be written, and what was there before stays', () => {

@@ -107,7 +107,9 @@ export class JournalFile implements Journal {
   }
 
   close(): void {
-    if (this.#file >= 0) closeSync(this.#file);
+    if (this.#file < 0) return;
+    fsyncSync(this.#file);
+    closeSync(this.#file);
     this.#file = -1;
   }
 
@@ -150,12 +152,13 @@ export class JournalFile implements Journal {
       rmSync(temporary, { force: true });
       throw error;
     }
-    syncFolder(dirname(this.#path));
+    // From the rename on this is the file: what is appended to the old one would be lost.
     if (this.#file >= 0) closeSync(this.#file);
     this.#file = file;
     this.#size = bytes.length;
     this.#nextNumber = records.length;
     this.#compactAt = Math.max(this.#compactBytes, bytes.length * 2);
+    syncFolder(dirname(this.#path));
   }
 
   /** The payloads of all whole records. */

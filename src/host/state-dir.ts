@@ -8,6 +8,7 @@
  *   domusd.log          what it has to say, if a command has started it; domusd.log.old, what it said before
  */
 import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 
@@ -42,4 +43,15 @@ export function pidPath(root: string): string {
 
 export function logPath(root: string): string {
   return join(root, 'domusd.log');
+}
+
+/** The process that serves, or has last served, the folder; null if that cannot be told. */
+export function pidIn(root: string): number | null {
+  try {
+    const pid = Number(readFileSync(pidPath(root), 'utf8'));
+    // 0 and less would be process groups.
+    return Number.isSafeInteger(pid) && pid > 1 ? pid : null;
+  } catch {
+    return null;
+  }
 }

@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { linkOverBytes, type StoreLink } from '../xenstore/link.ts';
 import { openSession } from '../xenstore/session.ts';
 import { clientChannel } from './socket-channel.ts';
-import { logPath, stateRoot, xenstoredPath } from './state-dir.ts';
+import { logPath, pidIn, stateRoot, xenstoredPath } from './state-dir.ts';
 
 /** xenstored cannot be reached, or not be started. One line; `code` as the system has it, if it was the system. */
 export class XenstoredError extends Error {
@@ -86,7 +86,10 @@ async function startAndConnect(root: string, path: string): Promise<StoreLink> {
   let daemon = spawnDaemon(root);
   for (let delayMs = 10; ; delayMs = Math.min(delayMs * 1.5, 200)) {
     try {
-      return await connectXenstored(path);
+      const link = await connectXenstored(path);
+      // Another command's daemon answers. Ours, which is still starting, would take over when that one ends.
+      if (pidIn(root) !== daemon.pid) daemon.kill();
+      return link;
     } catch (error) {
       if (!isAbsent(error)) throw error;
     }

@@ -147,3 +147,21 @@ test('one that leaves its events unread is disconnected, and it is said', async 
   expect(server.clientCount).toBe(0);
   expect(await client().read('/tool/xenstored')).toBe('domus');
 });
+
+test('a request that our own code cannot cope with is an error for its client, a line in the log, and no more', async () => {
+  const { store, lines, client } = setUp();
+  const [victim, other] = [client(), client()];
+  await other.write('/a', '1');
+  const { tree } = store;
+  const broken = tree.snapshot;
+  tree.snapshot = () => {
+    throw new Error('bug: on purpose');
+  };
+  await expect(victim.write('/a', '2')).rejects.toMatchObject({ code: 'EIO' });
+  tree.snapshot = broken;
+  expect(await other.read('/a')).toBe('1');
+  await victim.write('/a', '3');
+  expect(await other.read('/a')).toBe('3');
+  expect(lines.length).toBe(1);
+  expect(lines[0]).toMatch('xenstored: defect: Error: bug: on purpose');
+});

@@ -17,7 +17,7 @@
 import { XS, type XsErrorName } from '../abi/io/xs-wire.ts';
 import type { Connection } from './connection.ts';
 import type { Store } from './store.ts';
-import { encodeMessage, joinStrings, type Message, MessageDecoder, splitStrings, textToBytes } from './wire.ts';
+import { encodeMessage, joinStrings, type Message, MessageDecoder, splitStrings } from './wire.ts';
 
 /** The server's end of a byte stream, handed in by who listens. */
 export interface ServerChannel {
@@ -55,12 +55,15 @@ const REQUESTS_PER_TURN = 64;
 const BACKLOG_BYTES_MAX = 64 * 1024;
 /** Events that may wait for a client of domain 0, each at most a message. */
 const EVENTS_MAX = 16 * 1024;
+/** So that nobody can fill the log with one. */
+const DEFECTS_LOGGED_MAX = 20;
 
 export class StreamServer {
   readonly options: StreamServerOptions;
   readonly #clients = new Set<StreamClient>();
   readonly #sessions = new Map<string, StreamClient>();
   #closed = false;
+  #defectsLogged = 0;
 
   constructor(options: StreamServerOptions) {
     this.options = options;
@@ -85,6 +88,12 @@ export class StreamServer {
   close(): void {
     this.#closed = true;
     for (const client of [...this.#clients]) client.close();
+  }
+
+  /** For StreamClient: an exception that no request should cause. */
+  logDefect(error: unknown): void {
+    if (this.#defectsLogged++ >= DEFECTS_LOGGED_MAX) return;
+    this.options.log(`xenstored: defect: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
   }
 
   /** For StreamClient: it is `name` from now on. An older connection of that name is a dead one. */
@@ -220,17 +229,21 @@ class StreamClient {
       if (strings[0] === SESSION_COMMAND) {
         const error = this.#becomeSession(strings[1] ?? '', strings[2] ?? '');
         const { type, reqId, txId } = request;
-        this.#channel.write(
-          encodeMessage(
-            error === null
-              ? { type, reqId, txId, payload: textToBytes('OK\0') }
-              : { type: XS.ERROR, reqId, txId, payload: joinStrings([error]) },
-          ),
-        );
+        this.#reply({ type: error === null ? type : XS.ERROR, reqId, txId, payload: joinStrings([error ?? 'OK']) });
         return;
       }
     }
-    this.#connection.submit(request);
+    try {
+      this.#connection.submit(request);
+    } catch (error) {
+      // A defect of ours. One client that has found it must not take the store away from all others, again and again.
+      this.#server.logDefect(error);
+      this.#reply({ ...request, type: XS.ERROR, payload: joinStrings(['EIO']) });
+    }
+  }
+
+  #reply(message: Message): void {
+    this.#channel.write(encodeMessage(message));
   }
 
   #becomeSession(domidText: string, name: string): XsErrorName | null {

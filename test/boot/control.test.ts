@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
+import { stopDaemon } from '../../src/host/domusd.ts';
 import { openXenstored } from '../../src/host/xenstored.ts';
 import { parseDisk } from '../../src/toolstack/config/disk.ts';
 import { parseVif } from '../../src/toolstack/config/network-interface.ts';
@@ -15,7 +16,6 @@ import { requestShutdown, sendSysrq, setMemoryTarget, setOnlineVcpus } from '../
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { XenstoreClient } from '../../src/xenstore/client.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
-import { stopDaemon } from '../state-dir.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const LIMIT_MS = 40_000;

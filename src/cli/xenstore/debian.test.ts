@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { stopDaemon } from '../../../test/state-dir.ts';
+import { stopDaemon } from '../../host/domusd.ts';
 import { openXenstored } from '../../host/xenstored.ts';
 import { cacheRoot } from '../../toolstack/cache.ts';
 import { AptError, openApt } from '../../toolstack/guest-image/apt.ts';
