@@ -62,6 +62,9 @@ export interface InterpreterImports {
   vector(operation: number): number;
   /** (lo, hi) -> micro-op of an address where no region may be taken, or 0 with a fault in the block. */
   resume(lo: number, hi: number): number;
+  /** No other vCPU executes guest instructions until `start()` (world.ts). */
+  stop(): void;
+  start(): void;
 }
 
 /** Places of the table: 0 is what a call of no region calls, then come the cold handlers, then regions. */
@@ -94,13 +97,15 @@ function build(guestPages: number, cpuPages: number): Uint8Array<ArrayBuffer> {
   const hot = m.importFunction('e', 'hot', [I32, I32]);
   const resume = m.importFunction('e', 'resume', [I32, I32], [I32]);
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
+  const stop = m.importFunction('e', 'stop', []);
+  const start = m.importFunction('e', 'start', []);
   m.importMemory('e', 'guest', guestPages, guestPages);
   m.importMemory('e', 'cpu', cpuPages, cpuPages);
   m.importTable('e', 'table', FIRST_SLOT);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const flagsFunction = m.declare([I32, I64, I64], [I32]);
   m.define(flagsFunction, computeFlags());
-  const runtime: Runtime = { miss, commit, divide, vector, computeFlags: flagsFunction, scratch };
+  const runtime: Runtime = { miss, commit, divide, vector, stop, start, computeFlags: flagsFunction, scratch };
 
   const coldType = m.type([I32, I32], [I32]);
   const coldFunctions = handlers.COLD.map((variant) => {
@@ -538,6 +543,8 @@ export function createInterpreter(memory: InterpreterMemory, imports: Interprete
       hot: imports.hot,
       vector: imports.vector,
       resume: imports.resume,
+      stop: imports.stop,
+      start: imports.start,
     },
   });
   return instance.exports as unknown as Interpreter;

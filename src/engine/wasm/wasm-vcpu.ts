@@ -36,6 +36,7 @@ import { RegionCache } from './region-cache.ts';
 import { isStackFault } from './stack-fault.ts';
 import { CodeNews, type WasmDomainHandle } from './wasm-domain.ts';
 import { divideWide } from './wide-divide.ts';
+import type { World } from './world.ts';
 
 /** Branches between two looks at the clock. */
 const BUDGET = 10_000;
@@ -77,6 +78,7 @@ export class WasmVcpu implements Engine {
   readonly #block: VcpuBlock;
   readonly #others: readonly VcpuBlock[];
   readonly #news: CodeNews;
+  readonly #world: World;
   readonly #memory: GuestMemory;
   readonly #code: CodeCache;
   readonly #processor: Processor;
@@ -121,6 +123,7 @@ export class WasmVcpu implements Engine {
     this.#block = blocks[id];
     this.#others = blocks.filter((block) => block.vcpuId !== id);
     this.#news = new CodeNews(handle);
+    this.#world = this.#news.world(this.#block, this.#others);
     this.#memory = new GuestMemory(machine, this.#block, {
       granules: this.#news.granules,
       changed: (frame, offset, size) => this.#codeChanged(frame, offset, size),
@@ -135,6 +138,8 @@ export class WasmVcpu implements Engine {
     this.#rare = new Rare(this.#processor, {
       readTsc: (out) => this.#tsc(out),
       exclusively: (body) => this.#news.exclusively(body),
+      stopWorld: () => this.#stopWorld(),
+      startWorld: () => this.#world.start(),
     });
     const divide = (signed: number, high: bigint, low: bigint, divisor: bigint): number =>
       divideWide(this.#block, signed, high, low, divisor);
@@ -174,6 +179,8 @@ export class WasmVcpu implements Engine {
         },
         resolve: (lo, hi, from) => this.#resolve(lo, hi, from),
         rare: () => this.#rare.execute(),
+        stop: () => this.#stopWorld(),
+        start: () => this.#world.start(),
       },
     );
     for (let i = 0; i < JUMP_ENTRIES; i++) this.#dropJump(i);
@@ -183,7 +190,7 @@ export class WasmVcpu implements Engine {
 
   run(): ExitKind {
     const { u32, i32 } = this.#block;
-    Atomics.store(i32, VCPU.inGuest >> 2, 1);
+    this.#world.enter();
     let exit: ExitKind;
     if (Atomics.load(i32, VCPU.flags >> 2) !== 0) exit = EXIT_INTERRUPTED;
     else if (this.#entry.isRefused()) exit = EXIT_EXCEPTION;
@@ -197,9 +204,8 @@ export class WasmVcpu implements Engine {
       this.#entry.keep();
       if (exit === EXIT_EXCEPTION && u32[VCPU.exitVector >> 2] === GENERAL_PROTECTION) this.#stackFault();
     }
-    Atomics.store(i32, VCPU.inGuest >> 2, 0);
+    this.#world.leave();
     Atomics.add(i32, VCPU.exitCount >> 2, 1);
-    Atomics.notify(i32, VCPU.inGuest >> 2);
     return exit;
   }
 
@@ -446,7 +452,6 @@ export class WasmVcpu implements Engine {
 
   /** Makes the other vCPUs flush, and waits until those in guest code have. Meanwhile this one counts as flushed, and flushes if asked. */
   #flushOthers(): void {
-    const mine = this.#block.i32;
     const waiting: VcpuBlock[] = [];
     for (const other of this.#others) {
       if (Atomics.load(other.i32, VCPU.inGuest >> 2) === 0) {
@@ -456,13 +461,25 @@ export class WasmVcpu implements Engine {
       waiting.push(other);
     }
     if (waiting.length === 0) return;
-    Atomics.store(mine, VCPU.inGuest >> 2, 0);
-    Atomics.notify(mine, VCPU.inGuest >> 2);
+    this.#world.leave();
     for (const { i32 } of waiting)
       while (Atomics.load(i32, VCPU.inGuest >> 2) !== 0 && (Atomics.load(i32, VCPU.flags >> 2) & FLAG_FLUSH_TLB) !== 0)
         Atomics.wait(i32, VCPU.inGuest >> 2, 1, 1);
-    Atomics.store(mine, VCPU.inGuest >> 2, 1);
-    if ((Atomics.and(mine, VCPU.flags >> 2, ~FLAG_FLUSH_TLB) & FLAG_FLUSH_TLB) !== 0) this.flushTlb();
+    this.#world.enter();
+    this.#flushIfAsked();
+  }
+
+  /** After a time that counted as flushed. */
+  #flushIfAsked(): void {
+    const flags = Atomics.and(this.#block.i32, VCPU.flags >> 2, ~FLAG_FLUSH_TLB);
+    if ((flags & FLAG_FLUSH_TLB) !== 0) this.flushTlb();
+  }
+
+  /** No other vCPU executes guest instructions until `#world.start()`. Addresses must be translated anew. */
+  #stopWorld(): void {
+    if (this.#others.length === 0) return;
+    this.#world.stop();
+    this.#flushIfAsked();
   }
 
   /** Bytes of a frame with code have changed. */
@@ -557,6 +574,7 @@ export class WasmVcpu implements Engine {
       ['ms of translation', translationMs],
       ['ms of compilation', compilationMs],
       ['times all code was dropped', this.#drops],
+      ['times the world was stopped', this.#world.stops],
       ['TLB misses interpreted', misses],
       ['TLB misses in regions', fills],
       ['addresses resolved', this.#resolved],
