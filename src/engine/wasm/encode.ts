@@ -7,10 +7,15 @@ import type { Instruction } from '../x86/instruction.ts';
 import { OPERANDS, type OperandPlace } from '../x86/operands.ts';
 import {
   ADDRESS,
+  ADDRESS_WRAPPED,
+  ADDRESS16,
   ADDRESS32,
   CALL,
+  CALL_32,
   CALL_INDIRECT,
+  CALL_INDIRECT_32,
   CALL_MEMORY,
+  CALL_MEMORY_32,
   handlerOf,
   isString,
   isWide,
@@ -20,11 +25,13 @@ import {
   LOOP,
   RARE,
   RETURN,
+  RETURN_32,
 } from './handlers.ts';
 import { STATE } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
 import { stem } from './semantics/table.ts';
 
+const RSP = 4;
 const NO_REGISTER = 0;
 const GPR = 1;
 const GPR8 = 2;
@@ -58,6 +65,8 @@ function registerOffset(kind: number, number: number, rex: number): number {
 export const ENCODED_MAX = 3 * MICRO_OP.WIDE_SIZE;
 
 export class Encoder {
+  /** Of the code that is encoded. */
+  bits: 32 | 64 = 64;
   readonly #u8: Uint8Array;
   readonly #view: DataView;
 
@@ -83,16 +92,17 @@ export class Encoder {
     const handler = handlerOf(i);
     const after = offset + i.length;
     if (handler === RARE) return this.plain(at, RARE, offset, 0, 0);
-    if (handler === JUMP || handler === CALL || (handler >= LOOP && handler <= JCC + 15)) {
+    const isCall = handler === CALL || handler === CALL_32;
+    if (handler === JUMP || isCall || (handler >= LOOP && handler <= JCC + 15)) {
       const target = after + i.immLo;
       // A branch over nearly 2 GiB, in either direction.
       if (target !== (target | 0)) return this.plain(at, RARE, offset, 0, 0);
       const next = this.plain(at, handler, offset, 0, target);
-      if (handler === CALL) this.#view.setUint16(at + MICRO_OP.nextOffset, after, true);
+      if (isCall) this.#view.setUint16(at + MICRO_OP.nextOffset, after, true);
       if (handler >= LOOP && handler <= JRCXZ) this.#u8[at + MICRO_OP.register1] = i.addressSize === 4 ? 1 : 0;
       return next;
     }
-    if (handler === RETURN) return this.plain(at, handler, offset, 0, i.immLo & 0xffff);
+    if (handler === RETURN || handler === RETURN_32) return this.plain(at, handler, offset, 0, i.immLo & 0xffff);
 
     let to = at;
     let base = i.base === -1 ? STATE.zero : i.base === RIP ? STATE.codePage : i.base << 3;
@@ -109,9 +119,18 @@ export class Encoder {
         }
       }
       const segment = NO_SEGMENT[i.form] !== 0 ? -1 : i.segment;
-      if (segment >= 4 || i.addressSize === 4) {
+      // The stack pointer wraps around for nobody.
+      const isStack = this.bits === 32 && i.addressSize === 4 && i.base === RSP && i.index === -1;
+      if (segment >= 4 || (i.addressSize !== 8 && !isStack)) {
         const slot = segment === 4 ? VCPU.fsBase : segment === 5 ? VCPU.gsBase : STATE.zero;
-        const kind = i.addressSize === 4 ? ADDRESS32 : ADDRESS;
+        const kind =
+          this.bits === 32
+            ? i.addressSize === 2
+              ? ADDRESS16
+              : ADDRESS_WRAPPED
+            : i.addressSize === 4
+              ? ADDRESS32
+              : ADDRESS;
         to = this.#address(to, kind, slot, base, index, scale, displacement, offset);
         base = STATE.address;
         index = STATE.zero;
@@ -130,7 +149,9 @@ export class Encoder {
     view.setInt32(to + MICRO_OP.displacement, displacement, true);
     view.setInt32(
       to + MICRO_OP.immediate,
-      handler === CALL_INDIRECT || handler === CALL_MEMORY ? after : i.immLo,
+      handler === CALL_INDIRECT || handler === CALL_MEMORY || handler === CALL_INDIRECT_32 || handler === CALL_MEMORY_32
+        ? after
+        : i.immLo,
       true,
     );
     if (!isWide(handler)) return to + MICRO_OP.SIZE;

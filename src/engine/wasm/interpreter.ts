@@ -309,6 +309,14 @@ function interpretFunction(runtime: Runtime, indexes: Indexes): FunctionBuilder 
           };
           emitHandler(handlers.ADDRESS, () => segmented(true));
           emitHandler(handlers.ADDRESS32, () => segmented(false));
+          const wrapped = (offsetMask: Node): void => {
+            const base = i64.load(CPU, i32.load8U(CPU, pc, MICRO_OP.register1), 0);
+            const address = i64.add(i64.and(cpu.address(0), offsetMask), base);
+            f.store(8, CPU, zeroAddress, STATE.address, i64.and(address, i64.const(-1, 0)));
+            advance(MICRO_OP.SIZE);
+          };
+          emitHandler(handlers.ADDRESS_WRAPPED, () => wrapped(i64.const(-1, 0)));
+          emitHandler(handlers.ADDRESS16, () => wrapped(i64.const(0xffff, 0)));
           emitHandler(handlers.LINK, () => {
             f.set(pc, displacement);
             f.br(next);
@@ -434,56 +442,68 @@ function branchHandlers(
 ): void {
   const { pc, page, target, lookup, advance, jumpRelative } = control;
   const returnAddress = i64.add(page, i64.extendI32U(i32.load16U(CPU, pc, MICRO_OP.nextOffset)));
-  const register = { kind: 'gpr', size: 8, field: 1 } as const;
-  const memory = { kind: 'memory', size: 8 } as const;
-
   emit(handlers.JUMP, jumpRelative);
-  emit(handlers.CALL, () => {
-    push(cpu, 8, returnAddress);
-    jumpRelative();
-  });
   /** A branch to an address that is not canonical is #GP where it stands, with nothing changed. */
   const requireCanonical = (to: Node): void => {
     const extended = i64.shrS(i64.shl(to, i64.small(16)), i64.small(16));
     f.if(i64.ne(extended, to), () => cpu.raise(13));
   };
-  for (const [handler, operand] of [
-    [handlers.JUMP_INDIRECT, register],
-    [handlers.JUMP_MEMORY, memory],
-  ] as const)
-    emit(handler, () => {
-      cpu.begin([operand], 8, false, false);
-      f.set(target, cpu.read(0));
-      requireCanonical(target);
-      f.br(lookup);
-    });
   // The address operand uses the bytes of `nextOffset`: the offset after the instruction is the immediate.
   const afterIndirect = i64.add(page, i64.load32S(CPU, pc, MICRO_OP.immediate));
-  for (const [handler, operand] of [
-    [handlers.CALL_INDIRECT, register],
-    [handlers.CALL_MEMORY, memory],
-  ] as const)
-    emit(handler, () => {
-      cpu.begin([operand], 8, false, false);
-      const to = f.let(cpu.read(0));
-      // The stack's page fault comes before.
-      const top = f.let(i64.sub(cpu.gpr(4, 8), i64.small(8)));
-      const at = cpu.translate(top, 8, 'write');
+  for (const { size, call, jumps, calls, back } of [
+    {
+      size: 8,
+      call: handlers.CALL,
+      jumps: [handlers.JUMP_INDIRECT, handlers.JUMP_MEMORY],
+      calls: [handlers.CALL_INDIRECT, handlers.CALL_MEMORY],
+      back: handlers.RETURN,
+    },
+    {
+      size: 4,
+      call: handlers.CALL_32,
+      jumps: [handlers.JUMP_INDIRECT_32, handlers.JUMP_MEMORY_32],
+      calls: [handlers.CALL_INDIRECT_32, handlers.CALL_MEMORY_32],
+      back: handlers.RETURN_32,
+    },
+  ] as const) {
+    const operands = [
+      { kind: 'gpr', size, field: 1 },
+      { kind: 'memory', size },
+    ] as const;
+    emit(call, () => {
+      push(cpu, size, returnAddress);
+      jumpRelative();
+    });
+    for (const [i, handler] of jumps.entries())
+      emit(handler, () => {
+        cpu.begin([operands[i]], size, false, false);
+        f.set(target, cpu.read(0));
+        requireCanonical(target);
+        f.br(lookup);
+      });
+    for (const [i, handler] of calls.entries())
+      emit(handler, () => {
+        cpu.begin([operands[i]], size, false, false);
+        const to = f.let(cpu.read(0));
+        // The stack's page fault comes before.
+        const top = f.let(i64.sub(cpu.gpr(4, 8), i64.small(size)));
+        const at = cpu.translate(top, size, 'write');
+        requireCanonical(to);
+        cpu.store(at, size, afterIndirect);
+        cpu.setGpr(4, 8, top);
+        f.set(target, to);
+        f.br(lookup);
+      });
+    emit(back, () => {
+      const to = stackTop(cpu, size);
       requireCanonical(to);
-      cpu.store(at, 8, afterIndirect);
-      cpu.setGpr(4, 8, top);
+      dropStack(cpu, size);
+      cpu.setGpr(4, 8, i64.add(cpu.gpr(4, 8), cpu.immediate()));
+      f.set(control.counting, i32.const(0));
       f.set(target, to);
       f.br(lookup);
     });
-  emit(handlers.RETURN, () => {
-    const to = stackTop(cpu, 8);
-    requireCanonical(to);
-    dropStack(cpu, 8);
-    cpu.setGpr(4, 8, i64.add(cpu.gpr(4, 8), cpu.immediate()));
-    f.set(control.counting, i32.const(0));
-    f.set(target, to);
-    f.br(lookup);
-  });
+  }
   for (let code = 0; code < 16; code++)
     emit(handlers.JCC + code, () => {
       f.if(cpu.flags.condition(code), jumpRelative);

@@ -11,6 +11,7 @@ import { Descriptors } from './descriptors.ts';
 import { handlerOf, RARE } from './handlers.ts';
 import { STATE } from './layout.ts';
 import type { Processor } from './processor.ts';
+import * as code32 from './rare-32.ts';
 import * as segments from './rare-segments.ts';
 import { JUMP, NEXT } from './rare-status.ts';
 import * as strings from './rare-strings.ts';
@@ -26,6 +27,7 @@ const RBP = 5;
 const RDI = 7;
 const R11 = 11;
 const CF = 1;
+const OF = 0x800;
 const CONDITIONS = 'o no b ae e ne be a s ns p np l ge le g'.split(' ');
 const ZF = 0x40;
 const TF = 0x100;
@@ -71,7 +73,9 @@ const softwareInterrupt: RareInstruction = (p, d, host) => {
   return p.raise(13, vector * 8 + 2);
 };
 
+/** Of 32-bit code SYSCALL is AMD's, SYSENTER is Intel's, which this CPU is. The hypervisor knows what SYSENTER means. */
 const systemCall: RareInstruction = (p) => {
+  if (p.bits === 32) return p.raise(6);
   p.advance();
   const { u32 } = p;
   const flags = p.flags();
@@ -265,22 +269,24 @@ const popToMemory: RareInstruction = (p) => {
 /** JMP, CALL and Jcc over nearly 2 GiB (the others are the interpreter's own). `code`: the condition's number, -1 = always. */
 function relativeBranch(code: number, isCall: boolean): RareInstruction {
   return (p) => {
-    const { immLo } = p.instruction;
+    const { immLo, operandSize } = p.instruction;
+    // 16 bits of 32-bit code.
+    if (operandSize === 2) return p.raise(6);
     const flags = p.flags();
     p.advance();
     const lo = p.u32[VCPU.rip / 4];
     const hi = p.u32[VCPU.rip / 4 + 1];
     if (isCall) {
-      const stack = p.gprLo(RSP) - 8;
-      if (!p.write(stack >>> 0, (p.gprHi(RSP) - (stack < 0 ? 1 : 0)) >>> 0, 8, lo, hi)) {
+      const stack = p.gprLo(RSP) - operandSize;
+      if (!p.write(stack >>> 0, (p.gprHi(RSP) - (stack < 0 ? 1 : 0)) >>> 0, operandSize, lo, hi)) {
         p.retreat();
         return EXIT_EXCEPTION;
       }
-      p.addGpr(RSP, 8, -8);
+      p.addGpr(RSP, 8, -operandSize);
     }
     if (code >= 0 && !holds(code, flags)) return JUMP;
     const to = lo + immLo;
-    p.setRip(to >>> 0, (hi + (to > 0xffffffff ? 1 : to < 0 ? -1 : 0)) >>> 0);
+    p.setRip(to >>> 0, p.bits === 32 ? 0 : (hi + (to > 0xffffffff ? 1 : to < 0 ? -1 : 0)) >>> 0);
     return JUMP;
   };
 }
@@ -503,7 +509,22 @@ const BY_MNEMONIC: Readonly<Record<string, RareInstruction>> = {
   clflush: flushLine,
   ldmxcsr: loadMxcsr,
   stmxcsr: storeMxcsr,
+  sysenter: raise(13),
   iret: segments.interruptReturn,
+  daa: code32.decimalAdjust(1),
+  das: code32.decimalAdjust(-1),
+  aaa: code32.asciiAdjust(1),
+  aas: code32.asciiAdjust(-1),
+  aam: code32.asciiMultiply,
+  aad: code32.asciiDivide,
+  salc: code32.carryToAl,
+  pusha: code32.pushAll,
+  popa: code32.popAll,
+  bound: code32.checkBounds,
+  arpl: code32.adjustPrivilege,
+  into: (p, d, host) => ((p.flags() & OF) !== 0 ? trap(4)(p, d, host) : finish(p)),
+  les: (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.es),
+  lds: (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.ds),
   retf: segments.farReturn,
 };
 
@@ -523,6 +544,15 @@ const BY_KEY: Readonly<Record<string, RareInstruction>> = {
   'btr Ev,Gv': bitString('reset'),
   'btc Ev,Gv': bitString('complement'),
   'pop Ev': popToMemory,
+  ...Object.fromEntries(
+    (['es', 'cs', 'ss', 'ds'] as const).flatMap((name) => [
+      [`push ${name.toUpperCase()}`, (p: Processor) => segments.pushSegment(p, segments.SEGMENTS[name])],
+      [
+        `pop ${name.toUpperCase()}`,
+        (p: Processor, d: Descriptors) => segments.popSegment(p, d, segments.SEGMENTS[name]),
+      ],
+    ]),
+  ),
   'push FS': (p) => segments.pushSegment(p, segments.SEGMENTS.fs),
   'push GS': (p) => segments.pushSegment(p, segments.SEGMENTS.gs),
   'pop FS': (p, d) => segments.popSegment(p, d, segments.SEGMENTS.fs),
@@ -530,6 +560,8 @@ const BY_KEY: Readonly<Record<string, RareInstruction>> = {
   'lss Gv,Mp': (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.ss),
   'lfs Gv,Mp': (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.fs),
   'lgs Gv,Mp': (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.gs),
+  'jmp Ap': (p, d) => segments.farJumpDirect(p, d, false),
+  'call Ap': (p, d) => segments.farJumpDirect(p, d, true),
   'jmp Mp': (p, d) => segments.farJump(p, d, false),
   'call Mp': (p, d) => segments.farJump(p, d, true),
 };
@@ -580,6 +612,11 @@ export class Rare {
   /** Executes the instruction at rip. */
   execute(): number {
     const p = this.#p;
+    // A branch of 32-bit code by a displacement: its sum has 32 bits.
+    if (p.bits === 32 && p.u32[VCPU.rip / 4 + 1] !== 0) {
+      p.u32[VCPU.rip / 4 + 1] = 0;
+      return JUMP;
+    }
     if (!p.decode()) return EXIT_EXCEPTION;
     // Another vCPU has put an instruction here that is none of these; the news of it is on its way.
     if (handlerOf(p.instruction) !== RARE && !p.isStepping && !isDistant(p)) return JUMP;

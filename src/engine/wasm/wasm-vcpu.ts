@@ -100,6 +100,9 @@ export class WasmVcpu implements Engine {
   readonly #codePages = new Uint8Array(CODE_PAGES);
   /** The next micro-op to find is one instruction alone. */
   #stepping = false;
+  /** Size of the code that runs, and of the last that ran, by mode: the jump cache has what was found in it. */
+  #bits: 32 | 64 = 64;
+  readonly #lastBits: [32 | 64, 32 | 64] = [64, 64];
   /** No region may run: single-stepping. */
   #alone = false;
   /** Entries since regions have been waiting for their module. */
@@ -197,10 +200,12 @@ export class WasmVcpu implements Engine {
     else {
       this.#enter();
       this.#memory.isNonCanonical = false;
+      const cs = u32[VCPU.cs >> 2];
       const rflags = u32[VCPU.rflags >> 2];
       exit = (rflags & TF) !== 0 ? this.#step() : this.#interpret();
       u32[VCPU.rflags >> 2] =
         (u32[VCPU.rflags >> 2] & ~ARITHMETIC_FLAGS) | (this.#interpreter.rflags() & ARITHMETIC_FLAGS) | 2;
+      if (this.#bits === 32 && u32[VCPU.cs >> 2] === cs) u32[(VCPU.rip >> 2) + 1] = 0;
       this.#entry.keep();
       if (exit === EXIT_EXCEPTION && u32[VCPU.exitVector >> 2] === GENERAL_PROTECTION) this.#stackFault();
     }
@@ -231,6 +236,7 @@ export class WasmVcpu implements Engine {
       if (alike) this.#flushLowHalf();
       else this.flushTlb();
     }
+    this.#useCodeSize(this.#entry.bits);
     if (this.#news.pending(this.#block.vcpuId)) this.#hearNews();
     if (this.#regions.hasPending && ++this.#waited > ENTRIES_WAITED) this.#translate();
     if (this.#code.isFull || this.#regions.isFull) this.#dropCode();
@@ -239,16 +245,34 @@ export class WasmVcpu implements Engine {
     u32[(STATE.flagsA >> 2) + 1] = 0;
   }
 
+  /** Code of 32 bits is interpreted only. */
+  #useCodeSize(bits: 32 | 64): void {
+    const { u32 } = this.#block;
+    if (bits === 32) u32[(VCPU.rip >> 2) + 1] = 0;
+    const { mode } = this.#memory;
+    if (this.#lastBits[mode] !== bits) {
+      this.#lastBits[mode] = bits;
+      this.#flushJumps();
+    }
+    if (this.#bits === bits) return;
+    this.#bits = bits;
+    this.#processor.bits = bits;
+    this.#code.bits = bits;
+  }
+
   #interpret(): ExitKind {
     const { i32, u32 } = this.#block;
     const user = u32[VCPU.userMode >> 2] !== 0;
     const tlb = STATE.tlb + (user ? TLB_SIZE : 0);
     const tag = user ? JUMP_USER_HI : 0;
+    const cs = u32[VCPU.cs >> 2];
     for (;;) {
       i32[STATE.budget >> 2] = BUDGET;
       const exit = this.#interpreter.interpret(tlb, tag);
       if (exit !== EXIT_INTERRUPTED) return exit;
       if (this.#regions.hasPending) this.#translate();
+      // Perhaps of another size.
+      if (u32[VCPU.cs >> 2] !== cs) return exit;
       if (Atomics.load(i32, VCPU.flags >> 2) !== 0 || (u32[VCPU.rflags >> 2] & TF) !== 0) return exit;
       if (this.#deadlineNs !== 0 && this.#host.monotonicNs() >= this.#deadlineNs) return exit;
       if (this.#code.isFull || this.#regions.isFull) this.#dropCode();
@@ -302,12 +326,13 @@ export class WasmVcpu implements Engine {
     // The step is done: whatever is wrong with the next instruction's address comes later.
     if (this.#alone) return this.#code.stop(low & 0xfff);
     this.#resolved++;
+    if (this.#bits === 32 && high !== 0) return this.#code.beyond(low & 0xfff);
     for (;;) {
       const generation = this.#generation;
       const microOp = this.#microOpAt(low, high);
       if (microOp === 0) return 0;
       const frame = this.#code.ownerOf(microOp);
-      const slot = this.#regions.find(frame, low, high, this.#memory.mode !== 0);
+      const slot = this.#bits === 64 ? this.#regions.find(frame, low, high, this.#memory.mode !== 0) : 0;
       // Whoever had this vCPU flush while it waited for others (#watch) must not find the old page here.
       if (generation !== this.#generation) continue;
       if (slot === 0 && from !== 0) this.#code.link(from, microOp, frame, low & 0xfff);
@@ -349,7 +374,7 @@ export class WasmVcpu implements Engine {
   #hot(lo: number, hi: number): void {
     const low = lo >>> 0;
     const high = hi >>> 0;
-    if (this.#host.interpretOnly === true) return;
+    if (this.#host.interpretOnly === true || this.#bits === 32) return;
     const frame = this.#memory.codeFrame(low, high);
     if (frame >= 0) this.#regions.request(frame, low, high, this.#memory.mode !== 0);
   }
