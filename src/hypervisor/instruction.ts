@@ -148,6 +148,12 @@ export function fetchInstruction(v: Vcpu): boolean {
   return decode(i, runsLongMode(v));
 }
 
+/** The bytes fetched last are SYSENTER. */
+export function isSysenter(): boolean {
+  const { bytes, fetched } = instruction;
+  return fetched >= 2 && bytes[0] === 0x0f && bytes[1] === 0x34;
+}
+
 /** Selectors of Xen's own descriptors start here. Source: xen/include/public/arch-x86/xen.h, FIRST_RESERVED_GDT_BYTE. */
 const FIRST_RESERVED_GDT_BYTE = 14 * 4096;
 /** Source: xen/include/public/arch-x86/xen-x86_64.h, FLAT_RING3_CS64. */

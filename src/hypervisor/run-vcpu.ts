@@ -24,10 +24,19 @@ import { emulateForcedCpuid } from './forced-cpuid.ts';
 import { PTE_P, PTE_US } from './guest-access.ts';
 import { endPoll, pollDone } from './hypercalls/sched.ts';
 import { HYPERCALL_HANDLERS } from './hypercalls/table.ts';
+import { isSysenter } from './instruction.ts';
 import { emulatePageTableWrite } from './page-table-write.ts';
 import { emulatePrivileged } from './privileged-op.ts';
 import { keepTime, RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_running, setRunstate } from './time.ts';
-import { crashDomain, deliverPending, deliverSyscall, deliverTrap, gprWord, upcallDue } from './traps.ts';
+import {
+  crashDomain,
+  deliverPending,
+  deliverSyscall,
+  deliverSysenter,
+  deliverTrap,
+  gprWord,
+  upcallDue,
+} from './traps.ts';
 import { RESULT_IN_RAX, type Vcpu } from './vcpu.ts';
 
 const ARGUMENTS = [RDI, RSI, RDX, R10, R8, R9].map(gprWord);
@@ -157,6 +166,7 @@ function exception(v: Vcpu): void {
           carriedOut(v);
           return;
         }
+        if (!kernel && isSysenter() && deliverSysenter(v)) return;
       } else if ((error & 7) === 2) {
         softwareInterrupt(v, (error >>> 3) & 0xff, error, kernel);
         return;

@@ -6,7 +6,7 @@
  */
 
 import { FLAT_KERNEL_CS64, FLAT_KERNEL_SS64, FLAT_RING3_CS32, FLAT_RING3_CS64, SHUTDOWN_crash } from '../abi/xen.ts';
-import { NO_ROOT, R11, RAX, RCX, RSP, VCPU } from '../machine/vcpu-block.ts';
+import { CALLBACK_MASKS_SYSENTER, NO_ROOT, R11, RAX, RCX, RSP, VCPU } from '../machine/vcpu-block.ts';
 import { DOMAIN } from './domain.ts';
 import type { Vcpu } from './vcpu.ts';
 
@@ -226,6 +226,24 @@ export function deliverSyscall(v: Vcpu): void {
   const flag = compat ? 2 : 1;
   bounce(v, u[callback], u[callback + 1], false, 0, (u[VCPU.callbackFlags >> 2] & flag) !== 0);
   u[RFLAGS] &= ~DF;
+}
+
+/**
+ * SYSENTER in user mode, which comes as #GP(0): the instruction tells nobody where it was, so the frame has 0 for rip and rsp. False: the
+ * guest has no handler for it and gets its #GP. Source: xen/arch/x86/x86_64/entry.S, sysenter_entry.
+ */
+export function deliverSysenter(v: Vcpu): boolean {
+  const u = v.block.u32;
+  const callback = VCPU.sysenterCallback >> 2;
+  if ((u[callback] | u[callback + 1]) === 0) return false;
+  u[VCPU.cs >> 2] = 3;
+  u[VCPU.ss >> 2] = FLAT_KERNEL_SS64;
+  u[RIP] = 0;
+  u[RIP + 1] = 0;
+  u[RSP_WORD] = 0;
+  u[RSP_WORD + 1] = 0;
+  bounce(v, u[callback], u[callback + 1], false, 0, (u[VCPU.callbackFlags >> 2] & CALLBACK_MASKS_SYSENTER) !== 0);
+  return true;
 }
 
 /** A code selector that the guest may return to: Xen's flat ones, or a present code segment of the guest's own tables. */

@@ -17,7 +17,19 @@ import { FORMS } from '../x86/forms.ts';
 import { Instruction } from '../x86/instruction.ts';
 import { OPERANDS } from '../x86/operands.ts';
 import { ENCODED_MAX, Encoder } from './encode.ts';
-import { CALL, ENDS_RUN, isConditional, isWide, JUMP, LEAVE_PAGE, LINK, RARE, REGION, STALE } from './handlers.ts';
+import {
+  CALL,
+  CALL_32,
+  ENDS_RUN,
+  isConditional,
+  isWide,
+  JUMP,
+  LEAVE_PAGE,
+  LINK,
+  RARE,
+  REGION,
+  STALE,
+} from './handlers.ts';
 import { STATE } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
 import { RunTable } from './run-table.ts';
@@ -68,6 +80,8 @@ export class CodeCache {
   readonly #chunks: number;
   /** Called before a frame's first code is decoded: its granule bits are about to be set. */
   readonly #newGranule: (frame: number, bits: number) => void;
+  /** Code size by frame, 0 = none yet: only code of one size is kept of a frame. */
+  readonly #sizes: Uint8Array;
   /** Instructions decoded. */
   decoded = 0;
 
@@ -81,6 +95,7 @@ export class CodeCache {
     this.#taken = new Uint16Array(this.#chunks);
     this.#previous = new Int32Array(this.#chunks);
     this.#last = new Int32Array(machine.u8.length >>> 12).fill(-1);
+    this.#sizes = new Uint8Array(this.#last.length);
     // The first one holds ENTER.
     this.#nextChunk = (STATE.microOps >> CHUNK_SHIFT) + 1;
   }
@@ -98,7 +113,24 @@ export class CodeCache {
     this.#tails = new Map();
     this.#owners.fill(-1);
     this.#last.fill(-1);
+    this.#sizes.fill(0);
     this.#nextChunk = (STATE.microOps >> CHUNK_SHIFT) + 1;
+  }
+
+  /** Size of the code that is found from now on. Jump caches hold what was found before. */
+  set bits(bits: 32 | 64) {
+    this.#encoder.bits = bits;
+  }
+
+  /** Code of a frame is wanted: that of the other size is forgotten. */
+  #expect(frame: number): void {
+    const { bits } = this.#encoder;
+    if (this.#sizes[frame] === bits) return;
+    if (this.#sizes[frame] !== 0) {
+      this.invalidate(frame, 0, 4096);
+      this.#decodedBits.delete(frame);
+    }
+    this.#sizes[frame] = bits;
   }
 
   /** Frame that a micro-op's code is in, -1 = of none. */
@@ -114,12 +146,14 @@ export class CodeCache {
 
   /** The micro-op at an offset of a frame; 0 when the instruction there reaches into the next page. */
   find(frame: number, offset: number): number {
+    this.#expect(frame);
     const known = this.#starts.get(frame * 4096 + offset);
     return known !== 0 ? known : this.#decodeRun(frame, offset);
   }
 
   /** The micro-op of an instruction that starts at `offset` of `frame` and goes on at the start of `nextFrame`. */
   findCrossing(frame: number, offset: number, nextFrame: number): number {
+    this.#expect(frame);
     const known = this.#crossings.get(frame * 4096 + offset);
     if (known !== undefined && known.nextFrame === nextFrame) return known.microOp;
     const bytes = this.#bytes;
@@ -129,7 +163,7 @@ export class CodeCache {
     this.#newGranule(nextFrame, 1);
     for (let i = 0; i < 15; i++) bytes[i] = u8[i < first ? frame * 4096 + offset + i : nextFrame * 4096 + i - first];
     const instruction = this.#instruction;
-    const status = decode(bytes, 0, 15, 64, instruction);
+    const status = decode(bytes, 0, 15, this.#encoder.bits, instruction);
     const microOp = this.#room(frame);
     let at = microOp;
     if (status !== DECODE_OK) at = this.#encoder.plain(at, RARE, offset, 0, 0);
@@ -156,12 +190,12 @@ export class CodeCache {
     const first = Math.min(15, 4096 - offset);
     for (let i = 0; i < first; i++) bytes[i] = u8[base + i];
     const instruction = this.#instruction;
-    let status = decode(bytes, 0, first, 64, instruction);
+    let status = decode(bytes, 0, first, this.#encoder.bits, instruction);
     if (status === DECODE_SHORT) {
       const next = nextFrame();
       if (next < 0) return 0;
       for (let i = first; i < 15; i++) bytes[i] = u8[next * 4096 + i - first];
-      status = decode(bytes, 0, 15, 64, instruction);
+      status = decode(bytes, 0, 15, this.#encoder.bits, instruction);
     }
     const start = STATE.microOps + MICRO_OP.SIZE;
     if (status !== DECODE_OK) {
@@ -182,6 +216,13 @@ export class CodeCache {
   stop(offset: number): number {
     const at = STATE.microOps + STOP_OFFSET;
     this.#encoder.plain(at, LEAVE_PAGE, offset, 0, offset);
+    return at;
+  }
+
+  /** A micro-op for an address beyond 4 GiB that 32-bit code has come to (rare.ts). */
+  beyond(offset: number): number {
+    const at = STATE.microOps + STOP_OFFSET;
+    this.#encoder.plain(at, RARE, offset, 0, 0);
     return at;
   }
 
@@ -238,7 +279,7 @@ export class CodeCache {
         this.#newGranule(frame, wanted);
       }
       bits[here >>> 3] |= 1 << (here & 7);
-      const status = decode(u8, base + here, base + 4096, 64, instruction);
+      const status = decode(u8, base + here, base + 4096, encoder.bits, instruction);
       if (status === DECODE_SHORT) {
         if (count === 0) return 0;
         at = encoder.plain(at, LEAVE_PAGE, here, 0, here);
@@ -278,7 +319,7 @@ export class CodeCache {
       this.#encoder.plain(from, LINK, offset, target, 0);
       return;
     }
-    if (handler !== JUMP && handler !== CALL && !isConditional(handler)) return;
+    if (handler !== JUMP && handler !== CALL && handler !== CALL_32 && !isConditional(handler)) return;
     const immediate = this.#block.i32[(from + MICRO_OP.immediate) >>> 2];
     // Regions may have run since.
     if (immediate !== offset) return;

@@ -26,6 +26,8 @@ export interface ColdEnvironment {
   commit(at: number, size: number): void;
   divide(signed: number, high: bigint, low: bigint, divisor: bigint): number;
   vector(operation: number): number;
+  stop(): void;
+  start(): void;
 }
 
 type ColdHandler = (microOp: number, tlb: number) => number;
@@ -49,6 +51,8 @@ function build(variant: Variant, guestPages: number, cpuPages: number): Uint8Arr
   const commit = m.importFunction('e', 'commit', [I32, I32]);
   const divide = m.importFunction('e', 'divide', [I32, I64, I64, I64], [I32]);
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
+  const stop = m.importFunction('e', 'stop', []);
+  const start = m.importFunction('e', 'start', []);
   m.importMemory('e', 'guest', guestPages, guestPages);
   m.importMemory('e', 'cpu', cpuPages, cpuPages);
   const scratch = m.importGlobal('e', 'scratch', I32);
@@ -66,7 +70,7 @@ function build(variant: Variant, guestPages: number, cpuPages: number): Uint8Arr
     leave: () => f.return(i32.const(EXIT_EXCEPTION)),
     pause: () => f.return(i32.const(EXIT_INTERRUPTED)),
   };
-  const cpu = new InterpreterCpu(frame, { miss, commit, divide, vector, computeFlags: compute, scratch });
+  const cpu = new InterpreterCpu(frame, { miss, commit, divide, vector, stop, start, computeFlags: compute, scratch });
   if (writes || flagsRead !== 0 || flagsConditional) loadFlags(f, flagLocals);
   cpu.begin(variant.operands, variant.operandSize, variant.locked, variant.wide);
   variant.meaning(cpu);

@@ -60,8 +60,8 @@ export interface Cpu {
   /** `at` from `translate` for writing. */
   store(at: Node, size: IntegerSize, value: Node): void;
 
-  /** `modify` of memory at an offset from `translate`. */
-  modifyAt(at: Node, size: IntegerSize, operation: Modification, value: Node, replacement?: Node): Node;
+  /** `modify` of memory at an address and its offset from `translate`, behind which nothing has been written: it may leave. */
+  modifyAt(address: Node, at: Node, size: IntegerSize, operation: Modification, value: Node, replacement?: Node): Node;
 
   /** Vector operand as v128 (MMX register, memory of 4 or 8 bytes: the rest zero). Kept if memory. */
   readVector(operand: number): Node;

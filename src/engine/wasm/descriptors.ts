@@ -22,6 +22,7 @@ const CONFORMING = 0x0400;
 /** Of code: readable; of data: writable. */
 const READABLE_OR_WRITABLE = 0x0200;
 const LONG = 0x200000;
+const DEFAULT_32 = 0x400000;
 const DPL_SHIFT = 13;
 
 /** High words of Xen's own descriptors; the low ones are 0000ffff. */
@@ -128,6 +129,11 @@ export class Descriptors {
   /** The code segment found is one of 64-bit code. */
   get isLong(): boolean {
     return (this.hi & LONG) !== 0;
+  }
+
+  /** It is one of 32-bit code that this engine runs: the base must be 0, the limit does not count. */
+  get isFlat32(): boolean {
+    return (this.hi & (LONG | DEFAULT_32)) === DEFAULT_32 && this.base() === 0;
   }
 
   /** LAR: the access rights, or -1. */

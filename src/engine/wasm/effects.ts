@@ -59,7 +59,16 @@ interface Notes extends Effects {
   readonly usesAddress: boolean;
 }
 
-const NO_RUNTIME: Runtime = { miss: 0, commit: 0, divide: 0, vector: 0, computeFlags: 0, scratch: 0 };
+const NO_RUNTIME: Runtime = {
+  miss: 0,
+  commit: 0,
+  divide: 0,
+  vector: 0,
+  stop: 0,
+  start: 0,
+  computeFlags: 0,
+  scratch: 0,
+};
 
 class NotedFlags implements Flags {
   readonly isDead = false;

@@ -9,10 +9,15 @@ import { flagsAfter } from './effects.ts';
 import { FLAGS_RESULT, FLAGS_STEP, FLAGS_SUB } from './flags.ts';
 import {
   ADDRESS,
+  ADDRESS_WRAPPED,
+  ADDRESS16,
   ADDRESS32,
   CALL,
+  CALL_32,
   CALL_INDIRECT,
+  CALL_INDIRECT_32,
   CALL_MEMORY,
+  CALL_MEMORY_32,
   handlerOf,
   isConditional,
   isString,
@@ -25,6 +30,7 @@ import {
   LOOP,
   RARE,
   RETURN,
+  RETURN_32,
   variantOf,
 } from './handlers.ts';
 import { STATE } from './layout.ts';
@@ -37,6 +43,7 @@ const BELOW = 1;
 const BELOW_OR_EQUAL = 3;
 const PARITY = 5;
 
+const RSP = 4;
 const NO_REGISTER = 0;
 const GPR = 1;
 const GPR8 = 2;
@@ -71,6 +78,8 @@ function registerOffset(kind: number, number: number, rex: number): number {
 export const ENCODED_MAX = 3 * MICRO_OP.WIDE_SIZE;
 
 export class Encoder {
+  /** Of the code that is encoded. */
+  bits: 32 | 64 = 64;
   readonly #u8: Uint8Array;
   readonly #view: DataView;
   /** `knownKind` of the flags here. */
@@ -109,16 +118,17 @@ export class Encoder {
     }
     const after = offset + i.length;
     if (handler === RARE) return this.plain(at, RARE, offset, 0, 0);
-    if (handler === JUMP || handler === CALL || isConditional(handler)) {
+    const isCall = handler === CALL || handler === CALL_32;
+    if (handler === JUMP || isCall || isConditional(handler)) {
       const target = after + i.immLo;
       // A branch over nearly 2 GiB, in either direction.
       if (target !== (target | 0)) return this.plain(at, RARE, offset, 0, 0);
       const next = this.plain(at, handler, offset, 0, target);
-      if (handler === CALL) this.#view.setUint16(at + MICRO_OP.nextOffset, after, true);
+      if (isCall) this.#view.setUint16(at + MICRO_OP.nextOffset, after, true);
       if (handler >= LOOP && handler <= JRCXZ) this.#u8[at + MICRO_OP.register1] = i.addressSize === 4 ? 1 : 0;
       return next;
     }
-    if (handler === RETURN) return this.plain(at, handler, offset, 0, i.immLo & 0xffff);
+    if (handler === RETURN || handler === RETURN_32) return this.plain(at, handler, offset, 0, i.immLo & 0xffff);
 
     let to = at;
     let base = i.base === -1 ? STATE.zero : i.base === RIP ? STATE.codePage : i.base << 3;
@@ -135,9 +145,18 @@ export class Encoder {
         }
       }
       const segment = NO_SEGMENT[i.form] !== 0 ? -1 : i.segment;
-      if (segment >= 4 || i.addressSize === 4) {
+      // The stack pointer wraps around for nobody.
+      const isStack = this.bits === 32 && i.addressSize === 4 && i.base === RSP && i.index === -1;
+      if (segment >= 4 || (i.addressSize !== 8 && !isStack)) {
         const slot = segment === 4 ? VCPU.fsBase : segment === 5 ? VCPU.gsBase : STATE.zero;
-        const kind = i.addressSize === 4 ? ADDRESS32 : ADDRESS;
+        const kind =
+          this.bits === 32
+            ? i.addressSize === 2
+              ? ADDRESS16
+              : ADDRESS_WRAPPED
+            : i.addressSize === 4
+              ? ADDRESS32
+              : ADDRESS;
         to = this.#address(to, kind, slot, base, index, scale, displacement, offset);
         base = STATE.address;
         index = STATE.zero;
@@ -156,7 +175,9 @@ export class Encoder {
     view.setInt32(to + MICRO_OP.displacement, displacement, true);
     view.setInt32(
       to + MICRO_OP.immediate,
-      handler === CALL_INDIRECT || handler === CALL_MEMORY ? after : i.immLo,
+      handler === CALL_INDIRECT || handler === CALL_MEMORY || handler === CALL_INDIRECT_32 || handler === CALL_MEMORY_32
+        ? after
+        : i.immLo,
       true,
     );
     if (VVVV_KINDS[i.form] !== NO_REGISTER)

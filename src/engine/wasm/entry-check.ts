@@ -21,6 +21,8 @@ const RPL = 3;
 export class EntryCheck {
   readonly #p: Processor;
   readonly #descriptors: Descriptors;
+  /** Size of the code that the guest is entered at, after `isRefused`. */
+  bits: 32 | 64 = 64;
   #ds = 0;
   #es = 0;
   #fs = 0;
@@ -34,6 +36,7 @@ export class EntryCheck {
   /** True when the guest cannot be entered: #GP is in the block. */
   isRefused(): boolean {
     const { u32 } = this.#p;
+    this.bits = 64;
     if (u32[CS] !== FLAT_CS64 && !this.#isCode((u32[CS] & 0xffff) | RPL)) return this.#refuse(u32[CS]);
     if (u32[SS] !== FLAT_SS && !this.#isStack((u32[SS] & 0xffff) | RPL)) return this.#refuse(u32[SS]);
     if (u32[DS] !== this.#ds) this.#check(DS);
@@ -52,9 +55,13 @@ export class EntryCheck {
     this.#gs = u32[GS];
   }
 
-  /** 64-bit code: other code does not run here (docs/quirks.md). */
+  /** 64-bit or flat 32-bit code: other code does not run here (docs/quirks.md). */
   #isCode(selector: number): boolean {
-    return this.#descriptors.codeFault(selector) === 0 && this.#descriptors.isLong;
+    const descriptors = this.#descriptors;
+    if (descriptors.codeFault(selector) !== 0) return false;
+    if (descriptors.isLong) return true;
+    this.bits = 32;
+    return descriptors.isFlat32;
   }
 
   /** A 64-bit kernel may believe that it runs at ring 0 with a null SS. */

@@ -45,10 +45,20 @@ export const CALL_MEMORY = 33;
 export const NOTHING = 34;
 /** A region starts here: looks the address up. */
 export const REGION = 35;
+/** Of 32-bit code: the sum of segment and offset has 32 bits; the offset has 16. */
+export const ADDRESS_WRAPPED = 36;
+export const ADDRESS16 = 37;
+/** Branches with targets and return addresses of 32 bits. */
+export const CALL_32 = 38;
+export const JUMP_INDIRECT_32 = 39;
+export const CALL_INDIRECT_32 = 40;
+export const RETURN_32 = 41;
+export const JUMP_MEMORY_32 = 42;
+export const CALL_MEMORY_32 = 43;
 /** JCC behind an instruction whose flags are those of a - b, or of a result. */
-export const JCC_SUB = 36;
-export const JCC_RESULT = 52;
-export const FIRST_VARIANT = 68;
+export const JCC_SUB = 44;
+export const JCC_RESULT = 60;
+export const FIRST_VARIANT = 76;
 
 /** Handlers of micro-ops that are no instruction, or not the last of one. */
 export const NO_INSTRUCTION: ReadonlySet<number> = new Set([
@@ -56,6 +66,8 @@ export const NO_INSTRUCTION: ReadonlySet<number> = new Set([
   STALE,
   ADDRESS,
   ADDRESS32,
+  ADDRESS_WRAPPED,
+  ADDRESS16,
   LINK,
   LEAVE_PAGE,
   REGION,
@@ -140,6 +152,15 @@ function branchHandler(form: Form): number {
   }
 }
 
+const BRANCHES_32: ReadonlyMap<number, number> = new Map([
+  [CALL, CALL_32],
+  [JUMP_INDIRECT, JUMP_INDIRECT_32],
+  [CALL_INDIRECT, CALL_INDIRECT_32],
+  [RETURN, RETURN_32],
+  [JUMP_MEMORY, JUMP_MEMORY_32],
+  [CALL_MEMORY, CALL_MEMORY_32],
+]);
+
 /** Forms that end a straight run of instructions whatever their handler: rare ones that jump. */
 const ENDS = new Set([
   'iret',
@@ -194,12 +215,14 @@ for (const form of FORMS) {
       for (const locked of form.lockable && memory ? [false, true] : [false]) {
         const key = keyOf(form.index, operandSize, memory, locked);
         if (branch !== 0) {
-          HANDLER_OF[key] =
+          const handler =
             branch === JUMP_INDIRECT && memory
               ? JUMP_MEMORY
               : branch === CALL_INDIRECT && memory
                 ? CALL_MEMORY
                 : branch;
+          // Of 16 bits in 32-bit code: rare.
+          if (operandSize !== 2) HANDLER_OF[key] = operandSize === 4 ? (BRANCHES_32.get(handler) ?? handler) : handler;
           continue;
         }
         if (HINTS.has(name)) {
@@ -277,10 +300,10 @@ const ADDRESSES = Uint8Array.from(FORMS, (form) =>
 );
 
 function isRareAddress(i: Instruction, addresses: number): boolean {
-  const special = i.addressSize === 4 || i.segment >= 4;
+  const special = i.addressSize !== 8 || i.segment >= 4;
   switch (addresses) {
     case NOT_WITH_ADDRESS_32:
-      return i.addressSize === 4 && i.mod !== 3;
+      return i.addressSize !== 8 && i.mod !== 3;
     case NOT_WITH_STACK_POINTER:
       return special && i.mod !== 3 && i.base === RSP;
     default:

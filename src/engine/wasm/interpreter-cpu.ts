@@ -20,6 +20,9 @@ export interface Runtime {
   readonly divide: number;
   /** (operation) -> 0, or 1 for #XM; operands and result at STATE.vector. x86/sse-exact.ts */
   readonly vector: number;
+  /** () -> nothing: the others execute nothing until `start` (world.ts). */
+  readonly stop: number;
+  readonly start: number;
   readonly computeFlags: number;
   /** Global: first byte of the scratch area in memory 0. */
   readonly scratch: number;
@@ -157,8 +160,9 @@ export class InterpreterCpu implements Cpu {
     const operand = this.operands[index];
     if (operand.kind === 'memory') {
       const size = operand.size as IntegerSize;
-      const at = this.translate(this.address(index), size, 'modify');
-      return this.modifyAt(at, size, operation, value, replacement);
+      const address = this.address(index);
+      const at = this.translate(address, size, 'modify');
+      return this.modifyAt(address, at, size, operation, value, replacement);
     }
     const old = this.f.let(this.read(index));
     this.write(index, this.#changed(operation, old, value, replacement));
@@ -179,7 +183,7 @@ export class InterpreterCpu implements Cpu {
     }
   }
 
-  modifyAt(at: Node, size: IntegerSize, operation: Modification, value: Node, replacement?: Node): Node {
+  modifyAt(address: Node, at: Node, size: IntegerSize, operation: Modification, value: Node, replacement?: Node): Node {
     const { f } = this;
     if (!this.locked || operation === 'negate') {
       const old = this.load(at, size);
@@ -187,15 +191,35 @@ export class InterpreterCpu implements Cpu {
       return old;
     }
     const old = f.temporary(I64);
-    const plain = (): void => {
-      f.set(old, loadInteger(GUEST, size, at, 0));
-      this.store(at, size, this.#changed(operation, old, value, replacement));
-    };
     const values = replacement === undefined ? [value] : [value, replacement];
     const aligned = i32.eqz(i32.and(at, i32.const(size - 1)));
     const direct = i32.and(aligned, i32.ltU(at, globalGet(this.#runtime.scratch, I32)));
-    f.if(direct, () => f.set(old, atomicRmw(operation, size, GUEST, at, ...values)), plain);
+    f.if(
+      direct,
+      () => f.set(old, atomicRmw(operation, size, GUEST, at, ...values)),
+      () => this.modifyAlone(address, size, old, (seen) => this.#changed(operation, seen, value, replacement)),
+    );
     return old;
+  }
+
+  /** What WebAssembly's atomics cannot do. */
+  protected modifyAlone(address: Node, size: IntegerSize, old: Node, change: (old: Node) => Node): void {
+    const { f } = this;
+    f.callVoid(this.#runtime.stop);
+    const at = f.let(this.#miss(address, size, 'modify'));
+    f.if(i32.eq(at, i32.const(-1)), () => {
+      f.callVoid(this.#runtime.start);
+      this.frame.leave();
+    });
+    f.set(old, loadInteger(GUEST, size, at, 0));
+    this.store(at, size, change(old));
+    f.callVoid(this.#runtime.start);
+  }
+
+  #miss(address: Node, size: number, access: Access): Node {
+    const request = size | ((access === 'read' ? ACCESS_READ : ACCESS_WRITE) << 8);
+    const high = i32.wrap(i64.shrU(address, i64.small(32)));
+    return call(this.#runtime.miss, I32, i32.wrap(address), high, i32.const(request));
   }
 
   gpr(number: number, size: IntegerSize): Node {
@@ -231,17 +255,7 @@ export class InterpreterCpu implements Cpu {
       i64.eq(i64.and(last, i64.small(-4096)), tag),
       () => f.set(at, i32.add(i32.wrap(address), i32.load(CPU, entry, TLB_ADDEND))),
       () => {
-        const request = size | ((access === 'read' ? ACCESS_READ : ACCESS_WRITE) << 8);
-        f.set(
-          at,
-          call(
-            this.#runtime.miss,
-            I32,
-            i32.wrap(address),
-            i32.wrap(i64.shrU(address, i64.small(32))),
-            i32.const(request),
-          ),
-        );
+        f.set(at, this.#miss(address, size, access));
         f.if(i32.eq(at, i32.const(-1)), () => this.frame.leave());
       },
     );

@@ -66,6 +66,9 @@ export interface InterpreterImports {
   vector(operation: number): number;
   /** (lo, hi) -> micro-op of an address where no region may be taken, or 0 with a fault in the block. */
   resume(lo: number, hi: number): number;
+  /** No other vCPU executes guest instructions until `start()` (world.ts). */
+  stop(): void;
+  start(): void;
 }
 
 /** Places of the table: 0 is what a call of no region calls, then come the cold handlers (cold-handlers.ts), then regions. */
@@ -100,13 +103,15 @@ function build(guestPages: number, cpuPages: number, counting: boolean): Uint8Ar
   const resume = m.importFunction('e', 'resume', [I32, I32], [I32]);
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
   const cold = m.importFunction('e', 'cold', [I32, I32], [I32]);
+  const stop = m.importFunction('e', 'stop', []);
+  const start = m.importFunction('e', 'start', []);
   m.importMemory('e', 'guest', guestPages, guestPages);
   m.importMemory('e', 'cpu', cpuPages, cpuPages);
   m.importTable('e', 'table', FIRST_SLOT);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const flagsFunction = m.declare([I32, I64, I64], [I32]);
   m.define(flagsFunction, computeFlags());
-  const runtime: Runtime = { miss, commit, divide, vector, computeFlags: flagsFunction, scratch };
+  const runtime: Runtime = { miss, commit, divide, vector, stop, start, computeFlags: flagsFunction, scratch };
 
   const coldType = m.type([I32, I32], [I32]);
   const none = m.declare([I64, I32], [I32]);
@@ -274,6 +279,14 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
           };
           emitHandler(handlers.ADDRESS, () => segmented(true));
           emitHandler(handlers.ADDRESS32, () => segmented(false));
+          const wrapped = (offsetMask: Node): void => {
+            const base = i64.load(CPU, i32.load8U(CPU, pc, MICRO_OP.register1), 0);
+            const address = i64.add(i64.and(cpu.address(0), offsetMask), base);
+            f.store(8, CPU, zeroAddress, STATE.address, i64.and(address, i64.const(-1, 0)));
+            advance(MICRO_OP.SIZE);
+          };
+          emitHandler(handlers.ADDRESS_WRAPPED, () => wrapped(i64.const(-1, 0)));
+          emitHandler(handlers.ADDRESS16, () => wrapped(i64.const(0xffff, 0)));
           emitHandler(handlers.LINK, () => {
             f.set(pc, displacement);
             f.br(next);
@@ -405,56 +418,68 @@ function branchHandlers(
 ): void {
   const { pc, page, target, lookup, taken, advance } = control;
   const returnAddress = i64.add(page, i64.extendI32U(i32.load16U(CPU, pc, MICRO_OP.nextOffset)));
-  const register = { kind: 'gpr', size: 8, field: 1 } as const;
-  const memory = { kind: 'memory', size: 8 } as const;
-
   emit(handlers.JUMP, () => f.br(taken));
-  emit(handlers.CALL, () => {
-    push(cpu, 8, returnAddress);
-    f.br(taken);
-  });
   /** A branch to an address that is not canonical is #GP where it stands, with nothing changed. */
   const requireCanonical = (to: Node): void => {
     const extended = i64.shrS(i64.shl(to, i64.small(16)), i64.small(16));
     f.if(i64.ne(extended, to), () => cpu.raise(13));
   };
-  for (const [handler, operand] of [
-    [handlers.JUMP_INDIRECT, register],
-    [handlers.JUMP_MEMORY, memory],
-  ] as const)
-    emit(handler, () => {
-      cpu.begin([operand], 8, false, false);
-      f.set(target, cpu.read(0));
-      requireCanonical(target);
-      f.br(lookup);
-    });
   // The address operand uses the bytes of `nextOffset`: the offset after the instruction is the immediate.
   const afterIndirect = i64.add(page, i64.load32S(CPU, pc, MICRO_OP.immediate));
-  for (const [handler, operand] of [
-    [handlers.CALL_INDIRECT, register],
-    [handlers.CALL_MEMORY, memory],
-  ] as const)
-    emit(handler, () => {
-      cpu.begin([operand], 8, false, false);
-      const to = f.let(cpu.read(0));
-      // The stack's page fault comes before.
-      const top = f.let(i64.sub(cpu.gpr(4, 8), i64.small(8)));
-      const at = cpu.translate(top, 8, 'write');
+  for (const { size, call, jumps, calls, back } of [
+    {
+      size: 8,
+      call: handlers.CALL,
+      jumps: [handlers.JUMP_INDIRECT, handlers.JUMP_MEMORY],
+      calls: [handlers.CALL_INDIRECT, handlers.CALL_MEMORY],
+      back: handlers.RETURN,
+    },
+    {
+      size: 4,
+      call: handlers.CALL_32,
+      jumps: [handlers.JUMP_INDIRECT_32, handlers.JUMP_MEMORY_32],
+      calls: [handlers.CALL_INDIRECT_32, handlers.CALL_MEMORY_32],
+      back: handlers.RETURN_32,
+    },
+  ] as const) {
+    const operands = [
+      { kind: 'gpr', size, field: 1 },
+      { kind: 'memory', size },
+    ] as const;
+    emit(call, () => {
+      push(cpu, size, returnAddress);
+      f.br(taken);
+    });
+    for (const [i, handler] of jumps.entries())
+      emit(handler, () => {
+        cpu.begin([operands[i]], size, false, false);
+        f.set(target, cpu.read(0));
+        requireCanonical(target);
+        f.br(lookup);
+      });
+    for (const [i, handler] of calls.entries())
+      emit(handler, () => {
+        cpu.begin([operands[i]], size, false, false);
+        const to = f.let(cpu.read(0));
+        // The stack's page fault comes before.
+        const top = f.let(i64.sub(cpu.gpr(4, 8), i64.small(size)));
+        const at = cpu.translate(top, size, 'write');
+        requireCanonical(to);
+        cpu.store(at, size, afterIndirect);
+        cpu.setGpr(4, 8, top);
+        f.set(target, to);
+        f.br(lookup);
+      });
+    emit(back, () => {
+      const to = stackTop(cpu, size);
       requireCanonical(to);
-      cpu.store(at, 8, afterIndirect);
-      cpu.setGpr(4, 8, top);
+      dropStack(cpu, size);
+      cpu.setGpr(4, 8, i64.add(cpu.gpr(4, 8), cpu.immediate()));
+      f.set(control.counting, i32.const(0));
       f.set(target, to);
       f.br(lookup);
     });
-  emit(handlers.RETURN, () => {
-    const to = stackTop(cpu, 8);
-    requireCanonical(to);
-    dropStack(cpu, 8);
-    cpu.setGpr(4, 8, i64.add(cpu.gpr(4, 8), cpu.immediate()));
-    f.set(control.counting, i32.const(0));
-    f.set(target, to);
-    f.br(lookup);
-  });
+  }
   // At the top of 64 bits, as the interpreter keeps them, operands and results of all sizes compare alike.
   const after = (kind: number): RegionFlags => {
     const flags = new RegionFlags(f, flagLocals);
@@ -520,6 +545,8 @@ export function createInterpreter(memory: InterpreterMemory, imports: Interprete
     commit: imports.commit,
     divide: imports.divide,
     vector: imports.vector,
+    stop: imports.stop,
+    start: imports.start,
   };
   const instance = new WebAssembly.Instance(module, {
     e: {

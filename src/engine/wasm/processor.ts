@@ -21,6 +21,8 @@ export class Processor {
   readonly u32: Uint32Array<SharedArrayBuffer>;
   readonly memory: GuestMemory;
   readonly instruction = new Instruction();
+  /** Size of the code that runs. */
+  bits: 32 | 64 = 64;
   readonly x87: X87;
   readonly #bytes = new Uint8Array(16);
   /** The bytes of `instruction`: from codeAt on in code. */
@@ -99,7 +101,7 @@ export class Processor {
     if (page < 0) return false;
     const u8 = memory.machine.u8;
     const offset = lo & 0xfff;
-    let status = decode(u8, page + offset, page + 4096, 64, instruction);
+    let status = decode(u8, page + offset, page + 4096, this.bits, instruction);
     this.code = u8;
     this.codeAt = page + offset;
     if (status === DECODE_SHORT) {
@@ -108,7 +110,7 @@ export class Processor {
       if (next < 0) return false;
       const first = 4096 - offset;
       for (let i = 0; i < 15; i++) this.#bytes[i] = i < first ? u8[page + offset + i] : u8[next + i - first];
-      status = decode(this.#bytes, 0, 15, 64, instruction);
+      status = decode(this.#bytes, 0, 15, this.bits, instruction);
       this.code = this.#bytes;
       this.codeAt = 0;
     }
@@ -163,11 +165,15 @@ export class Processor {
     else u32[at] = (u32[at] & ~0xff) | (lo & 0xff);
   }
 
-  /** Adds a signed number to a register of `size` 4 (zero-extends) or 8. */
+  /** Adds a signed number to a register of `size` 2, 4 (zero-extends) or 8. */
   addGpr(number: number, size: number, value: number): void {
     const at = VCPU.gpr / 4 + number * 2;
     const u32 = this.u32;
     const sum = u32[at] + value;
+    if (size === 2) {
+      u32[at] = (u32[at] & ~0xffff) | (sum & 0xffff);
+      return;
+    }
     u32[at] = sum;
     if (size === 4) u32[at + 1] = 0;
     else if (sum > 0xffffffff) u32[at + 1]++;
@@ -208,17 +214,22 @@ export class Processor {
       lo >>>= 0;
     }
     if (i.addressSize === 4) hi = 0;
+    else if (i.addressSize === 2) {
+      lo &= 0xffff;
+      hi = 0;
+    }
     this.lo = lo;
     this.hi = hi >>> 0;
   }
 
-  /** Adds an FS or GS base to lo and hi. */
+  /** Adds an FS or GS base to lo and hi. The other segments are flat, in 32-bit code too (descriptors.ts). */
   addSegment(segment: number): void {
     if (segment < 4) return;
     const at = SEGMENT_BASES[segment];
     const lo = this.lo + this.u32[at];
     this.hi = (this.hi + this.u32[at + 1] + (lo > 0xffffffff ? 1 : 0)) >>> 0;
     this.lo = lo >>> 0;
+    if (this.bits === 32) this.hi = 0;
   }
 
   // --- memory: `at` is an offset of memory 0, -1 = fault

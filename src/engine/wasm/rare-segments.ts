@@ -1,7 +1,7 @@
 /** Segment registers, far transfers and IRET at CPL 3. Source: Intel SDM vol. 2, the pages of the instructions. */
 
 import { VCPU } from '../../machine/vcpu-block.ts';
-import { EXIT_EXCEPTION } from '../engine.ts';
+import { EXIT_EXCEPTION, EXIT_INTERRUPTED } from '../engine.ts';
 import type { Descriptors } from './descriptors.ts';
 
 import type { Processor } from './processor.ts';
@@ -15,7 +15,9 @@ const RSP = 4;
 /** A nested task: none can be returned to in 64-bit mode. */
 const NT = 0x4000;
 const ES_REGISTER = 0;
+const CS_REGISTER = 1;
 const SS_REGISTER = 2;
+const DS_REGISTER = 3;
 const FS_REGISTER = 4;
 const GS_REGISTER = 5;
 
@@ -66,7 +68,7 @@ export function storeSegment(p: Processor): number {
   return NEXT;
 }
 
-/** PUSH FS, PUSH GS */
+/** PUSH of a segment register */
 export function pushSegment(p: Processor, register: number): number {
   const size = p.instruction.operandSize;
   const lo = p.gprLo(RSP) - size;
@@ -86,7 +88,7 @@ export function popSegment(p: Processor, d: Descriptors, register: number): numb
   return NEXT;
 }
 
-/** LSS, LFS, LGS */
+/** LSS, LFS, LGS, LES, LDS */
 export function loadFarPointer(p: Processor, d: Descriptors, register: number): number {
   const i = p.instruction;
   const size = i.operandSize;
@@ -104,17 +106,21 @@ export function loadFarPointer(p: Processor, d: Descriptors, register: number): 
   return NEXT;
 }
 
-/** Sets CS and rip. Code that is not 64-bit code does not run here (docs/quirks.md). */
+/**
+ * Sets CS and rip. Other code than 64-bit and flat 32-bit code does not run here (docs/quirks.md). A change of the code's size begins
+ * outside of the interpreter.
+ */
 function transfer(p: Processor, d: Descriptors, selector: number, lo: number, hi: number): number {
   const value = selector & 0xffff;
   const vector = d.codeFault(value);
   if (vector !== 0) return p.raise(vector, value & 0xfffc);
-  if (!d.isLong) return p.raise(13, value & 0xfffc);
+  if (!d.isLong && !d.isFlat32) return p.raise(13, value & 0xfffc);
+  const bits = d.isLong ? 64 : 32;
   const top = hi >>> 15;
-  if (top !== 0 && top !== 0x1ffff) return p.raise(13);
+  if (bits === 64 ? top !== 0 && top !== 0x1ffff : hi !== 0) return p.raise(13);
   p.u32[CS] = value;
   p.setRip(lo, hi);
-  return RARE_JUMP;
+  return bits === p.bits ? RARE_JUMP : EXIT_INTERRUPTED;
 }
 
 /** Reads `count` values of `size` bytes from the stack into `words`, two words each. */
@@ -133,23 +139,35 @@ function readStack(p: Processor, count: number, size: number): boolean {
   return true;
 }
 
-/** IRET: in 64-bit mode it always pops five. */
+/** IRET: in 64-bit mode it always pops five, in 32-bit code three. */
 export function interruptReturn(p: Processor, d: Descriptors): number {
   const size = p.instruction.operandSize;
   if ((p.flags() & NT) !== 0) return p.raise(13);
+  if (p.bits === 32) return returnWithin(p, d, size);
   if (!readStack(p, 5, size)) return EXIT_EXCEPTION;
   const [ripLo, ripHi, cs, , flags, , rspLo, rspHi, ss] = words;
   const code = d.codeFault(cs);
   if (code !== 0) return p.raise(code, cs & 0xfffc);
-  if (!d.isLong) return p.raise(13, cs & 0xfffc);
+  if (!d.isLong && !d.isFlat32) return p.raise(13, cs & 0xfffc);
   const stack = (ss & 0xfffc) === 0 ? 13 : d.stackFault(ss & 0xffff);
   if (stack !== 0) return p.raise(stack, ss & 0xfffc);
   const answer = transfer(p, d, cs, ripLo, ripHi);
-  if (answer !== RARE_JUMP) return answer;
+  if (answer === EXIT_EXCEPTION) return answer;
   p.u32[SS] = ss & 0xffff;
   p.setGpr(RSP, 8, rspLo, rspHi);
   setFlags(p, flags, size);
-  return RARE_JUMP;
+  return answer;
+}
+
+/** IRET to the same privilege level. */
+function returnWithin(p: Processor, d: Descriptors, size: number): number {
+  if (!readStack(p, 3, size)) return EXIT_EXCEPTION;
+  const [rip, , cs, , flags] = words;
+  const answer = transfer(p, d, cs, rip, 0);
+  if (answer === EXIT_EXCEPTION) return answer;
+  p.addGpr(RSP, 8, 3 * size);
+  setFlags(p, flags, size);
+  return answer;
 }
 
 /** POPF and IRET at CPL 3. */
@@ -167,7 +185,7 @@ export function farReturn(p: Processor, d: Descriptors): number {
   if (!readStack(p, 2, size)) return EXIT_EXCEPTION;
   const drop = p.instruction.immLo & 0xffff;
   const answer = transfer(p, d, words[2], words[0], words[1]);
-  if (answer === RARE_JUMP) p.addGpr(RSP, 8, 2 * size + drop);
+  if (answer !== EXIT_EXCEPTION) p.addGpr(RSP, 8, 2 * size + drop);
   return answer;
 }
 
@@ -180,8 +198,16 @@ export function farJump(p: Processor, d: Descriptors, call: boolean): number {
   if (!p.read(next >>> 0, hi + (next > 0xffffffff ? 1 : 0), 2)) return EXIT_EXCEPTION;
   const selector = p.lo;
   if (!p.read(lo, hi, size)) return EXIT_EXCEPTION;
-  const toLo = p.lo;
-  const toHi = p.hi;
+  return goFar(p, d, selector, p.lo, p.hi, call);
+}
+
+/** JMP and CALL with a far pointer in the instruction */
+export function farJumpDirect(p: Processor, d: Descriptors, call: boolean): number {
+  return goFar(p, d, p.instruction.imm2, p.instruction.immLo >>> 0, 0, call);
+}
+
+function goFar(p: Processor, d: Descriptors, selector: number, toLo: number, toHi: number, call: boolean): number {
+  const size = p.instruction.operandSize;
   if (!call) return transfer(p, d, selector, toLo, toHi);
   const oldCs = p.u32[CS];
   const vector = d.codeFault(selector);
@@ -194,7 +220,7 @@ export function farJump(p: Processor, d: Descriptors, call: boolean): number {
   const backLo = p.u32[VCPU.rip / 4];
   const backHi = p.u32[VCPU.rip / 4 + 1];
   const answer = transfer(p, d, selector, toLo, toHi);
-  if (answer !== RARE_JUMP) {
+  if (answer === EXIT_EXCEPTION) {
     p.setRip(backLo, backHi);
     p.retreat();
     return answer;
@@ -203,7 +229,14 @@ export function farJump(p: Processor, d: Descriptors, call: boolean): number {
   const second = (stackLo >>> 0) + size;
   p.write(second >>> 0, stackHi + (second > 0xffffffff ? 1 : 0), size, oldCs, 0);
   p.addGpr(RSP, 8, -2 * size);
-  return RARE_JUMP;
+  return answer;
 }
 
-export const SEGMENTS = { es: ES_REGISTER, ss: SS_REGISTER, fs: FS_REGISTER, gs: GS_REGISTER } as const;
+export const SEGMENTS = {
+  es: ES_REGISTER,
+  cs: CS_REGISTER,
+  ss: SS_REGISTER,
+  ds: DS_REGISTER,
+  fs: FS_REGISTER,
+  gs: GS_REGISTER,
+} as const;

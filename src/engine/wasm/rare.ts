@@ -11,6 +11,7 @@ import { Descriptors } from './descriptors.ts';
 import { handlerOf, RARE } from './handlers.ts';
 import { STATE } from './layout.ts';
 import type { Processor } from './processor.ts';
+import * as code32 from './rare-32.ts';
 import { gatherInstruction } from './rare-gather.ts';
 import * as segments from './rare-segments.ts';
 import { JUMP, NEXT } from './rare-status.ts';
@@ -28,6 +29,7 @@ const RBP = 5;
 const RDI = 7;
 const R11 = 11;
 const CF = 1;
+const OF = 0x800;
 const CONDITIONS = 'o no b ae e ne be a s ns p np l ge le g'.split(' ');
 const ZF = 0x40;
 const TF = 0x100;
@@ -38,6 +40,9 @@ const XCR0_AVX = 6;
 export interface RareHost {
   /** The guest's TSC, into these two words. */
   readTsc(out: Uint32Array): void;
+  /** No other vCPU of the domain executes guest instructions until `startWorld()`. Addresses must be translated anew. */
+  stopWorld(): void;
+  startWorld(): void;
   /** Runs `body` while no other vCPU of the domain runs one. */
   exclusively(body: () => void): void;
 }
@@ -71,7 +76,9 @@ const softwareInterrupt: RareInstruction = (p, d, host) => {
   return p.raise(13, vector * 8 + 2);
 };
 
+/** Of 32-bit code SYSCALL is AMD's, SYSENTER is Intel's, which this CPU is. The hypervisor knows what SYSENTER means. */
 const systemCall: RareInstruction = (p) => {
+  if (p.bits === 32) return p.raise(6);
   p.advance();
   const { u32 } = p;
   const flags = p.flags();
@@ -171,7 +178,7 @@ const translateByte: RareInstruction = (p) => {
  * distance is added before the address is cut off.
  */
 function bitString(change: 'none' | 'set' | 'reset' | 'complement'): RareInstruction {
-  return (p) => {
+  return (p, _d, host) => {
     const i = p.instruction;
     const size = i.operandSize;
     const { segment } = i;
@@ -188,8 +195,14 @@ function bitString(change: 'none' | 'set' | 'reset' | 'complement'): RareInstruc
     p.lo = (p.lo + distance) >>> 0;
     p.hi = 0;
     p.addSegment(segment);
+    // One byte changes, which needs the others to stop only if it is not changed in its place.
+    const isAlone = i.lock && p.writing(p.lo, p.hi, size) >>> 0 >= p.memory.scratch;
+    if (isAlone) host.stopWorld();
     const at = change === 'none' ? p.reading(p.lo, p.hi, size) : p.writing(p.lo, p.hi, size);
-    if (at === -1) return EXIT_EXCEPTION;
+    if (at === -1) {
+      if (isAlone) host.startWorld();
+      return EXIT_EXCEPTION;
+    }
     const { u8 } = p.memory.machine;
     const byte = (at >>> 0) + ((number & (8 * size - 1)) >>> 3);
     const mask = 1 << (number & 7);
@@ -203,6 +216,7 @@ function bitString(change: 'none' | 'set' | 'reset' | 'complement'): RareInstruc
             ? Atomics.xor(u8, byte, mask)
             : u8[byte];
     if (change !== 'none') p.stored(at, size);
+    if (isAlone) host.startWorld();
     const flags = p.flags();
     p.setArithmeticFlags((old & mask) !== 0 ? flags | CF : flags & ~CF);
     return finish(p);
@@ -263,22 +277,24 @@ const popToMemory: RareInstruction = (p) => {
 /** JMP, CALL and Jcc over nearly 2 GiB (the others are the interpreter's own). `code`: the condition's number, -1 = always. */
 function relativeBranch(code: number, isCall: boolean): RareInstruction {
   return (p) => {
-    const { immLo } = p.instruction;
+    const { immLo, operandSize } = p.instruction;
+    // 16 bits of 32-bit code.
+    if (operandSize === 2) return p.raise(6);
     const flags = p.flags();
     p.advance();
     const lo = p.u32[VCPU.rip / 4];
     const hi = p.u32[VCPU.rip / 4 + 1];
     if (isCall) {
-      const stack = p.gprLo(RSP) - 8;
-      if (!p.write(stack >>> 0, (p.gprHi(RSP) - (stack < 0 ? 1 : 0)) >>> 0, 8, lo, hi)) {
+      const stack = p.gprLo(RSP) - operandSize;
+      if (!p.write(stack >>> 0, (p.gprHi(RSP) - (stack < 0 ? 1 : 0)) >>> 0, operandSize, lo, hi)) {
         p.retreat();
         return EXIT_EXCEPTION;
       }
-      p.addGpr(RSP, 8, -8);
+      p.addGpr(RSP, 8, -operandSize);
     }
     if (code >= 0 && !holds(code, flags)) return JUMP;
     const to = lo + immLo;
-    p.setRip(to >>> 0, (hi + (to > 0xffffffff ? 1 : to < 0 ? -1 : 0)) >>> 0);
+    p.setRip(to >>> 0, p.bits === 32 ? 0 : (hi + (to > 0xffffffff ? 1 : to < 0 ? -1 : 0)) >>> 0);
     return JUMP;
   };
 }
@@ -300,35 +316,95 @@ function holds(code: number, flags: number): boolean {
   return (bits[code >> 1] ^ (code & 1)) !== 0;
 }
 
-/** CMPXCHG8B and CMPXCHG16B. */
+/**
+ * CMPXCHG8B and CMPXCHG16B. Without LOCK nobody may expect more than that no interrupt comes between. With it the world stops if the
+ * operand is not aligned, but not for every CMPXCHG16B: Linux has thousands a second, and the others may be waiting for a CPU.
+ */
 const compareExchangePair: RareInstruction = (p, _d, host) => {
   const half = p.instruction.operandSize;
   p.effective();
-  if (half === 8 && (p.lo & 15) !== 0) return p.raise(13);
-  const at = p.writing(p.lo, p.hi, 2 * half);
+  const { lo, hi } = p;
+  if (half === 8 && (lo & 15) !== 0) return p.raise(13);
+  let at = p.writing(lo, hi, 2 * half);
   if (at === -1) return EXIT_EXCEPTION;
+  const isAlone = p.instruction.lock && ((lo & 7) !== 0 || at >>> 0 >= p.memory.scratch);
+  if (isAlone) {
+    host.stopWorld();
+    at = p.writing(lo, hi, 2 * half);
+    if (at === -1) {
+      host.startWorld();
+      return EXIT_EXCEPTION;
+    }
+  }
   const offset = at >>> 0;
   const flags = p.flags();
-  host.exclusively(() => {
-    const words: number[] = [];
-    for (let i = 0; i < half / 2; i++) words.push(p.load(offset + 4 * i, 4));
-    const expected =
-      half === 4 ? [p.gprLo(RAX), p.gprLo(RDX)] : [p.gprLo(RAX), p.gprHi(RAX), p.gprLo(RDX), p.gprHi(RDX)];
-    const equal = words.every((word, i) => word === expected[i]);
-    if (equal) {
-      const replacement =
-        half === 4 ? [p.gprLo(RBX), p.gprLo(RCX)] : [p.gprLo(RBX), p.gprHi(RBX), p.gprLo(RCX), p.gprHi(RCX)];
-      storePairs(p, offset, replacement);
-      p.setArithmeticFlags(flags | ZF);
-    } else {
-      p.setGpr(RAX, half, words[0], half === 8 ? words[1] : 0);
-      p.setGpr(RDX, half, words[half / 4], half === 8 ? words[3] : 0);
-      p.setArithmeticFlags(flags & ~ZF);
-    }
-  });
-  p.stored(at, 2 * half);
+  let isEqual = false;
+  if (isAlone || !p.instruction.lock) isEqual = exchangeWords(p, offset, half);
+  else if (half === 4) isEqual = exchangeQuadword(p, offset);
+  else
+    host.exclusively(() => {
+      isEqual = exchangeQuadwords(p, offset);
+    });
+  if (isEqual) p.stored(at, 2 * half);
+  p.setArithmeticFlags(isEqual ? flags | ZF : flags & ~ZF);
+  if (isAlone) host.startWorld();
   return finish(p);
 };
+
+const LOW_WORD = 0xffffffffn;
+const joined = (low: number, high: number): bigint => (BigInt(high >>> 0) << 32n) | BigInt(low >>> 0);
+
+/** False: EDX:EAX is what was there. */
+function exchangeQuadword(p: Processor, offset: number): boolean {
+  const expected = joined(p.gprLo(RAX), p.gprLo(RDX));
+  const replacement = joined(p.gprLo(RBX), p.gprLo(RCX));
+  const old = Atomics.compareExchange(p.memory.machine.u64, offset >>> 3, expected, replacement);
+  if (old === expected) return true;
+  p.setGpr(RAX, 4, Number(old & LOW_WORD), 0);
+  p.setGpr(RDX, 4, Number(old >> 32n), 0);
+  return false;
+}
+
+/**
+ * Two quadwords, while no other vCPU exchanges two. Others may change one: the low one is exchanged first, and put back if the high
+ * one is not as expected any more. (Both changed by others in between, or the new low one read there: quirks.md.) False: RDX:RAX is
+ * what was there.
+ */
+function exchangeQuadwords(p: Processor, offset: number): boolean {
+  const { u64 } = p.memory.machine;
+  const at = offset >>> 3;
+  const expectedLow = joined(p.gprLo(RAX), p.gprHi(RAX));
+  const expectedHigh = joined(p.gprLo(RDX), p.gprHi(RDX));
+  let low = Atomics.load(u64, at);
+  let high = Atomics.load(u64, at + 1);
+  if (low === expectedLow && high === expectedHigh) {
+    const newLow = joined(p.gprLo(RBX), p.gprHi(RBX));
+    const newHigh = joined(p.gprLo(RCX), p.gprHi(RCX));
+    low = Atomics.compareExchange(u64, at, expectedLow, newLow);
+    if (low === expectedLow) {
+      high = Atomics.compareExchange(u64, at + 1, expectedHigh, newHigh);
+      if (high === expectedHigh) return true;
+      Atomics.compareExchange(u64, at, newLow, expectedLow);
+    }
+  }
+  p.setGpr(RAX, 8, Number(low & LOW_WORD), Number(low >> 32n));
+  p.setGpr(RDX, 8, Number(high & LOW_WORD), Number(high >> 32n));
+  return false;
+}
+
+function exchangeWords(p: Processor, offset: number, half: number): boolean {
+  const words: number[] = [];
+  for (let i = 0; i < half / 2; i++) words.push(p.load(offset + 4 * i, 4));
+  const both = (low: number, high: number): number[] =>
+    half === 4 ? [p.gprLo(low), p.gprLo(high)] : [p.gprLo(low), p.gprHi(low), p.gprLo(high), p.gprHi(high)];
+  if (both(RAX, RDX).every((word, i) => words[i] === word)) {
+    storePairs(p, offset, both(RBX, RCX));
+    return true;
+  }
+  p.setGpr(RAX, half, words[0], half === 8 ? words[1] : 0);
+  p.setGpr(RDX, half, words[half / 4], half === 8 ? words[3] : 0);
+  return false;
+}
 
 /** Stores words, two at a time where they are aligned: others never see half of a pair. */
 function storePairs(p: Processor, offset: number, words: readonly number[]): void {
@@ -442,7 +518,22 @@ const BY_MNEMONIC: Readonly<Record<string, RareInstruction>> = {
   clflush: flushLine,
   ldmxcsr: loadMxcsr,
   stmxcsr: storeMxcsr,
+  sysenter: raise(13),
   iret: segments.interruptReturn,
+  daa: code32.decimalAdjust(1),
+  das: code32.decimalAdjust(-1),
+  aaa: code32.asciiAdjust(1),
+  aas: code32.asciiAdjust(-1),
+  aam: code32.asciiMultiply,
+  aad: code32.asciiDivide,
+  salc: code32.carryToAl,
+  pusha: code32.pushAll,
+  popa: code32.popAll,
+  bound: code32.checkBounds,
+  arpl: code32.adjustPrivilege,
+  into: (p, d, host) => ((p.flags() & OF) !== 0 ? trap(4)(p, d, host) : finish(p)),
+  les: (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.es),
+  lds: (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.ds),
   retf: segments.farReturn,
 };
 
@@ -462,6 +553,15 @@ const BY_KEY: Readonly<Record<string, RareInstruction>> = {
   'btr Ev,Gv': bitString('reset'),
   'btc Ev,Gv': bitString('complement'),
   'pop Ev': popToMemory,
+  ...Object.fromEntries(
+    (['es', 'cs', 'ss', 'ds'] as const).flatMap((name) => [
+      [`push ${name.toUpperCase()}`, (p: Processor) => segments.pushSegment(p, segments.SEGMENTS[name])],
+      [
+        `pop ${name.toUpperCase()}`,
+        (p: Processor, d: Descriptors) => segments.popSegment(p, d, segments.SEGMENTS[name]),
+      ],
+    ]),
+  ),
   'push FS': (p) => segments.pushSegment(p, segments.SEGMENTS.fs),
   'push GS': (p) => segments.pushSegment(p, segments.SEGMENTS.gs),
   'pop FS': (p, d) => segments.popSegment(p, d, segments.SEGMENTS.fs),
@@ -469,6 +569,8 @@ const BY_KEY: Readonly<Record<string, RareInstruction>> = {
   'lss Gv,Mp': (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.ss),
   'lfs Gv,Mp': (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.fs),
   'lgs Gv,Mp': (p, d) => segments.loadFarPointer(p, d, segments.SEGMENTS.gs),
+  'jmp Ap': (p, d) => segments.farJumpDirect(p, d, false),
+  'call Ap': (p, d) => segments.farJumpDirect(p, d, true),
   'jmp Mp': (p, d) => segments.farJump(p, d, false),
   'call Mp': (p, d) => segments.farJump(p, d, true),
 };
@@ -523,6 +625,11 @@ export class Rare {
   /** Executes the instruction at rip. */
   execute(): number {
     const p = this.#p;
+    // A branch of 32-bit code by a displacement: its sum has 32 bits.
+    if (p.bits === 32 && p.u32[VCPU.rip / 4 + 1] !== 0) {
+      p.u32[VCPU.rip / 4 + 1] = 0;
+      return JUMP;
+    }
     if (!p.decode()) return EXIT_EXCEPTION;
     // Another vCPU has put an instruction here that is none of these; the news of it is on its way.
     if (handlerOf(p.instruction) !== RARE && !p.isStepping && !isDistant(p)) return JUMP;

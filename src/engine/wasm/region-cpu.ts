@@ -211,6 +211,11 @@ export class RegionCpu extends InterpreterCpu {
     return { entry, tag: i64.load(CPU, entry, this.#tlb + (access === 'read' ? TLB_READ : TLB_WRITE)) };
   }
 
+  /** The interpreter can. */
+  protected override modifyAlone(): void {
+    this.frame.leave();
+  }
+
   /** Nothing goes to scratch places here. */
   protected override commit(): void {}
 

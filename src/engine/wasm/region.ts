@@ -82,8 +82,17 @@ export function translateRegions(
   const compute = m.declare([I32, I64, I64], [I32]);
   m.define(compute, computeFlags());
   const type = m.type([I64, I32], [I32]);
-  // `miss` and `commit` are never called in a region.
-  const runtime: Runtime = { miss: -1, commit: -1, divide, vector, computeFlags: compute, scratch };
+  // Those with -1 are never called in a region.
+  const runtime: Runtime = {
+    miss: -1,
+    commit: -1,
+    stop: -1,
+    start: -1,
+    divide,
+    vector,
+    computeFlags: compute,
+    scratch,
+  };
   const functions = graphs.map((graph) => {
     const index = m.declare([I64, I32], [I32]);
     m.define(index, new RegionWriter(graph, target, runtime, type, rare).write());

@@ -2,13 +2,15 @@
  * What the vCPUs of a domain share in this engine: which bytes of which frames have been decoded, and the news that some changed.
  *
  *   words 0 to frames - 1    granules: a bit for each 128 bytes of a frame with code decoded by any vCPU
- *   then                     the lock of `exclusively`
+ *   then                     the lock of `exclusively`; whether the world is stopped (world.ts)
  *   then, for each vCPU      lock, count of news, CHANGES records of frame * 32 + granule
  */
 
 import type { MachineMemory } from '../../machine/memory.ts';
+import type { VcpuBlock } from '../../machine/vcpu-block.ts';
 import type { EngineFacts, Kicker } from '../engine.ts';
 import { COMPONENTS } from './layout.ts';
+import { World } from './world.ts';
 
 /** News that a vCPU can fall behind before it drops all its code. */
 export const CHANGES = 254;
@@ -39,7 +41,7 @@ export const WASM_FACTS: EngineFacts = {
 
 export function createWasmDomain(machine: MachineMemory, vcpus: number): WasmDomainHandle {
   const frames = machine.layout.nameableFrames;
-  const shared = new SharedArrayBuffer((frames + 1 + vcpus * QUEUE_WORDS) * 4);
+  const shared = new SharedArrayBuffer((frames + 2 + vcpus * QUEUE_WORDS) * 4);
   return { kind: 'wasm', shared, frames, facts: WASM_FACTS };
 }
 
@@ -51,7 +53,6 @@ export function createWasmKicker(): Kicker {
 export class CodeNews {
   readonly granules: Int32Array<SharedArrayBuffer>;
   readonly #words: Int32Array<SharedArrayBuffer>;
-  readonly #lock: number;
   readonly #queues: number;
   /** What `take` has taken. */
   readonly #records = new Int32Array(CHANGES);
@@ -59,8 +60,7 @@ export class CodeNews {
   constructor(handle: WasmDomainHandle) {
     this.#words = new Int32Array(handle.shared);
     this.granules = new Int32Array(handle.shared, 0, handle.frames);
-    this.#lock = handle.frames;
-    this.#queues = handle.frames + 1;
+    this.#queues = handle.frames + 2;
   }
 
   #locked(lock: number, body: () => void): void {
@@ -104,6 +104,11 @@ export class CodeNews {
   }
 
   exclusively(body: () => void): void {
-    this.#locked(this.#lock, body);
+    this.#locked(this.granules.length, body);
+  }
+
+  /** This vCPU's part in stopping the world. */
+  world(block: VcpuBlock, others: readonly VcpuBlock[]): World {
+    return new World(this.#words, this.granules.length + 1, block, others);
   }
 }

@@ -36,6 +36,7 @@ import { RegionCache } from './region-cache.ts';
 import { isStackFault } from './stack-fault.ts';
 import { CodeNews, type WasmDomainHandle } from './wasm-domain.ts';
 import { divideWide } from './wide-divide.ts';
+import type { World } from './world.ts';
 
 /** Branches between two looks at the clock. */
 const BUDGET = 10_000;
@@ -79,6 +80,7 @@ export class WasmVcpu implements Engine {
   readonly #block: VcpuBlock;
   readonly #others: readonly VcpuBlock[];
   readonly #news: CodeNews;
+  readonly #world: World;
   readonly #memory: GuestMemory;
   readonly #code: CodeCache;
   readonly #processor: Processor;
@@ -100,6 +102,9 @@ export class WasmVcpu implements Engine {
   readonly #codePages = new Uint8Array(CODE_PAGES);
   /** The next micro-op to find is one instruction alone. */
   #stepping = false;
+  /** Size of the code that runs, and of the last that ran, by mode: the jump cache has what was found in it. */
+  #bits: 32 | 64 = 64;
+  readonly #lastBits: [32 | 64, 32 | 64] = [64, 64];
   /** No region may run: single-stepping. */
   #alone = false;
   /** Entries since regions have been waiting for their module. */
@@ -123,6 +128,7 @@ export class WasmVcpu implements Engine {
     this.#block = blocks[id];
     this.#others = blocks.filter((block) => block.vcpuId !== id);
     this.#news = new CodeNews(handle);
+    this.#world = this.#news.world(this.#block, this.#others);
     this.#memory = new GuestMemory(machine, this.#block, {
       granules: this.#news.granules,
       changed: (frame, offset, size) => this.#codeChanged(frame, offset, size),
@@ -137,6 +143,8 @@ export class WasmVcpu implements Engine {
     this.#rare = new Rare(this.#processor, {
       readTsc: (out) => this.#tsc(out),
       exclusively: (body) => this.#news.exclusively(body),
+      stopWorld: () => this.#stopWorld(),
+      startWorld: () => this.#world.start(),
     });
     const divide = (signed: number, high: bigint, low: bigint, divisor: bigint): number =>
       divideWide(this.#block, signed, high, low, divisor);
@@ -178,6 +186,8 @@ export class WasmVcpu implements Engine {
         },
         resolve: (lo, hi, from) => this.#resolve(lo, hi, from),
         rare: () => this.#rare.execute(),
+        stop: () => this.#stopWorld(),
+        start: () => this.#world.start(),
       },
     );
     for (let i = 0; i < JUMP_ENTRIES; i++) this.#dropJump(i);
@@ -187,23 +197,24 @@ export class WasmVcpu implements Engine {
 
   run(): ExitKind {
     const { u32, i32 } = this.#block;
-    Atomics.store(i32, VCPU.inGuest >> 2, 1);
+    this.#world.enter();
     let exit: ExitKind;
     if (Atomics.load(i32, VCPU.flags >> 2) !== 0) exit = EXIT_INTERRUPTED;
     else if (this.#entry.isRefused()) exit = EXIT_EXCEPTION;
     else {
       this.#enter();
       this.#memory.isNonCanonical = false;
+      const cs = u32[VCPU.cs >> 2];
       const rflags = u32[VCPU.rflags >> 2];
       exit = (rflags & TF) !== 0 ? this.#step() : this.#interpret();
       u32[VCPU.rflags >> 2] =
         (u32[VCPU.rflags >> 2] & ~ARITHMETIC_FLAGS) | (this.#interpreter.rflags() & ARITHMETIC_FLAGS) | 2;
+      if (this.#bits === 32 && u32[VCPU.cs >> 2] === cs) u32[(VCPU.rip >> 2) + 1] = 0;
       this.#entry.keep();
       if (exit === EXIT_EXCEPTION && u32[VCPU.exitVector >> 2] === GENERAL_PROTECTION) this.#stackFault();
     }
-    Atomics.store(i32, VCPU.inGuest >> 2, 0);
+    this.#world.leave();
     Atomics.add(i32, VCPU.exitCount >> 2, 1);
-    Atomics.notify(i32, VCPU.inGuest >> 2);
     return exit;
   }
 
@@ -229,6 +240,7 @@ export class WasmVcpu implements Engine {
       if (alike) this.#flushLowHalf();
       else this.flushTlb();
     }
+    this.#useCodeSize(this.#entry.bits);
     if (this.#news.pending(this.#block.vcpuId)) this.#hearNews();
     if (this.#regions.hasPending && ++this.#waited > ENTRIES_WAITED) this.#translate();
     if (this.#code.isFull || this.#regions.isFull) this.#dropCode();
@@ -237,16 +249,34 @@ export class WasmVcpu implements Engine {
     u32[(STATE.flagsA >> 2) + 1] = 0;
   }
 
+  /** Code of 32 bits is interpreted only. */
+  #useCodeSize(bits: 32 | 64): void {
+    const { u32 } = this.#block;
+    if (bits === 32) u32[(VCPU.rip >> 2) + 1] = 0;
+    const { mode } = this.#memory;
+    if (this.#lastBits[mode] !== bits) {
+      this.#lastBits[mode] = bits;
+      this.#flushJumps();
+    }
+    if (this.#bits === bits) return;
+    this.#bits = bits;
+    this.#processor.bits = bits;
+    this.#code.bits = bits;
+  }
+
   #interpret(): ExitKind {
     const { i32, u32 } = this.#block;
     const user = u32[VCPU.userMode >> 2] !== 0;
     const tlb = STATE.tlb + (user ? TLB_SIZE : 0);
     const tag = user ? JUMP_USER_HI : 0;
+    const cs = u32[VCPU.cs >> 2];
     for (;;) {
       i32[STATE.budget >> 2] = BUDGET;
       const exit = this.#interpreter.interpret(tlb, tag);
       if (exit !== EXIT_INTERRUPTED) return exit;
       if (this.#regions.hasPending) this.#translate();
+      // Perhaps of another size.
+      if (u32[VCPU.cs >> 2] !== cs) return exit;
       if (Atomics.load(i32, VCPU.flags >> 2) !== 0 || (u32[VCPU.rflags >> 2] & TF) !== 0) return exit;
       if (this.#deadlineNs !== 0 && this.#host.monotonicNs() >= this.#deadlineNs) return exit;
       if (this.#code.isFull || this.#regions.isFull) this.#dropCode();
@@ -300,12 +330,13 @@ export class WasmVcpu implements Engine {
     // The step is done: whatever is wrong with the next instruction's address comes later.
     if (this.#alone) return this.#code.stop(low & 0xfff);
     this.#resolved++;
+    if (this.#bits === 32 && high !== 0) return this.#code.beyond(low & 0xfff);
     for (;;) {
       const generation = this.#generation;
       const microOp = this.#microOpAt(low, high);
       if (microOp === 0) return 0;
       const frame = this.#code.ownerOf(microOp);
-      const slot = this.#regions.find(frame, low, high, this.#memory.mode !== 0);
+      const slot = this.#bits === 64 ? this.#regions.find(frame, low, high, this.#memory.mode !== 0) : 0;
       // Whoever had this vCPU flush while it waited for others (#watch) must not find the old page here.
       if (generation !== this.#generation) continue;
       if (slot === 0 && from !== 0) this.#code.link(from, microOp, frame, low & 0xfff);
@@ -347,7 +378,7 @@ export class WasmVcpu implements Engine {
   #hot(lo: number, hi: number): void {
     const low = lo >>> 0;
     const high = hi >>> 0;
-    if (this.#host.interpretOnly === true) return;
+    if (this.#host.interpretOnly === true || this.#bits === 32) return;
     const frame = this.#memory.codeFrame(low, high);
     if (frame >= 0) this.#regions.request(frame, low, high, this.#memory.mode !== 0);
   }
@@ -450,7 +481,6 @@ export class WasmVcpu implements Engine {
 
   /** Makes the other vCPUs flush, and waits until those in guest code have. Meanwhile this one counts as flushed, and flushes if asked. */
   #flushOthers(): void {
-    const mine = this.#block.i32;
     const waiting: VcpuBlock[] = [];
     for (const other of this.#others) {
       if (Atomics.load(other.i32, VCPU.inGuest >> 2) === 0) {
@@ -460,13 +490,25 @@ export class WasmVcpu implements Engine {
       waiting.push(other);
     }
     if (waiting.length === 0) return;
-    Atomics.store(mine, VCPU.inGuest >> 2, 0);
-    Atomics.notify(mine, VCPU.inGuest >> 2);
+    this.#world.leave();
     for (const { i32 } of waiting)
       while (Atomics.load(i32, VCPU.inGuest >> 2) !== 0 && (Atomics.load(i32, VCPU.flags >> 2) & FLAG_FLUSH_TLB) !== 0)
         Atomics.wait(i32, VCPU.inGuest >> 2, 1, 1);
-    Atomics.store(mine, VCPU.inGuest >> 2, 1);
-    if ((Atomics.and(mine, VCPU.flags >> 2, ~FLAG_FLUSH_TLB) & FLAG_FLUSH_TLB) !== 0) this.flushTlb();
+    this.#world.enter();
+    this.#flushIfAsked();
+  }
+
+  /** After a time that counted as flushed. */
+  #flushIfAsked(): void {
+    const flags = Atomics.and(this.#block.i32, VCPU.flags >> 2, ~FLAG_FLUSH_TLB);
+    if ((flags & FLAG_FLUSH_TLB) !== 0) this.flushTlb();
+  }
+
+  /** No other vCPU executes guest instructions until `#world.start()`. Addresses must be translated anew. */
+  #stopWorld(): void {
+    if (this.#others.length === 0) return;
+    this.#world.stop();
+    this.#flushIfAsked();
   }
 
   /** Bytes of a frame with code have changed. */
@@ -569,6 +611,7 @@ export class WasmVcpu implements Engine {
       ['ms of translation', translationMs],
       ['ms of compilation', compilationMs],
       ['times all code was dropped', this.#drops],
+      ['times the world was stopped', this.#world.stops],
       ['TLB misses interpreted', misses],
       ['TLB misses in regions', fills],
       ['addresses resolved', this.#resolved],

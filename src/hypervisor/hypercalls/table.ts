@@ -217,11 +217,11 @@ export const HYPERCALLS: readonly Hypercall[] = [
     refused(vcpu.VCPUOP_get_physid, 'VCPUOP_get_physid', '-EINVAL: vCPUs are not pinned'),
     done(vcpu.VCPUOP_register_vcpu_time_memory_area, 'VCPUOP_register_vcpu_time_memory_area'),
   ]),
-  hypercall(partly(H.set_segment_base, 'set_segment_base', 'see SEGBASE_GS_USER_SEL'), setSegmentBase, [
+  hypercall(done(H.set_segment_base, 'set_segment_base'), setSegmentBase, [
     done(0, 'SEGBASE_FS'),
     done(1, 'SEGBASE_GS_USER'),
     done(2, 'SEGBASE_GS_KERNEL'),
-    partly(3, 'SEGBASE_GS_USER_SEL', 'the base of a selector that is not NUL is not read from its descriptor'),
+    done(3, 'SEGBASE_GS_USER_SEL'),
   ]),
   hypercall(done(H.mmuext_op, 'mmuext_op', 'frames of other domains: -ESRCH, -EPERM'), mmuextOp, [
     done(xen.MMUEXT_PIN_L1_TABLE, 'MMUEXT_PIN_L1_TABLE', 'marked, not validated: a domain has memory of its own'),

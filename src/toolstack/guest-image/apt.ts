@@ -211,11 +211,18 @@ export async function openApt({ cacheDir, suite, foreign = [], onProgress }: Apt
   const updated = join(stateDir, 'updated');
   const update = async (): Promise<void> => {
     onProgress?.('apt', `fetching package lists${suite ? ` with ${suite}` : ''}`);
-    await runWithLock('apt-get', ['update', ...options]);
-    await writeFile(updated, '');
+    try {
+      await runWithLock('apt-get', ['update', ...options]);
+      await writeFile(updated, '');
+    } catch (error) {
+      // A mirror in the middle of an update: as apt itself, go on with what there is. The next build tries again.
+      if (!(error instanceof AptError) || !/They have been ignored/.test(error.message)) throw error;
+      onProgress?.('apt', error.message);
+    }
   };
-  const age = Date.now() - ((await stat(updated).catch(() => undefined))?.mtimeMs ?? 0);
-  if (age > LISTS_FRESH_MS) await update();
+  const ageOfLists = async (): Promise<number> =>
+    Date.now() - ((await stat(updated).catch(() => undefined))?.mtimeMs ?? 0);
+  if ((await ageOfLists()) > LISTS_FRESH_MS) await update();
 
   const downloadOnce = async (name: string): Promise<string> => {
     // In a folder without packages: apt says nothing about a file that is already in the current one.
@@ -246,7 +253,7 @@ export async function openApt({ cacheDir, suite, foreign = [], onProgress }: Apt
   const systemOnce = async (names: readonly string[]): Promise<string[]> => {
     const install = ['install', '--yes', '--no-install-recommends', ...options];
     // apt itself counts as essential, but who has no network and no dpkg database to change needs none.
-    const wanted = ['?and(?essential,?not(?name(^apt$)))', ...names];
+    const wanted = ['?and(?essential,?architecture(amd64),?not(?name(^apt$)))', ...names];
     // Packages in the folder of archives are not listed, so it must be an empty one.
     const empty = `-oDir::Cache::archives=${join(stateDir, 'none')}/`;
     const plan = await run('apt-get', [
@@ -296,7 +303,7 @@ export async function openApt({ cacheDir, suite, foreign = [], onProgress }: Apt
     try {
       return await attempt();
     } catch (error) {
-      if (!(error instanceof AptError) || Date.now() - (await stat(updated)).mtimeMs < 60_000) throw error;
+      if (!(error instanceof AptError) || (await ageOfLists()) < 60_000) throw error;
       await update();
       return await attempt();
     }

@@ -62,7 +62,7 @@ const BOOT_MODULES = ['xen-blkfront', 'xen-netfront', 'xenfs'];
 const MOUNT_MODULES = ['ext4', 'crc32c_generic'];
 
 /** Of the guest's own files, those that stay what they are when a package has one of that name. */
-const OWN_FILES: readonly string[] = ['bin/busybox', 'etc/hostname', 'etc/hosts', 'etc/inittab'];
+const OWN_FILES: readonly string[] = ['etc/hostname', 'etc/hosts', 'etc/inittab'];
 /** Memory of a guest beside its ramdisk. */
 const MEMORY_MIB = 256;
 /** What a name of a folder may have of the packages' names. */

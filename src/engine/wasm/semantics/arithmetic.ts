@@ -81,10 +81,11 @@ const negate: Meaning = (cpu) => {
   if (cpu.locked) {
     // No atomic negation: try until nobody was faster.
     const { size } = cpu;
-    const at = cpu.translate(cpu.address(0), size, 'modify');
+    const address = cpu.address(0);
+    const at = cpu.translate(address, size, 'modify');
     const seen = f.let(cpu.load(at, size));
     f.loop((again) => {
-      const old = cpu.modifyAt(at, size, 'cmpxchg', seen, i64.sub(ZERO, seen));
+      const old = cpu.modifyAt(address, at, size, 'cmpxchg', seen, i64.sub(ZERO, seen));
       f.if(i64.ne(old, seen), () => {
         f.set(seen, old);
         f.br(again);

@@ -51,7 +51,7 @@ function bitTest(kind: BitChange): Meaning {
     if (cpu.locked) {
       const operation = kind === 'set' ? 'or' : kind === 'reset' ? 'and' : 'xor';
       const value = kind === 'reset' ? i64.xor(mask, i64.small(-1)) : mask;
-      setCarry(cpu, carry(cpu.modifyAt(at, size, operation, f.let(value))));
+      setCarry(cpu, carry(cpu.modifyAt(address, at, size, operation, f.let(value))));
       return;
     }
     const old = cpu.load(at, size);

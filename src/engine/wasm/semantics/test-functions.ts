@@ -118,7 +118,7 @@ export class InstructionRunner {
     const scratch = m.importGlobal('e', 'scratch', I32);
     const flags = m.declare([I32, I64, I64], [I32]);
     m.define(flags, computeFlags());
-    m.export('run', define(m, { miss, commit, divide, vector, computeFlags: flags, scratch }));
+    m.export('run', define(m, { miss, commit, divide, vector, stop: -1, start: -1, computeFlags: flags, scratch }));
     return new WebAssembly.Instance(new WebAssembly.Module(m.finish()), { e: this.#imports }).exports['run'];
   }
 
