@@ -11,6 +11,7 @@ import type { Meaning } from './common.ts';
 import {
   type Binary,
   type ByImmediate,
+  byImmediate,
   fromI64,
   immediateByte,
   type Unary,
@@ -101,7 +102,11 @@ export const halvesOfImmediate = (compute: ByImmediate, shift = 0): Meaning =>
 
 /** Of an immediate that may be known. */
 export const shiftedDown = (immediate: Node, by: number): Node =>
-  immediate.kind === i32.const(0).kind ? i32.const(immediate.lo >> by) : i32.shrU(immediate, i32.const(by));
+  byImmediate(
+    immediate,
+    (known) => i32.const(known >> by),
+    (read) => i32.shrU(read, i32.const(by)),
+  );
 
 /** A meaning that writes 128 bits of operand 0. */
 export const clearingUpper =

@@ -47,16 +47,16 @@ const widen =
     writeHalves(cpu, 0, compute(isWide ? [source, cpu.f.let(highHalf(source))] : [source], cpu));
   };
 
-const HALF_OPERATION = (operation: number): Node => i32.const(operationNumber(operation, SHAPE_PS.number));
+const halfOperation = (operation: number): Node => i32.const(operationNumber(operation, SHAPE_PS.number));
 
 /** VCVTPH2PS: the low, and for YMM registers the high, four words. Always by the slow path. */
-const fromHalves: WholeUnary = (source, cpu) => cpu.exactVectors(HALF_OPERATION(operations.FROM_HALF), source, source);
+const fromHalves: WholeUnary = (source, cpu) => cpu.exactVectors(halfOperation(operations.FROM_HALF), source, source);
 
 /** VCVTPS2PH: four words of each half. */
 const toHalves: Meaning = (cpu) => {
   const source = readHalves(cpu, 1);
   const immediate = i32.and(immediateByte(cpu, 2), i32.const(7));
-  const operation = i32.or(HALF_OPERATION(operations.TO_HALF), i32.shl(immediate, i32.const(16)));
+  const operation = i32.or(halfOperation(operations.TO_HALF), i32.shl(immediate, i32.const(16)));
   if (cpu.operands[0].kind === 'memory') {
     // A page fault comes before the exceptions of the conversion.
     cpu.translate(cpu.address(0), cpu.operands[0].size, 'write');

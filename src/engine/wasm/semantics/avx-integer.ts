@@ -6,7 +6,7 @@ import { i32, i64, type Node, select, shuffle } from '../nodes.ts';
 import { i32x4, i64x2, v128 } from '../simd.ts';
 import { halvesOf, halvesOfOne, readHalves, withVex, writeHalves } from './avx-common.ts';
 import type { Meaning } from './common.ts';
-import { immediateByte, mapTo, repeated, type Vector } from './sse-common.ts';
+import { immediateByte, mapTo, repeated } from './sse-common.ts';
 import {
   HORIZONTAL,
   LANEWISE,
@@ -79,7 +79,7 @@ const testBits =
     const b = readHalves(cpu, 1);
     const a = readHalves(cpu, 0);
     const none = (combine: (a: Node, b: Node) => Node): Node => {
-      const all = (a.map((half, i) => combine(half, b[i])) as Vector).reduce((x, y) => v128.or(x, y));
+      const all = a.map((half, i) => combine(half, b[i])).reduce((x, y) => v128.or(x, y));
       return i32.eqz(v128.anyTrue(mask === null ? all : v128.and(all, mask)));
     };
     const zero = none(v128.and);

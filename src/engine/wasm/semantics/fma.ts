@@ -12,11 +12,11 @@ import * as operations from '../../x86/sse-operations.ts';
 import { operationNumber } from '../../x86/sse-operations.ts';
 import type { Cpu } from '../cpu.ts';
 import { i32, type Node } from '../nodes.ts';
-import { f32x4, f64x2, i64x2, v128 } from '../simd.ts';
+import { f32x4, f64x2, i32x4, i64x2, v128 } from '../simd.ts';
 import { readHalves, withVex, writeHalves } from './avx-common.ts';
 import type { Meaning } from './common.ts';
-import { highHalf, joinLow, lanes, repeated, type Vector } from './sse-common.ts';
-import { exactlyAll, inexactCounts } from './sse-float.ts';
+import { highHalf, joinLow, repeated, type Vector } from './sse-common.ts';
+import { inexactCounts, keepAll, replaceAll } from './sse-float.ts';
 import { SHAPES, type Shape } from './sse-lanes.ts';
 
 /** Even lanes, odd lanes. */
@@ -41,12 +41,27 @@ const ABSOLUTE = repeated(4, -1, 0x7fffffff);
 const ONE = repeated(4, 1, 0);
 /** High words of doubles: 2^n. */
 const power = (n: number): Node => repeated(4, 0, (n + 1023) << 20);
-const SPLITTER = repeated(4, 0x02000000, 0x41a00000);
+/** Half a unit of the 26th bit, and the bits from there on. */
+const HALF_OF_LOW = repeated(4, 0x04000000, 0);
+const HIGH_BITS = repeated(4, -0x08000000, -1);
+/** What a single does not have of a double, and the middle of it. */
+const BELOW_SINGLE = repeated(4, 0x1fffffff, 0);
+const MIDDLE = repeated(4, 0x10000000, 0);
+const LEAST_NORMAL_SINGLE = repeated(4, 0x00800000);
+/** 2^-125 and 2^126. */
+const LEAST_SINGLE = repeated(4, 0x01000000);
+const GREATEST_SINGLE = repeated(4, 0x7e800000);
 
-/** A result of two doubles, and a mask of the lanes where it may be wrong. */
+/** A result, and a mask: where it is not zero the result may be wrong. */
 interface Result {
   readonly value: Node;
   readonly doubt: Node;
+}
+
+/** What is quick to compute and nearly always right; and all of it. */
+interface Attempt {
+  readonly first: Result;
+  readonly second: () => Result;
 }
 
 class Writer {
@@ -66,10 +81,9 @@ class Writer {
     return this.keep(f64x2.add(f64x2.sub(a, f64x2.sub(sum, part)), f64x2.sub(b, part)));
   }
 
-  /** The upper 26 bits, and the rest. */
+  /** The upper 26 bits, rounded, and the rest. */
   split(a: Node): readonly [high: Node, low: Node] {
-    const scaled = this.keep(f64x2.mul(a, SPLITTER));
-    const high = this.keep(f64x2.sub(scaled, f64x2.sub(scaled, a)));
+    const high = this.keep(v128.and(i64x2.add(a, HALF_OF_LOW), HIGH_BITS));
     return [high, this.keep(f64x2.sub(a, high))];
   }
 
@@ -90,15 +104,22 @@ class Writer {
     return this.keep(i64x2.add(sum, v128.and(v128.or(apart, ONE), moves)));
   }
 
+  abs(a: Node): Node {
+    return v128.and(a, ABSOLUTE);
+  }
+
   /** Neither zero nor between the powers of two; also of NaNs. */
   outside(a: Node, least: number, greatest: number): Node {
-    const magnitude = this.keep(v128.and(a, ABSOLUTE));
+    const magnitude = this.keep(this.abs(a));
     const inside = v128.and(f64x2.ge(magnitude, power(least)), f64x2.le(magnitude, power(greatest)));
     return v128.andNot(f64x2.ne(a, ZERO), inside);
   }
 
-  /** Bounds: no product's error is lost, and no sum comes near the ends of the range. */
-  ofDoubles(a: Node, b: Node, c: Node): Result {
+  /**
+   * Bounds: no product's error is lost, and no sum comes near the ends of the range. The first attempt rounds what is left over as it
+   * comes, which matters only where that makes the sum the middle of two numbers; and takes zeros for doubtful.
+   */
+  ofDoubles(a: Node, b: Node, c: Node): Attempt {
     const product = this.keep(f64x2.mul(a, b));
     const rest = this.productError(a, b, product);
     const low = this.keep(f64x2.add(c, rest));
@@ -106,27 +127,48 @@ class Writer {
     const high = this.keep(f64x2.add(product, low));
     const highError = this.sumError(product, low, high);
     const tail = this.keep(f64x2.add(lowError, highError));
-    const last = this.odd(tail, this.sumError(lowError, highError, tail));
-    // The product of a zero is exact, and the sign of a sum of zeros right.
-    const isZero = v128.or(f64x2.eq(a, ZERO), f64x2.eq(b, ZERO));
-    const value = this.keep(v128.bitselect(f64x2.add(product, c), f64x2.add(high, last), this.keep(isZero)));
-    const doubt = v128.or(v128.or(this.outside(a, -450, 450), this.outside(b, -450, 450)), this.outside(c, -900, 900));
-    return { value, doubt: this.keep(doubt) };
+    const value = this.keep(f64x2.add(high, tail));
+    const missing = this.keep(f64x2.sub(tail, f64x2.sub(value, high)));
+    const twice = this.keep(f64x2.add(missing, missing));
+    const isMiddle = v128.and(f64x2.eq(f64x2.sub(f64x2.add(value, twice), value), twice), f64x2.ne(twice, ZERO));
+    const least = f64x2.pmin(f64x2.pmin(this.abs(a), this.abs(b)), this.abs(c));
+    const inside = v128.and(f64x2.ge(least, power(-450)), f64x2.lt(this.abs(value), power(900)));
+    return {
+      first: { value, doubt: v128.or(isMiddle, v128.not(inside)) },
+      second: () => {
+        const last = this.odd(tail, this.sumError(lowError, highError, tail));
+        // The product of a zero is exact, and the sign of a sum of zeros right.
+        const isZero = this.keep(v128.or(f64x2.eq(a, ZERO), f64x2.eq(b, ZERO)));
+        const doubt = v128.or(
+          v128.or(this.outside(a, -450, 450), this.outside(b, -450, 450)),
+          this.outside(c, -900, 900),
+        );
+        return { value: this.keep(v128.bitselect(f64x2.add(product, c), f64x2.add(high, last), isZero)), doubt };
+      },
+    };
   }
 
-  /** Of two singles as doubles: a sum that is made a single is odd, or exact. */
-  ofSingles(a: Node, b: Node, c: Node): Result {
+  /** Of two singles as doubles: their sum, and where that is the middle of two singles. */
+  ofSingles(a: Node, b: Node, c: Node): Sum {
     const product = this.keep(f64x2.mul(a, b));
     const sum = this.keep(f64x2.add(product, c));
-    const value = this.odd(sum, this.sumError(product, c, sum));
-    return { value, doubt: this.keep(this.outside(sum, -125, 126)) };
+    return {
+      sum,
+      isMiddle: i64x2.eq(v128.and(sum, BELOW_SINGLE), MIDDLE),
+      odd: () => this.odd(sum, this.sumError(product, c, sum)),
+    };
   }
 }
 
-const isDenormal = (a: Node): Node =>
-  v128.and(f32x4.lt(f32x4.abs(a), repeated(4, 0x00800000)), f32x4.ne(a, repeated(4, 0)));
+interface Sum {
+  readonly sum: Node;
+  readonly isMiddle: Node;
+  readonly odd: () => Node;
+}
 
-const FIRST_LANE = { single: lanes(4, [-1, 0, 0, 0]), double: lanes(4, [-1, -1, 0, 0]) };
+const isDenormal = (a: Node): Node =>
+  v128.and(f32x4.lt(f32x4.abs(a), LEAST_NORMAL_SINGLE), f32x4.ne(a, repeated(4, 0)));
+
 const SIGNS = { single: [-0x80000000], double: [0, -0x80000000] };
 
 /** Signs of the lanes that are negated. */
@@ -138,19 +180,32 @@ function signs(s: Shape, [even, odd]: readonly [number, number], bit: number): N
   return repeated(4, ...pair);
 }
 
-/** One half of a register: the result, and whether it may be wrong. */
-function half(cpu: Cpu, s: Shape, a: Node, b: Node, c: Node): Result {
+/** One half of a register. */
+function half(cpu: Cpu, s: Shape, a: Node, b: Node, c: Node): Attempt {
   const w = new Writer(cpu);
   if (!s.single) return w.ofDoubles(a, b, c);
-  const [x, y, z] = [a, b, c].map((value) => cpu.f.let(f64x2.promoteLowF32x4(value)));
-  const low = w.ofSingles(x, y, z);
-  const denormal = v128.or(v128.or(isDenormal(a), isDenormal(b)), isDenormal(c));
-  if (s.scalar) return { value: f32x4.demoteF64x2Zero(low.value), doubt: v128.or(low.doubt, denormal) };
-  const [p, q, r] = [a, b, c].map((value) => cpu.f.let(f64x2.promoteLowF32x4(highHalf(value))));
-  const high = w.ofSingles(p, q, r);
+  const widened = (part: (value: Node) => Node): Sum => {
+    const [x, y, z] = [a, b, c].map((value) => cpu.f.let(f64x2.promoteLowF32x4(part(value))));
+    return w.ofSingles(x, y, z);
+  };
+  const sums = s.scalar ? [widened((value) => value)] : [widened((value) => value), widened(highHalf)];
+  const narrowed = (values: readonly Node[]): Node => {
+    const [low, high] = values.map(f32x4.demoteF64x2Zero);
+    return w.keep(high === undefined ? low : joinLow(low, high));
+  };
+  const isOutside = (value: Node): Node =>
+    v128.not(v128.and(f32x4.ge(f32x4.abs(value), LEAST_SINGLE), f32x4.lt(f32x4.abs(value), GREATEST_SINGLE)));
+  const value = narrowed(sums.map(({ sum }) => sum));
+  const least = f32x4.pmin(f32x4.pmin(f32x4.abs(a), f32x4.abs(b)), f32x4.abs(c));
+  const isSuspicious = v128.or(isOutside(value), f32x4.lt(least, LEAST_NORMAL_SINGLE));
+  const isMiddle = sums.map((one) => one.isMiddle).reduce((all, one) => v128.or(all, one));
   return {
-    value: joinLow(f32x4.demoteF64x2Zero(low.value), f32x4.demoteF64x2Zero(high.value)),
-    doubt: v128.or(v128.or(low.doubt, high.doubt), denormal),
+    first: { value, doubt: v128.or(isMiddle, isSuspicious) },
+    second: () => {
+      const denormal = v128.or(v128.or(isDenormal(a), isDenormal(b)), isDenormal(c));
+      const outside = sums.map(({ sum }) => w.outside(sum, -125, 126)).reduce((all, one) => v128.or(all, one));
+      return { value: narrowed(sums.map(({ odd }) => odd())), doubt: v128.or(outside, denormal) };
+    },
   };
 }
 
@@ -160,21 +215,37 @@ function multiplyAdd(s: Shape, negations: readonly [number, number], order: read
     const last = readHalves(cpu, 2);
     const operands: readonly Vector[] = [readHalves(cpu, 0), readHalves(cpu, 1), last];
     const [a, b, c] = order.map((index) => operands[index]);
-    const first = s.single ? FIRST_LANE.single : FIRST_LANE.double;
-    // Other lanes of scalars are zeros, which disturb nothing.
-    const lane = (value: Node): Node => f.let(s.scalar ? v128.and(value, first) : value);
+    // All lanes of scalars are the first: nothing else to doubt.
+    const spread = (value: Node): Node => (s.single ? i32x4.splat(i32x4.extractLane(value, 0)) : joinLow(value, value));
+    const lane = (value: Node): Node => f.let(s.scalar ? spread(value) : value);
     const negated = (value: Node, bit: number): Node =>
       negations.every((one) => (one & bit) === 0) ? value : v128.xor(value, signs(s, negations, bit));
-    const results = a.map((value, i) =>
+    const attempts = a.map((value, i) =>
       half(cpu, s, lane(negated(value, NEGATE_PRODUCT)), lane(b[i]), lane(negated(c[i], NEGATE_ADDEND))),
     );
-    const doubt = results.map((result) => result.doubt).reduce((all, one) => v128.or(all, one));
-    const slow = i32.or(v128.anyTrue(doubt), inexactCounts(cpu));
-    const number = i32.const(operationNumber(operations.FUSED, s.number, negations[0] | (negations[1] << 2)));
-    const values = results.map((result) => result.value);
-    const result = exactlyAll(cpu, values, slow, number, a, b, c);
+    const anyDoubt = (results: readonly Result[]): Node =>
+      i32.or(
+        v128.anyTrue(results.map(({ doubt }) => doubt).reduce((all, one) => v128.or(all, one))),
+        inexactCounts(cpu),
+      );
+    const firsts = attempts.map(({ first }) => first);
+    const kept = keepAll(
+      cpu,
+      firsts.map(({ value }) => value),
+    );
+    f.if(anyDoubt(firsts), () => {
+      const seconds = attempts.map(({ second }) => second());
+      const doubt = f.let(anyDoubt(seconds));
+      replaceAll(
+        cpu,
+        kept,
+        seconds.map(({ value }) => value),
+      );
+      const number = i32.const(operationNumber(operations.FUSED, s.number, negations[0] | (negations[1] << 2)));
+      f.if(doubt, () => replaceAll(cpu, kept, cpu.exactVectors(number, a, b, c)));
+    });
     // The other lanes of a scalar are those of the destination.
-    writeHalves(cpu, 0, s.scalar ? [s.put(operands[0][0], s.take(result[0]))] : result);
+    writeHalves(cpu, 0, s.scalar ? [s.put(operands[0][0], s.take(kept[0]))] : kept);
   };
 }
 
