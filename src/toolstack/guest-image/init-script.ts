@@ -38,6 +38,7 @@ export const GUEST_FOLDERS: readonly string[] = [
   'tmp',
   'usr',
   'usr/bin',
+  'usr/lib',
   'usr/sbin',
   'var',
 ];
