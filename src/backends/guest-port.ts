@@ -27,6 +27,8 @@ export interface GuestPort {
    */
   mapGrant(gref: number, writable: boolean): number;
   unmapGrant(gref: number, writable: boolean): void;
+  /** A page of the domain's RAM by its MFN, as Dom0 may map any: byte offset in `memory`, or -1. `mfn` may be any number. */
+  mapFrame(mfn: number): number;
   /** Something was stored into a mapped page, where the guest may have code. Before the guest is told that it was. */
   memoryStored(offset: number, sizeBytes: number): void;
   /**

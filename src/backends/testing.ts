@@ -87,6 +87,12 @@ export class FakeGuest implements GuestPort {
     if (grant !== undefined) grant.mappings--;
   }
 
+  /** MFNs are page numbers here, from 0x100000 on. */
+  mapFrame(mfn: number): number {
+    const page = (mfn - 0x100000) * PAGE_SIZE;
+    return Number.isInteger(page) && page >= 0 && page < this.memory.u8.length ? page : -1;
+  }
+
   memoryStored(offset: number, sizeBytes: number): void {
     this.stored.push([offset, sizeBytes]);
   }

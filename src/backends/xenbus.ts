@@ -159,6 +159,11 @@ export class XenbusBackend implements DeviceBus {
     this.#device = options.device(this);
   }
 
+  /** Connects only when `hotplug-status` is "connected". */
+  get waitsForHotplug(): boolean {
+    return this.#device.waitsForHotplug;
+  }
+
   /** Publishes what the device offers and waits for its frontend. The toolstack has made the nodes of both ends. */
   async start(): Promise<void> {
     const frontend = await this.#store.read(`${this.path}/frontend`);

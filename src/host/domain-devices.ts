@@ -6,11 +6,14 @@
 
 import { XenbusStateClosed, XenbusStateInitialising } from '../abi/io/xenbus.ts';
 import { BlockDevice } from '../backends/block.ts';
+import { FramebufferDevice } from '../backends/framebuffer.ts';
 import type { GuestPort } from '../backends/guest-port.ts';
+import { KeyboardDevice } from '../backends/keyboard.ts';
 import { NetworkDevice } from '../backends/network.ts';
 import { type BackendDevice, type DeviceBus, XenbusBackend } from '../backends/xenbus.ts';
 import { diskFromNodes, vifFromNodes } from '../toolstack/config/device-from-nodes.ts';
 import type { DiskConfig } from '../toolstack/config/disk.ts';
+import type { VfbConfig } from '../toolstack/config/framebuffer.ts';
 import type { VifConfig } from '../toolstack/config/network-interface.ts';
 import {
   addDeviceNodes,
@@ -18,6 +21,7 @@ import {
   type DeviceNodes,
   diskNodes,
   removeDeviceNodes,
+  screenNodes,
   scriptPath,
   vifNodes,
 } from '../toolstack/device-nodes.ts';
@@ -28,10 +32,13 @@ import { openNetwork } from './domain-network.ts';
 import { HostError } from './host-error.ts';
 import { runHotplugScript } from './hotplug-script.ts';
 import { PlugWatcher } from './plug-watcher.ts';
+import { RfbServer } from './rfb/server.ts';
 
 export interface DomainDevicesOptions {
   readonly store: XenstoreClient;
   readonly port: GuestPort;
+  /** Of the domain, for viewers of its screen. */
+  readonly name: string;
   /** Where xenstored listens, for scripts; null when nobody but this process can reach it. */
   readonly xenstoredPath: string | null;
   readonly log: (line: string) => void;
@@ -60,6 +67,7 @@ export class DomainDevices {
   /** By the backend's folder. */
   readonly #devices = new Map<string, Device>();
   readonly #adding = new Set<string>();
+  readonly #servers: RfbServer[] = [];
   #watcher: PlugWatcher | null = null;
 
   constructor(options: DomainDevicesOptions) {
@@ -115,6 +123,38 @@ export class DomainDevices {
     };
   }
 
+  /**
+   * A screen with keyboard and pointer, and the VNC server that shows it.
+   * @throws HostError when the port cannot be had; nothing is left behind then
+   */
+  async addVfb(vfb: VfbConfig): Promise<void> {
+    const { port, store, name } = this.#options;
+    const nodes = screenNodes(vfb, name);
+    const keyboard = new KeyboardDevice(port);
+    let screen: FramebufferDevice | null = null;
+    await this.#add(nodes.vkbd, null, async () => () => keyboard);
+    await this.#add(nodes.vfb, null, async () => (bus) => {
+      const framebuffer = new FramebufferDevice(port, bus);
+      screen = framebuffer;
+      return framebuffer;
+    });
+    if (screen === null || vfb.vnc === false) return;
+    const listen = vfb.listen ?? '127.0.0.1';
+    const server = await RfbServer.open({
+      framebuffer: screen,
+      keyboard,
+      name: `Xen-${name}`,
+      listen,
+      display: vfb.display,
+      findUnused: vfb.findUnused ?? true,
+      password: vfb.password === '' ? null : vfb.password,
+    });
+    this.#servers.push(server);
+    const console = `/local/domain/${port.domid}/console`;
+    await store.write(`${console}/vnc-listen`, listen);
+    await store.write(`${console}/vnc-port`, String(server.port));
+  }
+
   /** Makes a device's nodes and starts its backend, which is in InitWait when this resolves. */
   async #add(nodes: DeviceNodes, script: DeviceScript | null, open: OpenDevice): Promise<void> {
     const { store, port } = this.#options;
@@ -130,7 +170,7 @@ export class DomainDevices {
         plugged = true;
       }
       backend = await this.#start(path, script, await open());
-      await store.write(`${path}/hotplug-status`, 'connected');
+      if (backend.waitsForHotplug) await store.write(`${path}/hotplug-status`, 'connected');
     } catch (error) {
       this.#devices.delete(path);
       await backend?.stop();
@@ -213,6 +253,7 @@ export class DomainDevices {
   /** The domain has ended: nothing of it is used any more when this resolves. Its nodes go with all others of the domain. */
   async close(): Promise<void> {
     await this.#watcher?.stop();
+    for (const server of this.#servers.splice(0)) server.close();
     const devices = [...this.#devices.values()];
     this.#devices.clear();
     await Promise.all(

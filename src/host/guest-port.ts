@@ -16,6 +16,7 @@ export function createGuestPort(
     memory: domain.machine,
     mapGrant: (gref, writable) => grants.map(gref, writable),
     unmapGrant: (gref, writable) => grants.unmap(gref, writable),
+    mapFrame: (mfn) => Math.max(grants.mapFrame(mfn), -1),
     memoryStored,
     bindEventChannel: (port, onEvent) => channels.bind(port, onEvent),
   };

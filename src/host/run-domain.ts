@@ -271,6 +271,7 @@ async function buildAndRun(
   const devices = new DomainDevices({
     store: xenstore.client,
     port,
+    name: config.name,
     xenstoredPath: options.xenstore === 'daemon' ? xenstoredPath(stateRoot()) : null,
     log: options.log,
   });
@@ -298,6 +299,7 @@ async function buildAndRun(
   try {
     for (const disk of config.disks) await devices.addDisk(disk);
     for (const vif of config.vifs) await devices.addVif(vif);
+    for (const vfb of config.vfbs) await devices.addVfb(vfb);
     await devices.watch();
     await workers.ready;
     if (run.isFirst) options.onStart?.();

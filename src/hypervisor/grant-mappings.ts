@@ -93,6 +93,11 @@ export class GrantMappings {
     return page;
   }
 
+  /** A page by its MFN, without a grant, as Dom0 may map any: byte offset in memory 0, or GNTST_bad_page (negative). */
+  mapFrame(mfn: number): number {
+    return Number.isSafeInteger(mfn) ? this.#pageOf(mfn) : gnttab.GNTST_bad_page;
+  }
+
   /** Of the domain's RAM only: its grant table and shared_info are no business of a backend. */
   #pageOf(mfn: number): number {
     const { layout, u32 } = this.#machine;

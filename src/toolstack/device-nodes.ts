@@ -11,6 +11,7 @@
 import { XenbusStateClosing, XenbusStateInitialising } from '../abi/io/xenbus.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import type { DiskConfig } from './config/disk.ts';
+import type { VfbConfig } from './config/framebuffer.ts';
 import { formatMac, type VifConfig } from './config/network-interface.ts';
 
 export interface DeviceNodes {
@@ -84,6 +85,33 @@ export function vifNodes(vif: VifConfig, mac: Uint8Array): DeviceNodes {
       mtu: String(vif.mtu ?? 1500),
       trusted: flag(vif.trusted ?? true),
     },
+  };
+}
+
+/** A screen, and the keyboard and pointer that go with it. `domainName` is what a viewer shows. */
+export function screenNodes(
+  vfb: VfbConfig,
+  domainName: string,
+): { readonly vfb: DeviceNodes; readonly vkbd: DeviceNodes } {
+  const vnc = vfb.vnc ?? true;
+  const device = (kind: string, backend: Readonly<Record<string, string>>): DeviceNodes => {
+    return { kind, backendKind: kind, id: vfb.devid, backend: { domain: domainName, ...backend }, frontend: {} };
+  };
+  return {
+    vfb: device('vfb', {
+      vnc: flag(vnc),
+      ...(vnc
+        ? {
+            vnclisten: vfb.listen ?? '127.0.0.1',
+            vncdisplay: String(vfb.display),
+            vncunused: flag(vfb.findUnused ?? true),
+            ...(vfb.keymap === null ? {} : { keymap: vfb.keymap }),
+            ...(vfb.password === null ? {} : { vncpasswd: vfb.password }),
+          }
+        : {}),
+      sdl: flag(vfb.sdl ?? false),
+    }),
+    vkbd: device('vkbd', {}),
   };
 }
 

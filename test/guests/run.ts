@@ -50,6 +50,7 @@ function configFor(engine: EngineKind, kernel: string, vcpus: number): DomainCon
     engine,
     disks: [],
     vifs: [],
+    vfbs: [],
   };
 }
 

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { diskJson, parseDisk, vdevNumber } from './disk.ts';
+import { parseVfb } from './framebuffer.ts';
 import { parseVif, vifJson } from './network-interface.ts';
 
 const disk = (...specs: string[]): unknown => JSON.parse(JSON.stringify(diskJson(parseDisk('f.cfg', ...specs))));
@@ -164,4 +165,30 @@ test.each([
   ['@', "no rate specified in `@'"],
 ])('rate %s is refused', (rate, error) => {
   expect(() => vif(`rate=${rate}`)).toThrow(`f.cfg: config parsing error in vif: ${error}`);
+});
+
+test('a screen has what was said of it; what nobody knows is passed over', () => {
+  const nothing = {
+    devid: 0,
+    vnc: null,
+    listen: null,
+    password: null,
+    display: 0,
+    findUnused: null,
+    keymap: null,
+    sdl: null,
+  };
+  expect(parseVfb('', 0)).toEqual(nothing);
+  expect(parseVfb('vnc=1,vnclisten=0.0.0.0,vncpasswd=a b,vncdisplay=7,vncunused=0,keymap=de,sdl=0,foo=1', 2)).toEqual({
+    devid: 2,
+    vnc: true,
+    listen: '0.0.0.0',
+    password: 'a b',
+    display: 7,
+    findUnused: false,
+    keymap: 'de',
+    sdl: false,
+  });
+  expect(parseVfb('vnc=0,nonsense,vncdisplay=3', 0)).toEqual({ ...nothing, vnc: false });
+  expect(parseVfb('vncdisplay=-3', 0).display).toBe(0);
 });

@@ -64,6 +64,7 @@ describe('readDomainConfig()', () => {
       engine: 'wasm',
       disks: [],
       vifs: [],
+      vfbs: [],
     });
   });
 
@@ -114,9 +115,9 @@ describe('readDomainConfig()', () => {
   });
 
   it('warns of a key that it does not honour, once and in the order of the file', () => {
-    const { lines } = read(`${HEAD}vfb = [ "vnc=1" ]\nvtpm = [ "a" ]\nvtpm += [ "b" ]\ncpus = "0"\npci = []`);
+    const { lines } = read(`${HEAD}usbdev = [ "a" ]\nvtpm = [ "a" ]\nvtpm += [ "b" ]\ncpus = "0"\npci = []`);
     expect(lines).toEqual([
-      "f.cfg:7: warning: `vfb' is not supported yet and ignored",
+      "f.cfg:7: warning: `usbdev' is not supported yet and ignored",
       "f.cfg:9: warning: `vtpm' is not supported yet and ignored",
       "f.cfg:10: warning: `cpus' is not supported yet and ignored",
     ]);

@@ -16,6 +16,7 @@
 
 import { XEN_LEGACY_MAX_VCPUS } from '../../abi/arch-x86/shared-info.ts';
 import { type DiskConfig, diskJson, parseDisk } from './disk.ts';
+import { parseVfb, type VfbConfig, vfbJson } from './framebuffer.ts';
 import { parseVif, type VifConfig, vifJson } from './network-interface.ts';
 import { ConfigError, parseXlConfig, type Setting, type XlConfig } from './xl-cfg.ts';
 
@@ -83,6 +84,7 @@ export interface DomainConfig {
   readonly engine: EngineChoice;
   readonly disks: readonly DiskConfig[];
   readonly vifs: readonly VifConfig[];
+  readonly vfbs: readonly VfbConfig[];
 }
 
 /** What the file says; null is "nothing". */
@@ -107,11 +109,12 @@ export interface StatedConfig {
   readonly engine: EngineChoice;
   readonly disks: readonly DiskConfig[];
   readonly vifs: readonly VifConfig[];
+  readonly vfbs: readonly VfbConfig[];
 }
 
 /** Keys that would change a PV guest and that Domus does not honour yet. */
 const UNSUPPORTED_KEYS: readonly string[] = [
-  ...['vif2', 'vfb', 'vkb', 'pci', 'channel', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
+  ...['vif2', 'vkb', 'pci', 'channel', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
   ...['vdispl', 'vsnd', 'dtdev', 'iomem', 'ioports', 'irqs', 'passthrough', 'device_tree'],
   ...['init_seclabel', 'seclabel', 'driver_domain', 'nomigrate', 'e820_host'],
   ...['cpus', 'cpus_soft', 'cpu_weight', 'cap', 'period', 'slice', 'latency', 'extratime', 'pool', 'vnuma'],
@@ -121,7 +124,7 @@ const UNSUPPORTED_KEYS: readonly string[] = [
 
 /** Of those, the ones that have to be lists; `cpus` and the like may be both. */
 const LIST_KEYS: ReadonlySet<string> = new Set([
-  ...['vif2', 'vfb', 'vkb', 'pci', 'channel', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
+  ...['vif2', 'vkb', 'pci', 'channel', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
   ...['vdispl', 'vsnd', 'dtdev', 'iomem', 'ioports', 'irqs', 'vnuma'],
 ]);
 
@@ -186,6 +189,7 @@ export function readStated(source: string, text: string, options: ReadOptions): 
     engine,
     disks: readStrings(config, 'disk').map((spec) => parseDisk(source, spec)),
     vifs: readStrings(config, 'vif').map((spec, devid) => parseVif(source, spec, devid, options.warn)),
+    vfbs: readStrings(config, 'vfb').map(parseVfb),
   };
 }
 
@@ -241,6 +245,8 @@ export function configJson(stated: StatedConfig): string {
     },
     disks: stated.disks.length === 0 ? undefined : stated.disks.map(diskJson),
     nics: stated.vifs.length === 0 ? undefined : stated.vifs.map(vifJson),
+    vfbs: stated.vfbs.length === 0 ? undefined : stated.vfbs.map(vfbJson),
+    vkbs: stated.vfbs.length === 0 ? undefined : stated.vfbs.map(({ devid }) => ({ devid })),
     on_poweroff: actionJson(stated.onPoweroff),
     on_reboot: actionJson(stated.onReboot),
     on_watchdog: actionJson(stated.onWatchdog),
