@@ -493,6 +493,20 @@ test('a device waits for its script', async () => {
   await connected;
 });
 
+test('a device without a script waits for none', async () => {
+  const f = await Frontend.make();
+  await f.device.dom0.remove(`${f.device.backend}/hotplug-status`);
+  await f.connect();
+  const g = await Frontend.make();
+  await g.device.dom0.remove(`${g.device.backend}/hotplug-status`);
+  await g.device.dom0.write(`${g.device.backend}/script`, '/etc/xen/scripts/block');
+  const connected = g.connect();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect(await g.device.dom0.read(`${g.device.backend}/state`)).toBe('2');
+  await g.device.dom0.write(`${g.device.backend}/hotplug-status`, 'connected');
+  await connected;
+});
+
 // --- frontends that mean no good
 
 test('a request that makes no sense is answered with an error, and the device lives on', async () => {

@@ -11,7 +11,7 @@
  *   InitWait       when the device is still `online`: the frontend may come back
  *
  * The toolstack unplugs a device by `online` = 0 and `state` = Closing. Once the frontend is Closed, or its nodes are gone, the
- * backend is Closed and done. A device whose script has to run first connects when `hotplug-status` says "connected".
+ * backend is Closed and done. A device with a `script` that has to run first connects when `hotplug-status` says "connected".
  *
  * Everything the frontend wrote is hostile. What is wrong with it is told in the log and in Dom0's
  * `error/backend/<kind>/<domid>/<id>/error`, as "<errno> <text>", and the backend closes.
@@ -50,7 +50,7 @@ export type Nodes = Readonly<Record<string, string>>;
 
 /** One kind of device. Calls never overlap. */
 export interface BackendDevice {
-  /** Connect only when `hotplug-status` is "connected". */
+  /** With a `script`, connect only when `hotplug-status` is "connected". */
   readonly waitsForHotplug: boolean;
   /** What the device offers, published before InitWait; again each time a new frontend is waited for. */
   announce(): Nodes;
@@ -159,7 +159,7 @@ export class XenbusBackend implements DeviceBus {
     this.#device = options.device(this);
   }
 
-  /** Connects only when `hotplug-status` is "connected". */
+  /** As the device has it. */
   get waitsForHotplug(): boolean {
     return this.#device.waitsForHotplug;
   }
@@ -322,7 +322,9 @@ export class XenbusBackend implements DeviceBus {
 
   async #isPlugged(): Promise<boolean> {
     if (!this.#device.waitsForHotplug) return true;
-    return (await this.#store.read(`${this.path}/hotplug-status`)) === 'connected';
+    const status = await this.#store.read(`${this.path}/hotplug-status`);
+    if (status !== null) return status === 'connected';
+    return (await this.#store.read(`${this.path}/script`)) === null;
   }
 
   /** Unplugged: nothing is looked at any more. */
