@@ -1,0 +1,102 @@
+/** Debian's kernel on the network, on every engine that this machine has: NAT, a switch between guests. */
+
+import { createHash, randomBytes } from 'node:crypto';
+import { resolve4 } from 'node:dns/promises';
+import { createServer, type RequestListener, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { probeKvm } from '../../src/engine/kvm/self-test.ts';
+import { runGuest } from './guest.ts';
+
+const kvm = probeKvm();
+const ENGINES = [
+  { engine: 'kvm', unusable: kvm.usable ? null : kvm.reason, megabytes: 32 },
+  { engine: 'wasm', unusable: null, megabytes: 8 },
+] as const;
+
+const NAME = 'deb.debian.org';
+const sha1 = (bytes: Uint8Array): string => createHash('sha1').update(bytes).digest('hex');
+const data = randomBytes(32 << 20);
+/** What guests have sent to the host. */
+const uploads: string[] = [];
+let server: Server;
+let port = 0;
+
+beforeAll(async () => {
+  const listener: RequestListener = (request, response) => {
+    const hash = createHash('sha1');
+    request.on('data', (bytes) => hash.update(bytes));
+    request.on('end', () => {
+      if (request.method === 'POST') {
+        uploads.push(hash.digest('hex'));
+        response.end('thanks\n');
+      } else response.end(data.subarray(0, Number(request.url?.slice(1)) << 20));
+    });
+  };
+  server = createServer(listener);
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  port = (server.address() as AddressInfo).port;
+});
+afterAll(() => void server.close());
+
+/** Waits for an address by DHCP, which /init asks for in the background. */
+const LEASE = 'i=0; until ip -4 address show eth0 | grep -q inet || [ $i = 200 ]; do usleep 100000; i=$((i+1)); done';
+
+for (const { engine, unusable, megabytes } of ENGINES) {
+  test(`NAT: a lease, the gateway, names, megabytes down and up, on ${engine}`, async (context) => {
+    if (unusable !== null) return context.skip(unusable);
+    const url = `http://10.0.2.2:${port}`;
+    // A host without name servers has none for its guests.
+    const [address] = await resolve4(NAME).catch(() => [null]);
+    const run = await runGuest({
+      script: `${LEASE}
+echo BEGIN; ip -4 address show eth0 | grep inet; ip route; cat /etc/resolv.conf
+ping -c 2 10.0.2.2 | grep received
+wget -q -O /tmp/f ${url}/${megabytes} && sha1sum </tmp/f
+head -c 1500000 /tmp/f | base64 -w 0 >/tmp/g; wget -q -O - --post-file /tmp/g ${url}/up
+nslookup ${NAME} 2>&1
+wget -O - http://10.0.2.2:1/ 2>&1 | grep -i refused
+dmesg | grep -iE 'oops|BUG:|Call Trace|xen_netfront.*(error|invalid)' && echo TROUBLE
+echo END`,
+      overrides: [`engine="${engine}"`, 'vif=["mac=00:16:3e:00:00:01"]'],
+    });
+    const told = run.console.slice(run.console.indexOf('BEGIN'), run.console.indexOf('END'));
+    const all = `${run.console}\n${run.log}`;
+    expect(told, all).toContain('inet 10.0.2.15/24');
+    expect(told, all).toContain('default via 10.0.2.2');
+    expect(told, all).toContain('nameserver 10.0.2.3');
+    expect(told, all).toContain('2 packets received');
+    expect(told, all).toContain(sha1(data.subarray(0, megabytes << 20)));
+    expect(told, all).toContain('thanks');
+    expect(uploads).toContain(sha1(Buffer.from(data.subarray(0, 1_500_000).toString('base64'))));
+    if (address !== null) expect(told, all).toContain(`Address: ${address}`);
+    expect(told, all).toMatch(/refused/i);
+    expect(told, all).not.toContain('TROUBLE');
+    expect(run.code).toBe(0);
+  });
+
+  test(`two guests on a bridge reach each other and nothing else, on ${engine}`, async (context) => {
+    if (unusable !== null) return context.skip(unusable);
+    const overrides = [`engine="${engine}"`, `vif=["bridge=test-${engine}"]`];
+    const one = runGuest({
+      script: `ip address add 192.168.77.1/24 dev eth0; ip link set eth0 up
+ip route add default via 192.168.77.254
+echo BEGIN; head -c 4000000 /dev/zero >/tmp/z; httpd -p 80 -h /tmp; mkfifo /tmp/p; sleep 1000 >/tmp/p & nc -l -p 5000 </tmp/p >/tmp/g; cat /tmp/g
+ping -c 1 -W 1 10.0.2.2 | grep received; echo END`,
+      overrides: [...overrides, 'name="one"'],
+    });
+    const two = runGuest({
+      script: `ip address add 192.168.77.2/24 dev eth0; ip link set eth0 up
+i=0; until ping -c 1 -W 1 192.168.77.1 >/dev/null || [ $i = 60 ]; do i=$((i+1)); done
+echo BEGIN; ping -c 2 192.168.77.1 | grep received
+wget -q -O - http://192.168.77.1/z | sha1sum; echo hello from two | nc 192.168.77.1 5000; echo END`,
+      overrides: [...overrides, 'name="two"'],
+    });
+    const [a, b] = await Promise.all([one, two]);
+    expect(b.console, `${b.console}\n${b.log}`).toContain('2 packets received');
+    expect(b.console, b.console).toContain(sha1(new Uint8Array(4_000_000)));
+    expect(a.console, `${a.console}\n${a.log}`).toContain('hello from two');
+    expect(a.console, a.console).toContain('0 packets received');
+    expect([a.code, b.code]).toEqual([0, 0]);
+  });
+}
