@@ -51,6 +51,12 @@ describe('domus', () => {
       ['guest', 'build', '--kernel', '/x', '--initrd', '/x', '--package', 'gcc'],
       /^domus: --package makes a ramdisk, so it cannot go together with --initrd/,
     ],
+    [['demo', '--disk', '2G'], /^domus: --disk is for "guest build"/],
+    [['guest', 'build', '--disk', 'large'], /^domus: --disk: expected a size such as 2G or 1500M, found "large"/],
+    [['guest', 'build', '--disk', '10M'], /^domus: --disk: expected a size from 768 MiB to 2 TiB, found 10 MiB/],
+    [['guest', 'build', '--disk', '2G', '--format', 'vhd'], /^domus: --format: expected raw or qcow2, found "vhd"/],
+    [['guest', 'build', '--disk', '2G', '--package=vim,--hook'], /^domus: not a package's name: vim,--hook/],
+    [['guest', 'build', '--disk', '2G', '--kernel', 'k'], /^domus: --disk has a kernel of its own/],
     [
       ['guest', 'build', '--kernel', '/nonexistent', '--initrd', '/nonexistent'],
       /^domus: \/nonexistent: cannot read it/,

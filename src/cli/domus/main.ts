@@ -9,12 +9,8 @@ import { parseArgs } from 'node:util';
 import { KernelImageError } from '../../toolstack/builder/errors.ts';
 import { useCompileCache } from '../../toolstack/compile-cache.ts';
 import { AptError } from '../../toolstack/guest-image/apt.ts';
-import {
-  type BuildGuestOptions,
-  type BuiltGuest,
-  buildGuest,
-  GuestBuildError,
-} from '../../toolstack/guest-image/build.ts';
+import { type BuildGuestOptions, buildGuest, GuestBuildError } from '../../toolstack/guest-image/build.ts';
+import { type BuildDiskOptions, buildDisk } from '../../toolstack/guest-image/build-disk.ts';
 import { DebError } from '../../toolstack/guest-image/deb.ts';
 
 const HELP = `usage: domus COMMAND [OPTIONS]
@@ -29,13 +25,17 @@ Commands:
 
 Options of demo and guest build:
   --kernel-package NAME   Debian package with the kernel (default linux-image-cloud-amd64)
-  --package NAME          add this Debian package and what it depends on to the ramdisk; may be given again;
-                          NAME:i386 for 32-bit ones
+  --package NAME          add this Debian package and what it depends on to the ramdisk, or to the disk; may be given
+                          again; NAME:i386 for 32-bit ones
   --suite SUITE           take it from this suite, for example bookworm-backports for Linux 6.12
   --kernel FILE           use this kernel instead of a package; needs --initrd
   --initrd FILE           use this ramdisk; needs --kernel
   --output DIR            put the guest's files there (default: a folder below the cache)
   --force                 build again even if nothing has changed
+
+Options of "guest build" for a guest with a disk of its own:
+  --disk SIZE             build one of this size, for example 2G: Debian, which pygrub boots
+  --format FORMAT         of the disk: qcow2 (default) or raw
   -h, --help              print this text
 
 The cache is $DOMUS_CACHE_DIR, else $XDG_CACHE_HOME/domus, else ~/.cache/domus. What the daemon keeps is in $DOMUS_STATE_DIR,
@@ -84,7 +84,7 @@ function isSystemError(error: unknown): error is Error {
 }
 
 async function run(argv: readonly string[]): Promise<number> {
-  const { words, options } = parse(argv);
+  const { words, options, disk } = parse(argv);
   if (words.length === 0) {
     if (options === 'help') {
       process.stdout.write(HELP);
@@ -103,7 +103,13 @@ async function run(argv: readonly string[]): Promise<number> {
     process.stdout.write(HELP);
     return 0;
   }
-  const guest = await build(options);
+  if (disk !== undefined) {
+    if (command !== 'guest build') throw new UsageError(`--disk is for "guest build"`);
+    const built = await withProgress((onProgress) => buildDisk({ ...disk, onProgress }));
+    process.stdout.write(`disk     ${built.disk}\nconfig   ${built.config}\n`);
+    return 0;
+  }
+  const guest = await withProgress((onProgress) => buildGuest({ ...options, onProgress }));
   if (command === 'guest build') {
     process.stdout.write(`kernel   ${guest.kernel}\nramdisk  ${guest.ramdisk}\nconfig   ${guest.config}\n`);
     return 0;
@@ -123,7 +129,14 @@ async function daemon(words: readonly string[], hasOptions: boolean): Promise<nu
   return 0;
 }
 
-function parse(argv: readonly string[]): { words: string[]; options: BuildGuestOptions | 'help' } {
+interface Request {
+  readonly words: readonly string[];
+  readonly options: BuildGuestOptions | 'help';
+  /** With --disk. */
+  readonly disk?: BuildDiskOptions;
+}
+
+function parse(argv: readonly string[]): Request {
   let parsed: ReturnType<typeof parseStrictly>;
   try {
     parsed = parseStrictly(argv);
@@ -145,6 +158,27 @@ function parse(argv: readonly string[]): { words: string[]; options: BuildGuestO
       ...(values.output === undefined ? {} : { outDir: values.output }),
       force: values.force ?? false,
     },
+    ...(values.disk === undefined ? {} : { disk: diskOptions(values.disk, values) }),
+  };
+}
+
+function diskOptions(size: string, values: ReturnType<typeof parseStrictly>['values']): BuildDiskOptions {
+  if (values.kernel !== undefined || values.initrd !== undefined) {
+    throw new UsageError('--disk has a kernel of its own: use --kernel-package instead of --kernel and --initrd');
+  }
+  const match = /^(\d+)([MGT])$/i.exec(size);
+  if (match === null) throw new UsageError(`--disk: expected a size such as 2G or 1500M, found "${size}"`);
+  const { format = 'qcow2' } = values;
+  if (format !== 'raw' && format !== 'qcow2')
+    throw new UsageError(`--format: expected raw or qcow2, found "${format}"`);
+  return {
+    sizeMiB: Number(match[1]) * { M: 1, G: 1024, T: 1 << 20 }[match[2]!.toUpperCase() as 'M' | 'G' | 'T'],
+    format,
+    include: values.package ?? [],
+    ...(values['kernel-package'] === undefined ? {} : { kernelPackage: values['kernel-package'] }),
+    ...(values.suite === undefined ? {} : { suite: values.suite }),
+    ...(values.output === undefined ? {} : { outDir: values.output }),
+    force: values.force ?? false,
   };
 }
 
@@ -160,20 +194,22 @@ function parseStrictly(argv: readonly string[]) {
       initrd: { type: 'string' },
       output: { type: 'string' },
       force: { type: 'boolean' },
+      disk: { type: 'string' },
+      format: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
     },
   });
 }
 
 /** Builds with progress on standard error: a spinner on a terminal, lines elsewhere, nothing if there is nothing to do. */
-async function build(options: BuildGuestOptions): Promise<BuiltGuest> {
+async function withProgress<T>(build: (onProgress: Progress['step']) => Promise<T>): Promise<T> {
   // process.exit() lets the cache remove its temporary files; the signal's default would leave them.
   const interrupted = (): never => process.exit(130);
   process.once('SIGINT', interrupted);
   const started = performance.now();
   const progress = process.stderr.isTTY ? await spinnerProgress() : plainProgress();
   try {
-    const guest = await buildGuest({ ...options, onProgress: progress.step });
+    const guest = await build(progress.step);
     progress.done(`guest built in ${((performance.now() - started) / 1000).toFixed(1)} s`);
     return guest;
   } catch (error) {

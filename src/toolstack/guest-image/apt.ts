@@ -155,6 +155,8 @@ export function privateSources(
 
 /** A private apt, opened by `openApt()`. */
 export interface Apt {
+  /** deb822 file with the sources in use; undefined if they are the system's own. */
+  readonly sourcesPath: string | undefined;
   /** The packages `name` depends on directly, alternatives included. */
   depends(name: string): Promise<string[]>;
   /** Downloads a package, or finds it in the cache. Gives the .deb's path. */
@@ -310,6 +312,7 @@ export async function openApt({ cacheDir, suite, foreign = [], onProgress }: Apt
   };
 
   return {
+    sourcesPath: sources === undefined ? undefined : join(stateDir, 'domus.sources'),
     async depends(name) {
       checkName(name);
       const text = await run('apt-cache', ['depends', ...options, '--', name]);

@@ -67,7 +67,9 @@ export async function debianTool(
 function environmentOf(root: string): NodeJS.ProcessEnv {
   const libraries = LIBRARY_FOLDERS.map((folder) => join(root, folder)).join(':');
   const before = process.env['LD_LIBRARY_PATH'];
-  return { ...process.env, LD_LIBRARY_PATH: before ? `${libraries}:${before}` : libraries };
+  // Programs of the package may run each other.
+  const programs = [...PROGRAM_FOLDERS.map((folder) => join(root, folder)), process.env['PATH'] ?? ''].join(delimiter);
+  return { ...process.env, PATH: programs, LD_LIBRARY_PATH: before ? `${libraries}:${before}` : libraries };
 }
 
 async function programIn(root: string, name: string): Promise<string | undefined> {
