@@ -18,7 +18,7 @@ import { XenstoreClient } from '../../src/xenstore/client.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
-const LIMIT_MS = 40_000;
+const LIMIT_MS = 120_000;
 
 const folder = mkdtempSync(join(tmpdir(), 'domus-control-'));
 afterAll(async () => {

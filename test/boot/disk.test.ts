@@ -14,7 +14,7 @@ import { type BuiltGuest, buildGuest } from '../../src/toolstack/guest-image/bui
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
-const LIMIT_MS = 90_000;
+const LIMIT_MS = 200_000;
 const MIB = 2 ** 20;
 
 /** xvda is unmounted, xvdb is not; xvdc is a CD; xvdd is given back piece by piece. */

@@ -15,7 +15,7 @@ import { ENGINES, whyUnusable } from '../guests/engines.ts';
 import { stopDaemon } from '../state-dir.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
-const LIMIT_MS = 60_000;
+const LIMIT_MS = 120_000;
 const folder = mkdtempSync(join(tmpdir(), 'domus-screen-'));
 afterAll(async () => {
   await stopDaemon(folder);
