@@ -7,12 +7,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
+import { stopDaemon } from '../../src/host/domusd.ts';
 import { vncResponse } from '../../src/host/rfb/vnc-auth.ts';
 import { openXenstored } from '../../src/host/xenstored.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { XenstoreClient } from '../../src/xenstore/client.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
-import { stopDaemon } from '../state-dir.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const LIMIT_MS = 120_000;
