@@ -28,8 +28,11 @@ export interface BlockFile {
   write(offset: number, buffers: readonly Uint8Array[]): Promise<void>;
   /** All writes that were answered before this call survive a power cut: fdatasync. */
   flush(): Promise<void>;
-  /** The range reads as zeroes afterwards, and its storage is given back where the host can. It must end within the file. */
-  punch(offset: number, lengthBytes: number): Promise<void>;
+  /**
+   * Gives the storage of a range back to the host: it reads as zeroes afterwards. It must end within the file.
+   * @returns false if the host cannot; nothing has changed then
+   */
+  punch(offset: number, lengthBytes: number): Promise<boolean>;
   /** Sets the size. New bytes read as zeroes. */
   truncate(sizeBytes: number): Promise<void>;
   close(): Promise<void>;
@@ -56,6 +59,21 @@ export interface Files {
    * @throws Error if the data is not sound or is more
    */
   decompress(type: CompressionType, packed: Uint8Array, sizeBytes: number): Promise<Uint8Array>;
+}
+
+const ZEROES = new Uint8Array(1 << 16);
+
+/** The range reads as zeroes afterwards, with as little storage as the host can do with. It must end within the file. */
+export async function zeroRange(file: BlockFile, offset: number, lengthBytes: number): Promise<void> {
+  if (lengthBytes === 0 || (await file.punch(offset, lengthBytes))) return;
+  for (let done = 0; done < lengthBytes; ) {
+    const buffers: Uint8Array[] = [];
+    for (let planned = 0; planned < 1 << 20 && done + planned < lengthBytes; planned += ZEROES.length) {
+      buffers.push(ZEROES.subarray(0, Math.min(ZEROES.length, lengthBytes - done - planned)));
+    }
+    await file.write(offset + done, buffers);
+    done += lengthOf(buffers);
+  }
 }
 
 /** Bytes in a list of buffers. */

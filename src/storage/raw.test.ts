@@ -7,6 +7,8 @@ import { DiskImageError } from './block-file.ts';
 import { openDiskImage } from './disk-image.ts';
 import { linuxCalls } from './host/libc.ts';
 import { hostFiles } from './host/node-file.ts';
+import { MemoryFile } from './host/test-file.ts';
+import { RawImage } from './raw.ts';
 
 let folder: string;
 beforeAll(async () => {
@@ -79,6 +81,26 @@ describe('a raw image', () => {
     expect(after.size).toBe(4 << 20);
     if (linuxCalls() === undefined) context.skip('holes need koffi on Linux');
     expect(after.blocks).toBeLessThanOrEqual(before - 4000);
+  });
+
+  test('on a host that knows no holes: zeroes are written, discards do nothing', async () => {
+    class WithoutHoles extends MemoryFile {
+      override async punch(): Promise<boolean> {
+        return false;
+      }
+    }
+    const file = new WithoutHoles('disk', new Uint8Array(3 << 20).fill(1), false);
+    const image = new RawImage(file);
+    await image.discard(0, 1 << 20);
+    expect(file.log).toEqual([]);
+    await image.writeZeroes(512, (2 << 20) + 512);
+    const first = file.content.indexOf(0);
+    const last = file.content.lastIndexOf(0);
+    expect([first, last, file.content.subarray(first, last + 1).every((byte) => byte === 0)]).toEqual([
+      512,
+      (2 << 20) + 1023,
+      true,
+    ]);
   });
 
   test('grows and shrinks', async () => {

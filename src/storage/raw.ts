@@ -1,5 +1,5 @@
 /** The raw format: the file is the disk, byte for byte. A block device works as well. */
-import { type BlockFile, DiskImageError, lengthOf } from './block-file.ts';
+import { type BlockFile, DiskImageError, lengthOf, zeroRange } from './block-file.ts';
 import type { DiskImage } from './disk-image.ts';
 import { checkRange } from './range.ts';
 
@@ -36,12 +36,13 @@ export class RawImage implements DiskImage {
   }
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
-    await this.writeZeroes(offset, lengthBytes);
+    checkRange(this.#file.path, this, 'write', offset, lengthBytes);
+    if (lengthBytes > 0) await this.#file.punch(offset, lengthBytes);
   }
 
   async writeZeroes(offset: number, lengthBytes: number): Promise<void> {
     checkRange(this.#file.path, this, 'write', offset, lengthBytes);
-    if (lengthBytes > 0) await this.#file.punch(offset, lengthBytes);
+    await zeroRange(this.#file, offset, lengthBytes);
   }
 
   async resize(sizeBytes: number): Promise<void> {

@@ -23,7 +23,6 @@ import { lockImage, type Unlock } from './lock.ts';
 
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
-const ZEROES = new Uint8Array(1 << 16);
 
 const closeFile = promisify(close);
 const syncData = promisify(fdatasync);
@@ -102,22 +101,13 @@ class NodeFile implements BlockFile {
     await syncData(this.#fd);
   }
 
-  async punch(offset: number, lengthBytes: number): Promise<void> {
+  async punch(offset: number, lengthBytes: number): Promise<boolean> {
     const calls = this.#punches ? linuxCalls() : undefined;
-    if (calls !== undefined) {
-      const mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-      if ((await calls.fallocate(this.#fd, mode, offset, lengthBytes)) === 0) return;
-      // This file system or device cannot. It will not learn it.
-      this.#punches = false;
-    }
-    for (let done = 0; done < lengthBytes; ) {
-      const buffers: Uint8Array[] = [];
-      for (let planned = 0; planned < 1 << 20 && done + planned < lengthBytes; planned += ZEROES.length) {
-        buffers.push(ZEROES.subarray(0, Math.min(ZEROES.length, lengthBytes - done - planned)));
-      }
-      await this.write(offset + done, buffers);
-      done += lengthOf(buffers);
-    }
+    if (calls === undefined) return false;
+    // A file system or device that cannot will not learn it.
+    this.#punches =
+      (await calls.fallocate(this.#fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, lengthBytes)) === 0;
+    return this.#punches;
   }
 
   async truncate(sizeBytes: number): Promise<void> {

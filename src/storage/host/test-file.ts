@@ -69,8 +69,9 @@ export class MemoryFile implements BlockFile {
     this.log.push({ kind: 'flush' });
   }
 
-  async punch(offset: number, lengthBytes: number): Promise<void> {
+  async punch(offset: number, lengthBytes: number): Promise<boolean> {
     await this.write(offset, [new Uint8Array(lengthBytes)]);
+    return true;
   }
 
   async truncate(sizeBytes: number): Promise<void> {

@@ -138,6 +138,7 @@ export async function readHeader(file: BlockFile): Promise<Qcow2Header> {
   }
 
   const sizeBytes = getUint64(view, HEADER.size);
+  if (!Number.isSafeInteger(sizeBytes)) fail(`a disk of ${sizeBytes} bytes, expected at most 2^53`);
   const l1Entries = view.getUint32(HEADER.l1_size);
   const l1Offset = getUint64(view, HEADER.l1_table_offset);
   if (l1Entries * 8 > L1_BYTES_MAX) fail(`the L1 table has ${l1Entries} entries, expected at most ${L1_BYTES_MAX / 8}`);

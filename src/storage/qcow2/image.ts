@@ -21,7 +21,7 @@
  * Not supported, and refused: encryption, extended L2 entries. Persistent bitmaps are given up at the first write, as the
  * format provides for. Internal snapshots can be read, and are kept.
  */
-import { type BlockFile, DiskImageError, type Files, lengthOf, sliceBuffers } from '../block-file.ts';
+import { type BlockFile, DiskImageError, type Files, lengthOf, sliceBuffers, zeroRange } from '../block-file.ts';
 import type { DiskImage } from '../disk-image.ts';
 import { checkRange } from '../range.ts';
 import { type RangeLock, RangeLocks } from '../range-locks.ts';
@@ -274,7 +274,7 @@ export class Qcow2Image implements DiskImage {
       const stop = Math.min(end, (tableIndex + 1) * perTable);
       const from = cluster;
       cluster = stop;
-      if (!this.#mapping.hasTable(tableIndex) && !needsFlag) continue;
+      if (!this.#mapping.hasTable(tableIndex) && !(needsFlag && mustBeZero)) continue;
       await this.#change(async () => {
         const lock = await this.#locks.take(from, stop - 1);
         try {
@@ -306,7 +306,7 @@ export class Qcow2Image implements DiskImage {
         (tableIndex * mapping.entriesPerTable + end) * this.#clusterBytes,
         this.#dataFile.sizeBytes,
       );
-      if (start < stop) await this.#dataFile.punch(start, stop - start);
+      if (start < stop) await zeroRange(this.#dataFile, start, stop - start);
     }
     await mapping.withTable(tableIndex, (table) => {
       for (let index = first; index < end; index++) {

@@ -9,7 +9,7 @@
  * A dynamic disk's new blocks have all bits set and read as zeroes, as QEMU writes them, which does not read the bits.
  * Resizing is not supported.
  */
-import { type BlockFile, DiskImageError, lengthOf, sliceBuffers } from '../block-file.ts';
+import { type BlockFile, DiskImageError, lengthOf, sliceBuffers, zeroRange } from '../block-file.ts';
 import type { DiskImage } from '../disk-image.ts';
 import { Mutex } from '../mutex.ts';
 import { checkRange } from '../range.ts';
@@ -96,12 +96,13 @@ class FixedVhd implements DiskImage {
   }
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
-    await this.writeZeroes(offset, lengthBytes);
+    checkRange(this.#file.path, this, 'write', offset, lengthBytes);
+    if (lengthBytes > 0) await this.#file.punch(offset, lengthBytes);
   }
 
   async writeZeroes(offset: number, lengthBytes: number): Promise<void> {
     checkRange(this.#file.path, this, 'write', offset, lengthBytes);
-    if (lengthBytes > 0) await this.#file.punch(offset, lengthBytes);
+    await zeroRange(this.#file, offset, lengthBytes);
   }
 
   resize(): Promise<void> {
@@ -153,6 +154,12 @@ async function readTable(file: BlockFile, footer: VhdFooter, header: VhdHeader):
 
 function bitmapBytes(blockBytes: number): number {
   return Math.ceil(blockBytes / SECTOR / 8 / SECTOR) * SECTOR;
+}
+
+/** A piece of the disk that is all there, or all not. */
+interface Run {
+  readonly lengthBytes: number;
+  readonly hostOffset: number | undefined;
 }
 
 class DynamicVhd implements DiskImage {
@@ -223,7 +230,7 @@ class DynamicVhd implements DiskImage {
   }
 
   /** What lies at `offset`, and how many of the next bytes are alike. */
-  async #lookup(offset: number, lengthMax: number): Promise<{ lengthBytes: number; hostOffset: number | undefined }> {
+  async #lookup(offset: number, lengthMax: number): Promise<Run> {
     const block = Math.floor(offset / this.#blockBytes);
     const within = offset - block * this.#blockBytes;
     const lengthBytes = Math.min(lengthMax, this.#blockBytes - within);
@@ -297,7 +304,7 @@ class DynamicVhd implements DiskImage {
       // Something may lie here: the footer, or a block that a crash left behind.
       const stale = Math.min(this.#file.sizeBytes, end);
       await this.#file.write(end, [this.#footer.bytes]);
-      if (offset < stale) await this.#file.punch(offset, stale - offset);
+      if (offset < stale) await zeroRange(this.#file, offset, stale - offset);
       const bitmap = new Uint8Array(this.#bitmapBytes).fill(this.#parent === undefined ? 0xff : 0);
       await this.#file.write(offset, [bitmap]);
       this.#end = end;
@@ -341,23 +348,33 @@ class DynamicVhd implements DiskImage {
   async discard(offset: number, lengthBytes: number): Promise<void> {
     checkRange(this.#file.path, this, 'write', offset, lengthBytes);
     if (this.#parent !== undefined) return;
-    const end = Math.floor((offset + lengthBytes) / SECTOR) * SECTOR;
-    const start = Math.ceil(offset / SECTOR) * SECTOR;
-    if (start < end) await this.writeZeroes(start, end - start);
+    await this.#eachRun(offset, lengthBytes, async (run) => {
+      if (run.hostOffset !== undefined) await this.#file.punch(run.hostOffset, run.lengthBytes);
+    });
   }
 
   async writeZeroes(offset: number, lengthBytes: number): Promise<void> {
     checkRange(this.#file.path, this, 'write', offset, lengthBytes);
     this.#checkSectors(offset, lengthBytes);
+    await this.#eachRun(offset, lengthBytes, async (run, at) => {
+      if (run.hostOffset !== undefined) return await zeroRange(this.#file, run.hostOffset, run.lengthBytes);
+      for (let zeroed = 0; zeroed < run.lengthBytes; zeroed += ZEROES.length) {
+        await this.write(at + zeroed, [ZEROES.subarray(0, Math.min(ZEROES.length, run.lengthBytes - zeroed))]);
+      }
+    });
+  }
+
+  /** Passes over what reads as zeroes because it has no place. */
+  async #eachRun(offset: number, lengthBytes: number, use: (run: Run, at: number) => Promise<void>): Promise<void> {
     for (let done = 0; done < lengthBytes; ) {
       const at = offset + done;
-      const run = await this.#lookup(at, lengthBytes - done);
-      if (run.hostOffset !== undefined) await this.#file.punch(run.hostOffset, run.lengthBytes);
-      else if (this.#parent !== undefined) {
-        for (let zeroed = 0; zeroed < run.lengthBytes; zeroed += ZEROES.length) {
-          await this.write(at + zeroed, [ZEROES.subarray(0, Math.min(ZEROES.length, run.lengthBytes - zeroed))]);
-        }
+      const block = Math.floor(at / this.#blockBytes);
+      if (this.#table[block] === UNALLOCATED && this.#parent === undefined) {
+        done += (block + 1) * this.#blockBytes - at;
+        continue;
       }
+      const run = await this.#lookup(at, lengthBytes - done);
+      if (run.hostOffset !== undefined || this.#parent !== undefined) await use(run, at);
       done += run.lengthBytes;
     }
   }
