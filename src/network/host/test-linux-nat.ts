@@ -67,8 +67,7 @@ async function guest(): Promise<void> {
     socket.end(digest(bytes));
     server.close();
   });
-  server.listen(2222);
-  process.stdout.write(`${JSON.stringify(out)}\n`);
+  server.listen(2222, () => process.stdout.write(`${JSON.stringify(out)}\n`));
 }
 
 async function host(lossPercent: number, gso: boolean): Promise<void> {
