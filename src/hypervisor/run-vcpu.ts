@@ -342,6 +342,7 @@ function offline(v: Vcpu): void {
     Atomics.wait(i32, VCPU.wake >> 2, ticket);
   }
   v.engine.descriptorTablesChanged();
+  v.engine.debugRegistersChanged();
   v.engine.flushTlb();
   setRunstate(v, RUNSTATE_running);
 }

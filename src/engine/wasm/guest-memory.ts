@@ -13,6 +13,7 @@
 import type { MachineMemory } from '../../machine/memory.ts';
 import { MFN_BASE, SCRATCH_BYTES } from '../../machine/memory.ts';
 import { NO_ROOT, VCPU, type VcpuBlock } from '../../machine/vcpu-block.ts';
+import type { Breakpoints } from './breakpoints.ts';
 import { CodeMappings } from './code-mappings.ts';
 import { STATE, TLB_ADDEND, TLB_ENTRIES, TLB_ENTRY, TLB_FRAME, TLB_READ, TLB_SIZE, TLB_WRITE } from './layout.ts';
 
@@ -79,9 +80,10 @@ export class GuestMemory {
   readonly #first = new Uint32Array(SLOTS);
   readonly #second = new Uint32Array(SLOTS);
   readonly #firstBytes = new Uint32Array(SLOTS);
+  /** Sees all accesses: the TLB stays empty then. Set it between flushes of all. */
+  watch: Breakpoints | null = null;
   /** Times that `miss` was called. */
   misses = 0;
-  fills = 0;
 
   constructor(machine: MachineMemory, block: VcpuBlock, code: CodeWatcher) {
     this.machine = machine;
@@ -296,6 +298,7 @@ export class GuestMemory {
     const access = request >> 8;
     const low = lo >>> 0;
     const high = hi >>> 0;
+    this.watch?.touched(low, high, size, access === WRITE);
     if ((low & 0xfff) + size > 4096) return this.#crossing(low, high, size, access);
     const page = this.walk(low, high, access);
     if (page < 0) return -1;
@@ -307,24 +310,8 @@ export class GuestMemory {
     return at | 0;
   };
 
-  /** `miss` for regions: -1 too when the access needs a scratch place. */
-  readonly fill = (lo: number, hi: number, request: number): number => {
-    this.fills++;
-    const size = request & 0xff;
-    const access = request >> 8;
-    const low = lo >>> 0;
-    const high = hi >>> 0;
-    if ((low & 0xfff) + size > 4096) return -1;
-    const page = this.walk(low, high, access);
-    if (page < 0) return -1;
-    const frame = page >>> 12;
-    const hasCode = this.#code.granules[frame] !== 0;
-    this.#fill(low, high, page, frame, this.#storable && !hasCode);
-    if (access === WRITE && hasCode) return -1;
-    return (page + (low & 0xfff)) | 0;
-  };
-
   #fill(lo: number, hi: number, page: number, frame: number, storable: boolean): void {
+    if (this.watch !== null) return;
     const u32 = this.block.u32;
     const { mode } = this;
     const index = (lo >>> 12) & (TLB_ENTRIES - 1);

@@ -12,6 +12,7 @@ import { EXIT_EXCEPTION, EXIT_INTERRUPTED } from '../engine.ts';
 import { FORMS } from '../x86/forms.ts';
 import { createExactVector } from '../x86/sse-exact.ts';
 import { showFeatures } from '../x86/tables.ts';
+import { Breakpoints } from './breakpoints.ts';
 import { CodeCache } from './code-cache.ts';
 import { cpuid, SHOWN_FEATURES } from './cpuid.ts';
 import { EntryCheck } from './entry-check.ts';
@@ -56,6 +57,11 @@ const jumpIndex = (lo: number): number => (lo ^ (lo >>> JUMP_SHIFT)) & (JUMP_ENT
 const pageHash = (lo: number): number => ((lo >>> 12) ^ (lo >>> 26)) & (CODE_PAGES - 1);
 
 const TF = 0x100;
+const RF = 0x10000;
+/** What executing one instruction comes to if it makes no exit. */
+const DONE = -1;
+/** Instructions between two looks at the clock while there are breakpoints. */
+const WATCHED = 256;
 /** DR6: single step. */
 const DR6_BS = 0x4000;
 const DEBUG_EXCEPTION = 1;
@@ -88,6 +94,7 @@ export class WasmVcpu implements Engine {
   readonly #rare: Rare;
   readonly #regions: RegionCache;
   readonly #interpreter: Interpreter;
+  readonly #breakpoints = new Breakpoints();
   #deadlineNs = 0;
   #kernelRoot = -1;
   #userRoot = -1;
@@ -206,7 +213,7 @@ export class WasmVcpu implements Engine {
       this.#memory.isNonCanonical = false;
       const cs = u32[VCPU.cs >> 2];
       const rflags = u32[VCPU.rflags >> 2];
-      exit = (rflags & TF) !== 0 ? this.#step() : this.#interpret();
+      exit = this.#breakpoints.any ? this.#watchfully() : (rflags & TF) !== 0 ? this.#step() : this.#interpret();
       u32[VCPU.rflags >> 2] =
         (u32[VCPU.rflags >> 2] & ~ARITHMETIC_FLAGS) | (this.#interpreter.rflags() & ARITHMETIC_FLAGS) | 2;
       if (this.#bits === 32 && u32[VCPU.cs >> 2] === cs) u32[(VCPU.rip >> 2) + 1] = 0;
@@ -290,6 +297,44 @@ export class WasmVcpu implements Engine {
 
   /** One instruction, or one turn of a repeated one, and #DB behind it. */
   #step(): ExitKind {
+    const exit = this.#executeOne();
+    return exit === DONE ? this.#debugException(DR6_BS) : exit;
+  }
+
+  #debugException(detail: number): ExitKind {
+    const { u32 } = this.#block;
+    u32[VCPU.exitVector >> 2] = DEBUG_EXCEPTION;
+    u32[VCPU.exitErrorCode >> 2] = 0;
+    u32[VCPU.exitDetail >> 2] = detail;
+    return EXIT_EXCEPTION;
+  }
+
+  /** One instruction after the other, under the eyes of breakpoints. A breakpoint on an instruction is a fault, others trap. */
+  #watchfully(): ExitKind {
+    const { i32, u32 } = this.#block;
+    const breakpoints = this.#breakpoints;
+    for (let count = 0; count < WATCHED; count++) {
+      if (Atomics.load(i32, VCPU.flags >> 2) !== 0) return EXIT_INTERRUPTED;
+      const rflags = u32[VCPU.rflags >> 2];
+      const here = (rflags & RF) !== 0 ? 0 : breakpoints.at(u32[VCPU.rip >> 2], u32[(VCPU.rip >> 2) + 1]);
+      if (here !== 0) {
+        // Who comes back by IRET gets past it.
+        u32[VCPU.rflags >> 2] |= RF;
+        return this.#debugException(here);
+      }
+      breakpoints.forget();
+      const exit = this.#executeOne();
+      // IRET may have set it for the next one.
+      if ((rflags & RF) !== 0) u32[VCPU.rflags >> 2] &= ~RF;
+      if (exit !== DONE) return exit;
+      const detail = breakpoints.hits | ((rflags & TF) !== 0 ? DR6_BS : 0);
+      if (detail !== 0) return this.#debugException(detail);
+    }
+    return EXIT_INTERRUPTED;
+  }
+
+  /** One instruction, or one turn of a repeated one: DONE, or the exit that it made. */
+  #executeOne(): ExitKind | typeof DONE {
     const { i32, u32 } = this.#block;
     const user = u32[VCPU.userMode >> 2] !== 0;
     const ripLo = u32[VCPU.rip >> 2];
@@ -311,11 +356,7 @@ export class WasmVcpu implements Engine {
       this.#processor.iterated ||
       u32[VCPU.rip >> 2] !== ripLo ||
       u32[(VCPU.rip >> 2) + 1] !== ripHi;
-    if (exit !== EXIT_INTERRUPTED || !isDone) return exit;
-    u32[VCPU.exitVector >> 2] = DEBUG_EXCEPTION;
-    u32[VCPU.exitErrorCode >> 2] = 0;
-    u32[VCPU.exitDetail >> 2] = DR6_BS;
-    return EXIT_EXCEPTION;
+    return exit === EXIT_INTERRUPTED && isDone ? DONE : exit;
   }
 
   /** The micro-op of an address, for the interpreter's lookup; 0 with a fault in the block. */
@@ -562,7 +603,11 @@ export class WasmVcpu implements Engine {
 
   xcr0Changed(): void {}
 
-  debugRegistersChanged(): void {}
+  debugRegistersChanged(): void {
+    this.#breakpoints.read(this.#block.u32);
+    this.#memory.watch = this.#breakpoints.any ? this.#breakpoints : null;
+    this.flushTlb();
+  }
 
   setRunDeadline(deadlineNs: number): void {
     this.#deadlineNs = deadlineNs;
@@ -590,7 +635,7 @@ export class WasmVcpu implements Engine {
   /** Read by scripts/bench/statistics.ts. */
   statistics(): string[] {
     const { translated, instructions, translationMs, compilationMs } = this.#regions;
-    const { misses, fills } = this.#memory;
+    const { misses } = this.#memory;
     const { counts } = this.#rare;
     const rare = FORMS.filter((form) => counts[form.index] > 0)
       .sort((a, b) => counts[b.index] - counts[a.index])
@@ -612,8 +657,7 @@ export class WasmVcpu implements Engine {
       ['ms of compilation', compilationMs],
       ['times all code was dropped', this.#drops],
       ['times the world was stopped', this.#world.stops],
-      ['TLB misses interpreted', misses],
-      ['TLB misses in regions', fills],
+      ['TLB misses', misses],
       ['addresses resolved', this.#resolved],
       ['addresses resumed', this.#resumed],
     ];
