@@ -1,7 +1,8 @@
 import { expect, test } from 'vitest';
 import { MFN_BASE } from '../machine/memory.ts';
+import { PTE_A, PTE_P, PTE_PSE, PTE_RW, PTE_US } from '../machine/page-table.ts';
 import { NO_ROOT, VCPU } from '../machine/vcpu-block.ts';
-import { PTE_A, PTE_P, PTE_PSE, PTE_RW, PTE_US, pteMfn } from './guest-access.ts';
+import { pteMfn } from './guest-access.ts';
 import { HOLE_HI, KERNEL_VA, READ_ONLY_VA, TestGuest, UNMAPPED_VA, VA_HI } from './testing.ts';
 
 const RO = PTE_P | PTE_US | PTE_A;

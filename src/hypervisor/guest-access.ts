@@ -7,17 +7,8 @@
  */
 
 import type { MachineMemory } from '../machine/memory.ts';
+import { PTE_NX_HI, PTE_P, PTE_PSE, PTE_RW } from '../machine/page-table.ts';
 import { NO_ROOT, VCPU, type VcpuBlock } from '../machine/vcpu-block.ts';
-
-export const PTE_P = 1;
-export const PTE_RW = 2;
-export const PTE_US = 4;
-export const PTE_A = 0x20;
-export const PTE_D = 0x40;
-export const PTE_PSE = 0x80;
-export const PTE_G = 0x100;
-/** NX in the high word. */
-export const PTE_NX_HI = 0x80000000;
 
 /** First L4 slot of Xen's hole and the first slot after it. Source: xen/include/public/arch-x86/xen-x86_64.h, HYPERVISOR_VIRT_START/END. */
 export const HOLE_FIRST_SLOT = 256;

@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
 import { EINVAL } from '../abi/errno.ts';
 import { MFN_BASE } from '../machine/memory.ts';
+import { PTE_A, PTE_D, PTE_G, PTE_P, PTE_PSE, PTE_RW, PTE_US } from '../machine/page-table.ts';
 import { FLAG_FLUSH_TLB, NO_ROOT, VCPU } from '../machine/vcpu-block.ts';
 import { FRAME_PINNED } from './domain.ts';
-import { PTE_A, PTE_D, PTE_G, PTE_P, PTE_PSE, PTE_RW, PTE_US } from './guest-access.ts';
 import {
   adoptPageTables,
   allVcpus,

@@ -9,20 +9,10 @@
  */
 
 import { EINVAL } from '../abi/errno.ts';
+import { PTE_A, PTE_D, PTE_G, PTE_P, PTE_PSE, PTE_RW, PTE_US } from '../machine/page-table.ts';
 import { FLAG_FLUSH_TLB, NO_ROOT, VCPU } from '../machine/vcpu-block.ts';
 import { DOMAIN, type Domain, FRAME_LEVEL_MASK, FRAME_PINNED, FRAME_VALIDATING } from './domain.ts';
-import {
-  HOLE_END_SLOT,
-  HOLE_FIRST_SLOT,
-  PTE_A,
-  PTE_D,
-  PTE_G,
-  PTE_P,
-  PTE_PSE,
-  PTE_RW,
-  PTE_US,
-  pteMfn,
-} from './guest-access.ts';
+import { HOLE_END_SLOT, HOLE_FIRST_SLOT, pteMfn } from './guest-access.ts';
 import type { Vcpu } from './vcpu.ts';
 
 /** Frame index of RAM that an MFN names, or -1: only RAM can be a page table. */

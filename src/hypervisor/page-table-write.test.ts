@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest';
 import { MFN_BASE } from '../machine/memory.ts';
+import { PTE_P, PTE_US } from '../machine/page-table.ts';
 import { RAX, RBX, RCX, RDI, RDX, RSI, VCPU } from '../machine/vcpu-block.ts';
 import { FRAME_PINNED } from './domain.ts';
-import { PTE_P, PTE_US } from './guest-access.ts';
 import { emulatePageTableWrite } from './page-table-write.ts';
 import { KERNEL_VA, READ_ONLY_VA, TestGuest, VA_HI } from './testing.ts';
 

@@ -15,9 +15,9 @@
  * Source: xen/arch/x86/pv/ro-page-fault.c (behaviour); Intel SDM vol. 2 for the instructions and their flags.
  */
 
+import { PTE_A, PTE_D, PTE_G, PTE_P, PTE_RW, PTE_US } from '../machine/page-table.ts';
 import { RAX, RBX, RCX, RDI, RDX, RSI, VCPU } from '../machine/vcpu-block.ts';
 import { FRAME_LEVEL_MASK } from './domain.ts';
-import { PTE_A, PTE_D, PTE_G, PTE_P, PTE_RW, PTE_US } from './guest-access.ts';
 import {
   effectiveAddress,
   fetchInstruction,

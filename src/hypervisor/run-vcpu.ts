@@ -6,6 +6,7 @@
 
 import { VIRQ_TIMER } from '../abi/xen.ts';
 import { EXIT_EXCEPTION, EXIT_INTERNAL_ERROR, EXIT_SYSCALL } from '../engine/engine.ts';
+import { PTE_P, PTE_US } from '../machine/page-table.ts';
 import {
   FLAG_FLUSH_TLB,
   FLAG_STOP,
@@ -21,7 +22,6 @@ import {
 } from '../machine/vcpu-block.ts';
 import { setPending } from './event-channels.ts';
 import { emulateForcedCpuid } from './forced-cpuid.ts';
-import { PTE_P, PTE_US } from './guest-access.ts';
 import { endPoll, pollDone } from './hypercalls/sched.ts';
 import { HYPERCALL_HANDLERS } from './hypercalls/table.ts';
 import { isSysenter } from './instruction.ts';

@@ -7,9 +7,9 @@
 
 import type { CpuidResult, Engine, EngineFacts, ExitKind, Kicker } from '../engine/engine.ts';
 import { createMachineMemory, type MachineMemory, MFN_BASE, PAGE_SIZE } from '../machine/memory.ts';
+import { PTE_A, PTE_D, PTE_P, PTE_RW, PTE_US } from '../machine/page-table.ts';
 import { NO_ROOT, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { createDomain, DOMAIN, type Domain } from './domain.ts';
-import { PTE_A, PTE_D, PTE_P, PTE_RW, PTE_US } from './guest-access.ts';
 import { type Host, Vcpu } from './vcpu.ts';
 
 export const VA_HI = 0xffffffff;

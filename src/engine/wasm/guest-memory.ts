@@ -12,17 +12,11 @@
 
 import type { MachineMemory } from '../../machine/memory.ts';
 import { MFN_BASE, SCRATCH_BYTES } from '../../machine/memory.ts';
+import { PTE_A, PTE_D, PTE_P, PTE_PSE, PTE_RW, PTE_US } from '../../machine/page-table.ts';
 import { NO_ROOT, VCPU, type VcpuBlock } from '../../machine/vcpu-block.ts';
 import type { Breakpoints } from './breakpoints.ts';
 import { CodeMappings } from './code-mappings.ts';
 import { STATE, TLB_ADDEND, TLB_ENTRIES, TLB_ENTRY, TLB_FRAME, TLB_READ, TLB_SIZE, TLB_WRITE } from './layout.ts';
-
-const PTE_P = 1;
-const PTE_RW = 2;
-const PTE_US = 4;
-const PTE_A = 0x20;
-const PTE_D = 0x40;
-const PTE_PSE = 0x80;
 
 export const ERROR_P = 1;
 export const ERROR_W = 2;

@@ -26,6 +26,7 @@ import {
 import { FLAT_KERNEL_CS64, FLAT_KERNEL_SS64 } from '../../abi/xen.ts';
 import type { MachineMemory, Mfn, Pfn } from '../../machine/memory.ts';
 import { MFN_BASE, offsetToMfn, PAGE_SHIFT, PAGE_SIZE } from '../../machine/memory.ts';
+import { PTE_A, PTE_D, PTE_P, PTE_RW, PTE_US } from '../../machine/page-table.ts';
 import { NO_ROOT, RSI, RSP, VCPU, type VcpuBlock } from '../../machine/vcpu-block.ts';
 import { BuildError } from './build-error.ts';
 import {
@@ -68,12 +69,7 @@ export interface BuiltDomain {
   readonly layout: DomainLayout;
 }
 
-/** Page-table entry flags. Source: Intel SDM vol. 3, 4.5; which of them: xg_dom_x86.c, x86_64_params.lvl_prot. */
-const PTE_P = 1 << 0;
-const PTE_RW = 1 << 1;
-const PTE_US = 1 << 2;
-const PTE_A = 1 << 5;
-const PTE_D = 1 << 6;
+/** Flags of entries. Source: xg_dom_x86.c, x86_64_params.lvl_prot. */
 const TABLE_FLAGS = PTE_P | PTE_RW | PTE_US | PTE_A | PTE_D;
 /** Everything is executable: Linux 6.12 patches its own text before it has page tables of its own. */
 const PAGE_FLAGS = PTE_P | PTE_RW | PTE_A;
