@@ -100,7 +100,7 @@ export function runVcpu(v: Vcpu): void {
     }
     deliverPending(v);
     if (domain.shutdownReason !== -1) return;
-    const timerNs = deadlineNs === 0 ? nextTimeNs : v.host.monotonicNs() + (deadlineNs - v.systemTimeNs());
+    const timerNs = deadlineNs === 0 ? nextTimeNs : v.monotonicAtNs(deadlineNs);
     engine.setRunDeadline(Math.min(timerNs, nextTimeNs));
     const exit = engine.run();
     if (exit === EXIT_SYSCALL) {

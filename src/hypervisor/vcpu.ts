@@ -63,6 +63,11 @@ export class Vcpu {
     return this.host.monotonicNs() - this.domain.f64[BOOT_NS] + this.domain.f64[DRIFT_NS];
   }
 
+  /** What the host's clock says at a system time. */
+  monotonicAtNs(systemTimeNs: number): number {
+    return systemTimeNs + this.domain.f64[BOOT_NS] - this.domain.f64[DRIFT_NS];
+  }
+
   get inUserMode(): boolean {
     return this.block.u32[VCPU.userMode >> 2] !== 0;
   }

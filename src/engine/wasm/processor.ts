@@ -9,7 +9,7 @@ import { DECODE_OK, DECODE_SHORT, DECODE_UD, decode, RIP } from '../x86/decoder.
 import { Instruction } from '../x86/instruction.ts';
 import { X87 } from '../x86/x87/x87.ts';
 import { ARITHMETIC_FLAGS, FLAGS_EXPLICIT, FLAGS_SUB } from './flags.ts';
-import { FETCH, type GuestMemory, READ, WRITE } from './guest-memory.ts';
+import { type GuestMemory, READ, WRITE } from './guest-memory.ts';
 import { STATE } from './layout.ts';
 
 const RIP_W = VCPU.rip / 4;
@@ -97,8 +97,9 @@ export class Processor {
     const lo = this.u32[RIP_W];
     const hi = this.u32[RIP_W + 1];
     const { memory, instruction } = this;
-    const page = memory.walk(lo, hi, FETCH);
-    if (page < 0) return false;
+    const frame = memory.codeFrame(lo, hi);
+    if (frame < 0) return false;
+    const page = frame * 4096;
     const u8 = memory.machine.u8;
     const offset = lo & 0xfff;
     let status = decode(u8, page + offset, page + 4096, this.bits, instruction);
@@ -106,8 +107,9 @@ export class Processor {
     this.codeAt = page + offset;
     if (status === DECODE_SHORT) {
       const nextLo = ((lo & ~0xfff) + 4096) >>> 0;
-      const next = memory.walk(nextLo, nextLo === 0 ? hi + 1 : hi, FETCH);
-      if (next < 0) return false;
+      const nextFrame = memory.codeFrame(nextLo, nextLo === 0 ? (hi + 1) >>> 0 : hi);
+      if (nextFrame < 0) return false;
+      const next = nextFrame * 4096;
       const first = 4096 - offset;
       for (let i = 0; i < 15; i++) this.#bytes[i] = i < first ? u8[page + offset + i] : u8[next + i - first];
       status = decode(this.#bytes, 0, 15, this.bits, instruction);
