@@ -287,6 +287,8 @@ const NOT_WITH_ADDRESS_32 = 1;
 const NOT_WITH_SEGMENT_OR_ADDRESS_32 = 2;
 /** POP computes an address with RSP after it has moved it, and so after the micro-op for segments and 32 bits. */
 const NOT_WITH_STACK_POINTER = 3;
+/** A count in CX. */
+const NOT_WITH_ADDRESS_16 = 4;
 const RSP = 4;
 /** Whether the handler of a form serves all addresses; otherwise it is RARE for the others. */
 const ADDRESSES = Uint8Array.from(FORMS, (form) =>
@@ -296,7 +298,9 @@ const ADDRESSES = Uint8Array.from(FORMS, (form) =>
       ? NOT_WITH_SEGMENT_OR_ADDRESS_32
       : form.key === 'pop Ev'
         ? NOT_WITH_STACK_POINTER
-        : ALWAYS,
+        : /^(loop|jcxz)/.test(form.mnemonic)
+          ? NOT_WITH_ADDRESS_16
+          : ALWAYS,
 );
 
 function isRareAddress(i: Instruction, addresses: number): boolean {
@@ -304,6 +308,8 @@ function isRareAddress(i: Instruction, addresses: number): boolean {
   switch (addresses) {
     case NOT_WITH_ADDRESS_32:
       return i.addressSize !== 8 && i.mod !== 3;
+    case NOT_WITH_ADDRESS_16:
+      return i.addressSize === 2;
     case NOT_WITH_STACK_POINTER:
       return special && i.mod !== 3 && i.base === RSP;
     default:

@@ -1,10 +1,12 @@
 /** Instructions that only 32-bit code has. Source: Intel SDM vol. 2, the page of each mnemonic. */
 
+import { VCPU } from '../../machine/vcpu-block.ts';
 import { EXIT_EXCEPTION } from '../engine.ts';
 import type { Processor } from './processor.ts';
-import { NEXT } from './rare-status.ts';
+import { JUMP, NEXT } from './rare-status.ts';
 
 const RAX = 0;
+const RCX = 1;
 const RSP = 4;
 const CF = 1;
 const PF = 4;
@@ -82,6 +84,22 @@ export function asciiDivide(p: Processor): number {
 export function carryToAl(p: Processor): number {
   p.setGpr(RAX, 1, (p.flags() & CF) !== 0 ? 0xff : 0, 0);
   return finish(p);
+}
+
+/** LOOP and its like with a count in CX. (The others are the interpreter's own.) */
+export function countedBranch(kind: 'loop' | 'loope' | 'loopne' | 'jcxz'): (p: Processor) => number {
+  return (p) => {
+    const isZero = (p.flags() & ZF) !== 0;
+    const before = p.gprLo(RCX) & 0xffff;
+    let isTaken = before === 0;
+    if (kind !== 'jcxz') {
+      p.setGpr(RCX, 2, (before - 1) & 0xffff, 0);
+      isTaken = before !== 1 && (kind === 'loop' || isZero === (kind === 'loope'));
+    }
+    p.advance();
+    if (isTaken) p.setRip((p.u32[VCPU.rip / 4] + p.instruction.immLo) >>> 0, 0);
+    return JUMP;
+  };
 }
 
 export function pushAll(p: Processor): number {

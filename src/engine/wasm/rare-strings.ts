@@ -18,7 +18,9 @@ const FLAGS_W = VCPU.flags / 4;
 /** The count of a repeated instruction as far as it matters at a time. */
 function remaining(p: Processor): number {
   if (p.instruction.rep === 0) return 1;
-  const wide = p.instruction.addressSize === 8 && p.gprHi(RCX) !== 0;
+  const { addressSize } = p.instruction;
+  if (addressSize === 2) return p.gprLo(RCX) & 0xffff;
+  const wide = addressSize === 8 && p.gprHi(RCX) !== 0;
   return wide ? 0x40000000 : Math.min(p.gprLo(RCX), 0x40000000);
 }
 
@@ -27,8 +29,9 @@ function counted(p: Processor, elements: number): void {
 }
 
 function address(p: Processor, register: number, segment: number): void {
-  p.lo = p.gprLo(register);
-  p.hi = p.instruction.addressSize === 4 ? 0 : p.gprHi(register);
+  const { addressSize } = p.instruction;
+  p.lo = addressSize === 2 ? p.gprLo(register) & 0xffff : p.gprLo(register);
+  p.hi = addressSize === 8 ? p.gprHi(register) : 0;
   p.addSegment(segment);
 }
 

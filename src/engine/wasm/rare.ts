@@ -150,7 +150,7 @@ function absoluteMove(toMemory: boolean): RareInstruction {
     const i = p.instruction;
     const size = i.operandSize;
     p.lo = i.immLo >>> 0;
-    p.hi = i.addressSize === 4 ? 0 : i.immHi >>> 0;
+    p.hi = i.addressSize === 8 ? i.immHi >>> 0 : 0;
     p.addSegment(i.segment);
     if (toMemory) {
       if (!p.write(p.lo, p.hi, size, p.gprLo(RAX), p.gprHi(RAX))) return EXIT_EXCEPTION;
@@ -165,8 +165,8 @@ function absoluteMove(toMemory: boolean): RareInstruction {
 const translateByte: RareInstruction = (p) => {
   const i = p.instruction;
   const lo = p.gprLo(RBX) + (p.gprLo(RAX) & 0xff);
-  p.lo = lo >>> 0;
-  p.hi = i.addressSize === 4 ? 0 : (p.gprHi(RBX) + (lo > 0xffffffff ? 1 : 0)) >>> 0;
+  p.lo = i.addressSize === 2 ? lo & 0xffff : lo >>> 0;
+  p.hi = i.addressSize !== 8 ? 0 : (p.gprHi(RBX) + (lo > 0xffffffff ? 1 : 0)) >>> 0;
   p.addSegment(i.segment);
   if (!p.read(p.lo, p.hi, 1)) return EXIT_EXCEPTION;
   p.setGpr(RAX, 1, p.lo, 0);
@@ -237,8 +237,8 @@ function maskedStore(bytes: 8 | 16): RareInstruction {
       p.x87.enterMmx();
     }
     const registers = bytes === 16 ? STATE.xmm : STATE.x87 + X87_STATE.REGISTERS;
-    p.lo = p.gprLo(RDI);
-    p.hi = i.addressSize === 4 ? 0 : p.gprHi(RDI);
+    p.lo = i.addressSize === 2 ? p.gprLo(RDI) & 0xffff : p.gprLo(RDI);
+    p.hi = i.addressSize === 8 ? p.gprHi(RDI) : 0;
     p.addSegment(i.segment);
     const { lo, hi } = p;
     if (p.writing(lo, hi, bytes) === -1) return EXIT_EXCEPTION;
@@ -520,6 +520,10 @@ const BY_MNEMONIC: Readonly<Record<string, RareInstruction>> = {
   stmxcsr: storeMxcsr,
   sysenter: raise(13),
   iret: segments.interruptReturn,
+  loop: code32.countedBranch('loop'),
+  loope: code32.countedBranch('loope'),
+  loopne: code32.countedBranch('loopne'),
+  jcxz: code32.countedBranch('jcxz'),
   daa: code32.decimalAdjust(1),
   das: code32.decimalAdjust(-1),
   aaa: code32.asciiAdjust(1),

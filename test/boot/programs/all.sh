@@ -1,5 +1,5 @@
 # Runs all programs, two at a time, and prints a line for each output: "RESULT NAME SHA256 STATUS".
-# sh all.sh FOLDER SEED ROUNDS; FOLDER has this script and its like, and program.c.
+# sh all.sh FOLDER SEED ROUNDS; FOLDER has this script and its like, program.c and program32.c.
 programs=$1
 seed=$2
 rounds=$3
@@ -18,9 +18,10 @@ run() {
   [ $status -eq 0 ] || tail -n 5 "$name.err"
 }
 
+# compile SOURCE OPTION
 compile() {
-  cp "$programs/program.c" . && gcc -O2 -S program.c -lm && sha256sum program.s &&
-    gcc -O2 program.s -o program -lm && sha256sum program && ./program
+  cp "$programs/$1" program.c && gcc "$2" -O2 -S program.c && sha256sum program.s &&
+    gcc "$2" program.s -o program -lm && sha256sum program && ./program
 }
 
 with_data() {
@@ -31,11 +32,12 @@ with_data() {
 }
 
 (
-  run compiled compile
+  run compiled compile program.c -m64
   run texts perl "$programs/texts.pl" "$seed" "$rounds"
 ) &
 (
   run figures python3 "$programs/figures.py" "$seed" "$rounds"
+  run compiled32 compile program32.c -m32
 ) &
 wait
 (run compressed with_data sh "$programs/compressors.sh") &

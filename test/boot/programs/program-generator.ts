@@ -3,7 +3,7 @@
  * pointers, string functions. It prints a checksum after each function; the same binary prints the same on every CPU.
  *
  * Arithmetic that C leaves undefined is avoided where a CPU would trap (division); the rest (a conversion that does not fit, NaN)
- * is what the instructions make of it, so only runs of one binary can be compared.
+ * is what the instructions make of it, so only runs of one binary can be compared. For 32-bit compilers there is no 128-bit product.
  */
 
 const SCALARS = ['u8', 'u16', 'u32', 'u64', 'i8', 'i16', 'i32', 'i64', 'float', 'double', 'real'] as const;
@@ -31,7 +31,7 @@ ${SCALARS.map((type) => `static ${type} g_${type}[16];`).join('\n')}
 `;
 
 /** A program of some `functions` * 20 lines. The same seed gives the same text. */
-export function generateProgram(seed: number, functions: number): string {
+export function generateProgram(seed: number, functions: number, bits: 32 | 64 = 64): string {
   let state = seed >>> 0 || 1;
   const below = (limit: number): number => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
@@ -71,7 +71,7 @@ export function generateProgram(seed: number, functions: number): string {
       () => `(u64)(${x} ${pick(['<', '>', '==', '<=', '!='])} ${y})`,
       () => `(u64)((${integer()})${x} ${pick(['<', '>', '==', '<=', '!='])} (${integer()})${y})`,
       () => `(${x} & ${1 << below(20)} ? ${y} : ~${x})`,
-      () => `(u64)((unsigned __int128)${x} * ${y} >> 64)`,
+      () => (bits === 64 ? `(u64)((unsigned __int128)${x} * ${y} >> 64)` : `((u64)(u32)${x} * (u32)${y} >> 32)`),
       () => `(u64)(${signed})${floating(depth - 1)}`,
       () => `(u64)(i64)(${floating(depth - 1)} * 1e3)`,
       () => `(u64)(${floating(depth - 1)} ${pick(['<', '>', '>=', '=='])} ${floating(0)})`,
