@@ -1,12 +1,22 @@
 import { expect, test } from 'vitest';
 import { SHUTDOWN_crash } from '../abi/xen.ts';
 import { MFN_BASE } from '../machine/memory.ts';
-import { CALLBACK_MASKS_SYSCALL, NO_ROOT, R11, RAX, RCX, RSP, VCPU } from '../machine/vcpu-block.ts';
+import {
+  CALLBACK_MASKS_SYSCALL,
+  CALLBACK_MASKS_SYSENTER,
+  NO_ROOT,
+  R11,
+  RAX,
+  RCX,
+  RSP,
+  VCPU,
+} from '../machine/vcpu-block.ts';
 import { HOLE_HI, KERNEL_VA, READ_ONLY_VA, TestGuest, UNMAPPED_VA, VA_HI } from './testing.ts';
 import {
   bounce,
   deliverPending,
   deliverSyscall,
+  deliverSysenter,
   deliverTrap,
   gprWord,
   guestIret,
@@ -319,6 +329,21 @@ test('a system call from 64-bit code: frame with the flat selectors, DF clear in
     ]);
     expect(pair(guest, VCPU.rflags)).toEqual([0x200241 | 2, 0]);
     expect(upcallMask(guest)).toBe(flags);
+  }
+});
+
+test('SYSENTER goes to its callback with a frame that does not say where it was, or is left a #GP', () => {
+  for (const flags of [0, CALLBACK_MASKS_SYSENTER]) {
+    const guest = running('user');
+    expect(deliverSysenter(guest.vcpu)).toBe(false);
+    expect(pair(guest, VCPU.rip)).toEqual(USER_RIP);
+    set(guest, VCPU.sysenterCallback, [HANDLER, VA_HI]);
+    guest.vcpu.block.u32[VCPU.callbackFlags >> 2] = flags;
+    expect(deliverSysenter(guest.vcpu)).toBe(true);
+    expect(pair(guest, VCPU.rip)).toEqual([HANDLER, VA_HI]);
+    const frame = guest.words(KERNEL_SP - 56 + 0x10, 10);
+    expect([frame[0], frame[1], frame[2], frame[6], frame[7], frame[8]]).toEqual([0, 0, 3, 0, 0, 0xe02b]);
+    expect(upcallMask(guest)).toBe(flags === 0 ? 0 : 1);
   }
 });
 
