@@ -17,8 +17,8 @@ const ROUNDS = Number(process.env['DOMUS_PROGRAMS_ROUNDS'] ?? '1');
 const SEED = Number(process.env['DOMUS_PROGRAMS_SEED'] ?? '1');
 const MINUTE_MS = 60_000;
 /** The slowest engine's, with room. */
-const TIMEOUT_MS = (5 + 5 * ROUNDS) * MINUTE_MS;
-const FUNCTIONS = 20;
+const TIMEOUT_MS = (10 + 5 * ROUNDS) * MINUTE_MS;
+const FUNCTIONS = 12;
 const FOLDER = 'programs';
 /** A KVM without hardware virtualisation emulates 32-bit code, without x87 and SSE (docs/quirks.md). */
 const RUNS_32_BIT_ON_KVM = /^flags\b.*\b(vmx|svm)\b/m.test(readFileSync('/proc/cpuinfo', 'utf8'));
