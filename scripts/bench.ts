@@ -14,25 +14,30 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, loadavg, release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { probeKvm } from '../src/engine/kvm/self-test.ts';
+import { stopDaemon } from '../src/host/domusd.ts';
 import { KernelImageError } from '../src/toolstack/builder/errors.ts';
 import { AptError } from '../src/toolstack/guest-image/apt.ts';
 import { type BuiltGuest, buildGuest, GuestBuildError } from '../src/toolstack/guest-image/build.ts';
 import { DebError } from '../src/toolstack/guest-image/deb.ts';
+import { makeDisk, startServers } from './bench/host-parts.ts';
 import {
   DOMUS_ENGINES,
   GUEST_MAPPING_BYTES,
   killMachines,
   MACHINE_TITLES,
   type MachineName,
+  type MachineRun,
   QEMU,
   qemuVersion,
   RunError,
+  type RunRequest,
   runMachine,
+  startMachine,
 } from './bench/machines.ts';
-import { withNbody } from './bench/native-load.ts';
 import { HELP, type Options, readOptions, UsageError } from './bench/options.ts';
 import { readMemory, readThreads, type ThreadTimes, threadsSince } from './bench/process-figures.ts';
 import { profilerOptions, readVcpuProfile } from './bench/profile.ts';
+import { compile, SCRIPT_PATH, scriptEntry, virtioModules, writeRamdisk } from './bench/ramdisk.ts';
 import {
   clockDifferenceMs,
   engineTable,
@@ -45,12 +50,27 @@ import {
   timesTable,
 } from './bench/report.ts';
 import { parseEngineCounts, parseExitCounts } from './bench/statistics.ts';
-import { IDLE_SCRIPT, LOADS, type Load, loadScript, SHELL_MARK, type Times, timesOf } from './bench/workload.ts';
+import {
+  IDLE_SCRIPT,
+  LOADS,
+  type Load,
+  loadScript,
+  needsOf,
+  PEER_SCRIPT,
+  PLAIN_LOADS,
+  SHELL_MARK,
+  type Times,
+  timesOf,
+} from './bench/workload.ts';
 
+/** Where QEMU's guests meet. */
+const PEER_PORT = 37_099;
 /** From the shell's mark to the look at memory. */
 const SETTLE_MS = 1000;
 
 const onExit: (() => void)[] = [killMachines];
+/** Done before a regular end. */
+const onEnd: (() => Promise<void>)[] = [];
 
 function load(): string {
   return loadavg()
@@ -86,24 +106,75 @@ function chooseMachines(options: Options): { machines: MachineName[]; absent: st
   return { machines, absent, qemu };
 }
 
-/** The loads that were asked for, and the ramdisk for them. */
-function chooseLoads(
-  options: Options,
-  guest: BuiltGuest,
-): { loads: readonly Load[]; ramdisk: string; compiler: string | null; absent: string[] } {
-  const loads = LOADS.filter(({ name }) => options.loads?.includes(name) ?? true);
-  if (!loads.some((one) => one.native)) return { loads, ramdisk: guest.ramdisk, compiler: null, absent: [] };
-  const made = withNbody(guest.ramdisk);
-  if (typeof made !== 'string') {
-    onExit.push(made.remove);
-    return { loads, ramdisk: made.path, compiler: made.compiler, absent: [] };
+type Guest = BuiltGuest & {
+  readonly loads: readonly Load[];
+  /** For runs with loads: the script is in the ramdisk. */
+  readonly loaded: Pick<RunRequest, 'ramdisk' | 'script' | 'disk' | 'networks'>;
+  readonly compiler: string | null;
+};
+
+/** What the loads that were asked for need, made in a folder of its own; and what was left out, and why. */
+async function prepareLoads(options: Options, built: BuiltGuest): Promise<{ guest: Guest; absent: string[] }> {
+  let loads: readonly Load[] = LOADS.filter(({ name }) => options.loads?.includes(name));
+  if (options.loads === null) loads = PLAIN_LOADS;
+  const absent: string[] = [];
+  let programs = [...new Set(loads.flatMap((one) => one.programs ?? []))];
+  const made = programs.length === 0 ? null : compile(programs);
+  if (typeof made === 'string') {
+    const left = loads.filter((one) => one.programs !== undefined).map(({ name }) => name);
+    if (options.loads !== null) throw new RunError(`${left.join(', ')}: ${made}`);
+    absent.push(`load ${left.join(', ')} left out: ${made}`);
+    loads = loads.filter((one) => one.programs === undefined);
+    programs = [];
   }
-  if (options.loads !== null) throw new RunError(`nbody: ${made}`);
-  const rest = loads.filter((one) => !one.native);
-  return { loads: rest, ramdisk: guest.ramdisk, compiler: null, absent: [`load nbody left out: ${made}`] };
+  const folder = mkdtempSync(join(tmpdir(), 'domus-bench-'));
+  onExit.push(() => rmSync(folder, { recursive: true, force: true }));
+  const needs = needsOf(loads);
+  const servers = needs.has('host') ? await startServers() : null;
+  if (servers !== null) onEnd.push(async () => servers.close());
+  const ramdisk = join(folder, 'initrd.gz');
+  writeRamdisk(ramdisk, built.ramdisk, [
+    ...(made !== null && typeof made !== 'string' ? made.entries : []),
+    ...(needs.size > 0 && options.qemu ? await virtioModules() : []),
+    scriptEntry(loadScript(loads, servers)),
+  ]);
+  const disk = join(folder, 'disk.qcow2');
+  if (needs.has('disk')) await makeDisk(disk);
+  if (needs.has('peer')) {
+    // The switch is in a daemon, which is the bench's own.
+    process.env['DOMUS_STATE_DIR'] = folder;
+    onEnd.push(async () => void (await stopDaemon(folder)));
+  }
+  const loaded = {
+    ramdisk,
+    script: `. ${SCRIPT_PATH}`,
+    ...(needs.has('disk') ? { disk } : {}),
+    networks: [
+      ...(needs.has('host') || needs.has('peer') ? [{ kind: 'host' } as const] : []),
+      ...(needs.has('peer') ? [{ kind: 'guests', port: PEER_PORT, isFirst: false } as const] : []),
+    ],
+  };
+  const compiler = made !== null && typeof made !== 'string' ? made.compiler : null;
+  return { guest: { ...built, loads, loaded, compiler }, absent };
 }
 
-type Guest = BuiltGuest & { readonly loads: readonly Load[] };
+/** Runs the guest with its loads, and beside it the one that they talk to. */
+async function runLoads(
+  name: MachineName,
+  guest: Guest,
+  more: Pick<RunRequest, 'onMark' | 'nodeOptions' | 'countInstructions'>,
+): Promise<MachineRun> {
+  const { ramdisk } = guest.loaded;
+  const networks = [{ kind: 'guests', port: PEER_PORT, isFirst: true }] as const;
+  const endPeer = needsOf(guest.loads).has('peer')
+    ? await startMachine(name, { ...guest, ramdisk, script: PEER_SCRIPT, networks })
+    : null;
+  try {
+    return await runMachine(name, { ...guest, ...guest.loaded, ...more });
+  } finally {
+    endPeer?.();
+  }
+}
 
 /** A boot without loads. */
 async function measureIdle(results: Results, guest: Guest): Promise<void> {
@@ -126,9 +197,7 @@ async function measureIdle(results: Results, guest: Guest): Promise<void> {
 async function measure(results: Results, guest: Guest): Promise<{ times: Times; console: string }> {
   let boot: ThreadTimes | null = null;
   let end: ThreadTimes | null = null;
-  const run = await runMachine(results.name, {
-    ...guest,
-    script: loadScript(guest.loads),
+  const run = await runLoads(results.name, guest, {
     onMark: (mark, pid) => {
       if (results.name === 'tcg') return;
       end = readThreads(pid) ?? end;
@@ -137,8 +206,8 @@ async function measure(results: Results, guest: Guest): Promise<{ times: Times; 
   });
   const times = timesOf(run.marks, guest.loads);
   if (times === null) throw new RunError(`${MACHINE_TITLES[results.name]}: marks are missing on the guest's console`);
-  if (run.console.includes('nbody: wrong result'))
-    throw new RunError(`${MACHINE_TITLES[results.name]}: the guest's arithmetic is wrong (nbody)`);
+  const failed = /^(?:nbody: wrong result|[\w-]+: failed)$/m.exec(run.console)?.[0];
+  if (failed !== undefined) throw new RunError(`${MACHINE_TITLES[results.name]}: ${failed}`);
   results.times.push(times);
   results.exits = parseExitCounts(run.log);
   results.engine = parseEngineCounts(run.log);
@@ -151,13 +220,13 @@ async function profileWasm(results: Results, guest: Guest): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'domus-bench-'));
   const remove = (): void => rmSync(folder, { recursive: true, force: true });
   onExit.push(remove);
-  await runMachine('wasm', { ...guest, script: loadScript(guest.loads), nodeOptions: profilerOptions(folder) });
+  await runLoads('wasm', guest, { nodeOptions: profilerOptions(folder) });
   results.profile = readVcpuProfile(folder);
   remove();
 }
 
 async function countInstructions(results: Results, guest: Guest): Promise<void> {
-  const run = await runMachine('wasm', { ...guest, script: loadScript(guest.loads), countInstructions: true });
+  const run = await runLoads('wasm', guest, { countInstructions: true });
   const counts = parseEngineCounts(run.log)?.counts;
   const interpreted = counts?.['instructions interpreted'];
   const inRegions = counts?.['instructions executed in regions'];
@@ -199,14 +268,13 @@ async function main(args: readonly string[]): Promise<number> {
   if (machines.length === 0) return 1;
 
   const built = await buildGuest({ onProgress: (step, detail) => console.error(`guest: ${step} ${detail}`) });
-  const chosen = chooseLoads(options, built);
-  for (const line of chosen.absent) console.log(line);
-  const guest: Guest = { ...built, ramdisk: chosen.ramdisk, loads: chosen.loads };
+  const { guest, absent: left } = await prepareLoads(options, built);
+  for (const line of left) console.log(line);
   const loadAtStart = load();
   const cpu = `${cpus().length} x ${cpus()[0]?.model.trim() ?? 'unknown CPU'}${isNested() ? ', itself virtual' : ''}`;
   console.log(`load average ${loadAtStart}; ${cpu}; Linux ${release()}; Node ${process.version}`);
   if (qemu !== null) console.log(qemu);
-  if (chosen.compiler !== null) console.log(`nbody made by ${chosen.compiler}`);
+  if (guest.compiler !== null) console.log(`programs made by ${guest.compiler}`);
   console.log(`runs of each, in turn: ${options.runs}; ${machines.map((name) => MACHINE_TITLES[name]).join(', ')}`);
 
   const all = machines.map(
@@ -248,7 +316,7 @@ async function main(args: readonly string[]): Promise<number> {
     const report = {
       date: new Date().toISOString(),
       load: { start: loadAtStart, end: loadAtEnd },
-      host: { cpu, linux: release(), node: process.version, qemu, compiler: chosen.compiler },
+      host: { cpu, linux: release(), node: process.version, qemu, compiler: guest.compiler },
       guestKernel: kernel,
       runs: options.runs,
       machines: all,
@@ -281,4 +349,6 @@ try {
   else if (error instanceof Error && isExpected(error)) console.error(`bench: ${error.message}`);
   else throw error;
   process.exitCode = 1;
+} finally {
+  for (const end of onEnd) await end();
 }

@@ -1,7 +1,8 @@
 /**
  * The machines that are compared: Domus (xl) with each of its engines, and QEMU's TCG, which translates the guest's code and
  * emulates a PC. All get the same kernel, ramdisk, memory and script; only `console=` differs. QEMU runs with its defaults
- * (PC machine, its default CPU model, BIOS), without devices other than the serial line.
+ * (PC machine, its default CPU model, BIOS), without devices other than the serial line,
+ * unless a load needs them: then virtio ones, on the same image, with QEMU's user network beside Domus's NAT.
  */
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
@@ -42,6 +43,10 @@ export interface RunRequest {
   readonly ramdisk: string;
   readonly config: string;
   readonly script: string;
+  /** A qcow2 image. */
+  readonly disk?: string;
+  /** Plugged in that order: to the host, and to the other guest, by a port of 127.0.0.1 where that is QEMU's way. */
+  readonly networks?: readonly Network[];
   /** Options of Node, for Domus. */
   readonly nodeOptions?: readonly string[];
   /** The wasm engine counts instructions, which costs time. */
@@ -49,6 +54,10 @@ export interface RunRequest {
   /** Called when a mark arrives, with the machine's process. */
   readonly onMark?: (mark: Mark, pid: number) => void;
 }
+
+export type Network =
+  | { readonly kind: 'host' }
+  | { readonly kind: 'guests'; readonly port: number; readonly isFirst: boolean };
 
 export interface MachineRun {
   readonly marks: readonly Mark[];
@@ -84,6 +93,7 @@ export function runMachine(name: MachineName, request: RunRequest): Promise<Mach
           ...[...(request.nodeOptions ?? []), XL, 'create', '-c', request.config],
           ...[`memory=${MEMORY_MIB}`, 'vcpus=1', `kernel="${request.kernel}"`, `ramdisk="${request.ramdisk}"`],
           `cmdline="console=hvc0 ${run}"`,
+          ...xlDevices(request),
         ],
         { DOMUS_ENGINE: name, DOMUS_STATS: request.countInstructions === true ? 'instructions' : '1' },
       );
@@ -95,10 +105,49 @@ export function runMachine(name: MachineName, request: RunRequest): Promise<Mach
           ...['-accel', 'tcg', '-m', String(MEMORY_MIB), '-smp', '1'],
           ...['-nodefaults', '-display', 'none', '-serial', 'stdio', '-no-reboot'],
           ...['-kernel', request.kernel, '-initrd', request.ramdisk, '-append', `console=ttyS0 ${run}`],
+          ...qemuDevices(request),
         ],
         {},
       );
   }
+}
+
+function xlDevices({ disk, networks = [] }: RunRequest): string[] {
+  const vifs = networks.map(({ kind }) => (kind === 'host' ? '"script=vif-nat"' : '"bridge=bench"'));
+  return [
+    ...(disk === undefined ? [] : [`disk=["format=qcow2,vdev=xvda,target=${disk}"]`]),
+    ...(vifs.length === 0 ? [] : [`vif=[${vifs.join(',')}]`]),
+  ];
+}
+
+function qemuDevices({ disk, networks = [] }: RunRequest): string[] {
+  const backend = (network: Network): string => {
+    if (network.kind === 'host') return 'user';
+    return `socket,${network.isFirst ? 'listen' : 'connect'}=127.0.0.1:${network.port}`;
+  };
+  return [
+    ...(disk === undefined ? [] : ['-drive', `file=${disk},format=qcow2,if=virtio`]),
+    ...networks.flatMap((network, i) => [
+      ...['-netdev', `${backend(network)},id=n${i}`],
+      // Cards need different addresses.
+      ...['-device', `virtio-net-pci,netdev=n${i},mac=52:54:00:12:34:${isPeer(network) ? 99 : 50 + i}`],
+    ]),
+  ];
+}
+
+const isPeer = (network: Network): boolean => network.kind === 'guests' && network.isFirst;
+
+/** Starts a machine that runs until it is ended; resolves when its mark is there. Throws RunError. */
+export async function startMachine(name: MachineName, request: RunRequest): Promise<() => void> {
+  let end = (): void => undefined;
+  await new Promise<void>((resolve, reject) => {
+    const onMark = (_: Mark, pid: number): void => {
+      end = () => void process.kill(pid, 'SIGKILL');
+      resolve();
+    };
+    runMachine(name, { ...request, onMark }).then(() => reject(new RunError('the other guest has ended')), reject);
+  });
+  return end;
 }
 
 function runToEnd(

@@ -15,7 +15,10 @@ test('lists are in the order in which the bench runs them', () => {
 test.each([
   [['--runs', '0'], '--runs: expected a number from 1 to 1000, found `0'],
   [['--engines', 'tcg'], '--engines: expected names of kvm, wasm, found `tcg'],
-  [['--loads', 'sha256,'], '--loads: expected names of sha256, ash, fork, gzip, awk, nbody, found `'],
+  [
+    ['--loads', 'sha256,'],
+    '--loads: expected names of sha256, ash, fork, gzip, awk, nbody, disk-read, disk-random, disk-write-random, disk-write, net-in, net-out, net-guests, found `',
+  ],
   [['more'], 'more'],
 ])('%j is refused', (args, message) => {
   expect(() => readOptions(args)).toThrow(UsageError);

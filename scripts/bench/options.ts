@@ -2,7 +2,7 @@
 
 import { parseArgs } from 'node:util';
 import { DOMUS_ENGINES, type DomusEngine } from './machines.ts';
-import { LOADS } from './workload.ts';
+import { LOADS, PLAIN_LOADS } from './workload.ts';
 
 export const HELP = `usage: npm run bench -- [OPTIONS]
 
@@ -13,7 +13,11 @@ Options:
   --runs N          runs of each machine (default 5)
   --engines LIST    engines of Domus, of ${DOMUS_ENGINES.join(', ')} (default: all that are usable here)
   --no-qemu         Domus only
-  --loads LIST      of ${LOADS.map((load) => load.name).join(', ')}, or none (default: all)
+  --loads LIST      of ${PLAIN_LOADS.map((load) => load.name).join(', ')} (default: these),
+                    ${LOADS.filter((load) => load.needs !== undefined)
+                      .map((load) => load.name)
+                      .join(', ')},
+                    or none
   --no-profile      without the boots under V8's profiler and with counted instructions
   --json FILE       also write every single figure to FILE
   -h, --help        print this text
@@ -27,7 +31,7 @@ export interface Options {
   /** Null: all that are usable. */
   readonly engines: readonly DomusEngine[] | null;
   readonly qemu: boolean;
-  /** Null: all. */
+  /** Null: all that need nothing of the host. */
   readonly loads: readonly string[] | null;
   readonly profile: boolean;
   readonly json: string | null;

@@ -15,17 +15,22 @@ export interface Load {
   readonly command: string;
   /** How many times as fast as QEMU the wasm engine is wanted to be; null where nobody said. */
   readonly wanted: number | null;
-  /** Needs /nbody, which the host's C compiler makes (native-load.ts). */
-  readonly native?: boolean;
+  /** Programs in / that it needs, which the host's C compiler makes (ramdisk.ts). */
+  readonly programs?: readonly string[];
+  /** What it needs of the host; such loads run when they are asked for by name. */
+  readonly needs?: readonly Need[];
 }
+
+/** A disk; NAT (or QEMU's user network) to the host's servers; another guest on an Ethernet of their own. */
+export type Need = 'disk' | 'host' | 'peer';
 
 /** Wanted of the boot. */
 export const BOOT_WANTED = 2;
 
 /**
- * What a busybox guest can run, in a script that has to fit a command line of 1023 characters. Each bears on something else: long
+ * What a busybox guest can run. Each bears on something else: long
  * straight code, an interpreter's branches, page tables and system calls, memory and unpredictable branches, an interpreter's
- * arithmetic, SSE. Compiling with gcc needs a guest with packages and is not among them.
+ * arithmetic, SSE, then disks and networks. Compiling with gcc needs a guest with packages and is not among them.
  */
 export const LOADS: readonly Load[] = [
   {
@@ -66,9 +71,68 @@ export const LOADS: readonly Load[] = [
     title: 'nbody in C: 2000000 steps in double precision',
     command: '/nbody || echo "nbody: wrong result"',
     wanted: 3,
-    native: true,
+    programs: ['nbody'],
+  },
+  {
+    name: 'disk-read',
+    title: 'dd: 256 MiB from a disk',
+    prepare: 'echo 3 >/proc/sys/vm/drop_caches',
+    command: 'dd if=$disk of=/dev/null bs=1M 2>/dev/null',
+    wanted: null,
+    needs: ['disk'],
+  },
+  {
+    name: 'disk-random',
+    title: '4 x 1000 random reads of 4 KiB, direct',
+    command: '/randio $disk r || echo "randio: failed"',
+    wanted: null,
+    programs: ['randio'],
+    needs: ['disk'],
+  },
+  {
+    name: 'disk-write-random',
+    title: '4 x 1000 random writes of 4 KiB, direct',
+    command: '/randio $disk w || echo "randio: failed"',
+    wanted: null,
+    programs: ['randio'],
+    needs: ['disk'],
+  },
+  {
+    name: 'disk-write',
+    title: 'dd: 128 MiB to a disk, with fsync',
+    command: 'dd if=/dev/zero of=$disk bs=1M count=128 conv=fsync 2>/dev/null',
+    wanted: null,
+    needs: ['disk'],
+  },
+  {
+    name: 'net-in',
+    title: 'wget: 64 MiB from the host',
+    command: 'wget -q -O /dev/null http://10.0.2.2:$source/ || echo "net-in: failed"',
+    wanted: null,
+    needs: ['host'],
+  },
+  {
+    name: 'net-out',
+    title: '64 MiB to the host, 64 KiB at a time',
+    command: '/send $sink || echo "net-out: failed"',
+    wanted: null,
+    programs: ['send'],
+    needs: ['host'],
+  },
+  {
+    name: 'net-guests',
+    title: 'wget: 64 MiB from another guest',
+    command: 'wget -q -O /dev/null http://192.168.77.2/z || echo "net-guests: failed"',
+    wanted: null,
+    needs: ['peer'],
   },
 ];
+
+/** What the loads need of the host. */
+export const needsOf = (loads: readonly Load[]): ReadonlySet<Need> => new Set(loads.flatMap(({ needs = [] }) => needs));
+
+/** The loads that need nothing. */
+export const PLAIN_LOADS = LOADS.filter(({ needs }) => needs === undefined);
 
 /** The mark that ends the boot. */
 export const SHELL_MARK = 'shell';
@@ -78,8 +142,39 @@ const MARK_FUNCTION = 'm() { read -r u x </proc/uptime; echo "@$1 $u@"; }';
 /** For a boot that does nothing else: at the mark, the host looks how much memory is in use. */
 export const IDLE_SCRIPT = `${MARK_FUNCTION}\nm ${SHELL_MARK}\nsleep 2\n`;
 
-export function loadScript(loads: readonly Load[]): string {
+/** QEMU's guest has no address yet, and its drivers are not loaded. */
+const DRIVERS = `[ -e /sys/hypervisor/type ] || {
+for f in /virtio/*; do insmod $f; done
+ip link set eth0 up
+udhcpc -q -i eth0 -s /etc/udhcpc.script
+} >/dev/null 2>&1`;
+
+const PREPARE: Readonly<Record<Need, string>> = {
+  disk: 'disk=/dev/xvda; [ -b $disk ] || disk=/dev/vda',
+  host: 'until ip route | grep -q default; do usleep 100000; done',
+  peer: `ip address add 192.168.77.1/24 dev eth1; ip link set eth1 up
+until ping -c 1 -W 1 192.168.77.2 >/dev/null; do usleep 100000; done`,
+};
+
+/** For the other guest. It runs until its machine is killed. */
+export const PEER_SCRIPT = `${MARK_FUNCTION}
+${DRIVERS}
+killall udhcpc 2>/dev/null
+ip address flush dev eth0; ip address add 192.168.77.2/24 dev eth0; ip link set eth0 up
+mkdir /tmp/w; dd if=/dev/zero of=/tmp/w/z bs=1M count=64 2>/dev/null; httpd -h /tmp/w
+m ${SHELL_MARK}
+sleep 100000
+`;
+
+/** A script of any length; `ports` are the host's servers'. */
+export function loadScript(
+  loads: readonly Load[],
+  ports: { readonly sourcePort: number; readonly sinkPort: number } | null = null,
+): string {
   const lines = [MARK_FUNCTION, `m ${SHELL_MARK}`];
+  const needs = needsOf(loads);
+  if (needs.size > 0) lines.push(DRIVERS, ...[...needs].map((need) => PREPARE[need]));
+  if (ports !== null) lines.push(`source=${ports.sourcePort} sink=${ports.sinkPort}`);
   for (const { name, prepare, command } of loads) {
     if (prepare !== undefined) lines.push(prepare);
     lines.push(`m ${name}0`, command, `m ${name}`);
@@ -107,7 +202,7 @@ export class MarkReader {
   add(text: string, hostMs: number): void {
     this.#rest += text;
     let end = 0;
-    for (const match of this.#rest.matchAll(/@(\w+) (\d+\.\d+)@/g)) {
+    for (const match of this.#rest.matchAll(/@([\w-]+) (\d+\.\d+)@/g)) {
       const mark = { name: match[1] ?? '', guestMs: Math.round(Number(match[2]) * 1000), hostMs };
       this.marks.push(mark);
       this.#onMark(mark);
