@@ -6,6 +6,7 @@
  */
 
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { machineLayout } from '../../src/machine/memory.ts';
 import { type Mark, MarkReader } from './workload.ts';
@@ -71,7 +72,24 @@ const running = new Set<ChildProcess>();
 
 /** Ends every machine at once. May be called from a process's `exit` handler. */
 export function killMachines(): void {
-  for (const child of running) child.kill('SIGKILL');
+  for (const child of running) kill(child);
+}
+
+function kill(child: ChildProcess): void {
+  const pid = machinePid(child);
+  if (pid !== undefined && pid !== child.pid) process.kill(pid, 'SIGKILL');
+  child.kill('SIGKILL');
+}
+
+/** The process that is the machine: xl's only child is the domain's process, QEMU has none. */
+function machinePid({ pid }: ChildProcess): number | undefined {
+  try {
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim();
+    return children === '' ? pid : Number(children.split(' ')[0]);
+  } catch {
+    // It has ended.
+    return pid;
+  }
 }
 
 /** The version line of QEMU, or null where it is not installed. */
@@ -161,7 +179,8 @@ function runToEnd(
     const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } });
     running.add(child);
     const reader = new MarkReader((mark) => {
-      if (child.pid !== undefined) onMark?.(mark, child.pid);
+      const pid = machinePid(child);
+      if (pid !== undefined) onMark?.(mark, pid);
     });
     let out = '';
     let log = '';
@@ -175,7 +194,7 @@ function runToEnd(
     });
     const timer = setTimeout(() => {
       timedOut = true;
-      child.kill('SIGKILL');
+      kill(child);
     }, RUN_MS_MAX);
     child.on('error', (error) => {
       clearTimeout(timer);

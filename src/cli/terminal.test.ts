@@ -5,31 +5,36 @@ import { join } from 'node:path';
 import * as pty from '@lydell/node-pty';
 import { afterAll, describe, expect, it } from 'vitest';
 
-/** `xl create -c` with a guest that shows what it gets as hex: `q` ends it with exit code 5, `x` is an exception nobody catches, `s` makes it deaf to its end. */
+/** `xl create -c` with a guest that shows what it gets as hex: `q` ends it with exit code 5, `x` is an exception nobody catches. */
 const PROGRAM = `
+import { Duplex } from 'node:stream';
 import { main } from ${JSON.stringify(new URL('./xl/main.ts', import.meta.url).href)};
-const runDomain = (config, { console, onStart, signal }) => new Promise((resolve) => {
-  const say = (text) => console.write(new TextEncoder().encode(text));
-  const alive = setInterval(() => {}, 1000);
-  const flood = process.env.FLOOD && setInterval(() => say('x'.repeat(1000) + '\\n'), 1);
-  const end = (exitCode) => { clearInterval(alive); clearInterval(flood); resolve({ reason: 'poweroff', exitCode }); };
-  let deaf = false;
-  signal.addEventListener('abort', () => { if (!deaf) end(0); });
-  console.onInput((bytes) => {
-    say('got ' + Buffer.from(bytes).toString('hex') + '\\n');
-    if (bytes.includes(0x73)) deaf = true;
-    if (bytes.includes(0x71)) end(5);
-    if (bytes.includes(0x78)) setTimeout(() => { throw new Error('unheard of'); });
+let end;
+const ended = new Promise((resolve) => { end = resolve; });
+const startDomain = async () => ({ domid: 1, ended, leave: () => {} });
+const connectConsole = async () => {
+  const say = (text) => console.push(text);
+  const console = new Duplex({
+    read() {},
+    write(bytes, encoding, done) {
+      say('got ' + Buffer.from(bytes).toString('hex') + '\\n');
+      if (bytes.includes(0x71)) { end(5); clearInterval(flood); console.push(null); console.destroySoon(); }
+      if (bytes.includes(0x78)) setTimeout(() => { throw new Error('unheard of'); });
+      done();
+    },
   });
-  console.onResize?.((cols, rows) => say('size ' + cols + 'x' + rows + '\\n'));
-  onStart();
+  console.destroySoon = () => setTimeout(() => console.destroy(), 50);
+  const flood = process.env.FLOOD && setInterval(() => say('x'.repeat(1000) + '\\n'), 1);
+  console.on('close', () => { clearInterval(flood); clearInterval(alive); });
+  const alive = setInterval(() => {}, 1000);
   say('ready ' + process.pid + '\\n');
-});
+  return console;
+};
 const err = (line) => process.stderr.write(line + '\\n');
 // As whoever read before us leaves it.
 process.stdin.pause();
 const words = ['create', '-c', '/dev/null', 'name="b1"', 'kernel="k"'];
-process.exitCode = await main(words, { out: (text) => process.stdout.write(text), err, runDomain });
+process.exitCode = await main(words, { out: (text) => process.stdout.write(text), err, starter: { startDomain, connectConsole } });
 `;
 
 const folder = mkdtempSync(join(tmpdir(), 'domus-terminal-'));
@@ -40,9 +45,7 @@ afterAll(() => rmSync(folder, { recursive: true }));
 const windows = process.platform === 'win32';
 
 /** Runs the program in a pseudo-terminal between two `stty -a`, does one step after another, and returns all that was shown. */
-async function inPty(
-  steps: readonly { await: RegExp; type?: string; signal?: NodeJS.Signals; resize?: [number, number] }[],
-) {
+async function inPty(steps: readonly { await: RegExp; type?: string; signal?: NodeJS.Signals }[]) {
   const script = `stty -a; echo ---; '${process.execPath}' '${program}'; echo "code $?"; echo ---; stty -a; echo end`;
   const terminal = pty.spawn('/bin/sh', ['-c', script], { cols: 80, rows: 24 });
   let shown = '';
@@ -57,10 +60,9 @@ async function inPty(
         match = steps[next]?.await.exec(shown.slice(from))
       ) {
         from += match.index + match[0].length;
-        const { type, signal, resize } = steps[next++];
+        const { type, signal } = steps[next++];
         if (type !== undefined) terminal.write(type);
         if (signal !== undefined) process.kill(Number(/ready (\d+)/.exec(shown)?.[1]), signal);
-        if (resize !== undefined) terminal.resize(...resize);
       }
     });
     terminal.onExit(() => resolve());
@@ -75,8 +77,7 @@ describe.skipIf(windows)('openTerminal() on a terminal', () => {
       { await: /ready \d+/, type: 'a\x03\r' },
       { await: /got 61030d/, type: 'q' },
     ]);
-    expect(middle).toContain("xl: this is the console of domain `b1'; Ctrl-] ends the domain\n");
-    expect(middle).toContain('size 80x24\n');
+    expect(middle).toContain("xl: this is the console of domain `b1'; Ctrl-] leaves it, and the domain runs on\n");
     expect(middle).toMatch(/got 71\ncode 5\n$/);
     expect(before).toMatch(/ icanon .* echo /s);
     expect(after).toBe(before);
@@ -84,16 +85,7 @@ describe.skipIf(windows)('openTerminal() on a terminal', () => {
 
   it('leaves on Ctrl-], after what was typed before it', async () => {
     const { before, middle, after } = await inPty([{ await: /ready \d+/, type: 'ab\x1dcd' }]);
-    expect(middle).toMatch(/got 6162\n\nxl: domain `b1' ends: it lives only as long as .* Ctrl-\]\ncode 0\n$/);
-    expect(after).toBe(before);
-  });
-
-  it('leaves a guest that does not end', async () => {
-    const { before, middle, after } = await inPty([
-      { await: /ready \d+/, type: 's' },
-      { await: /got 73/, type: '\x1d' },
-    ]);
-    expect(middle).toMatch(/code 0\n$/);
+    expect(middle).toMatch(/got 6162\ncode 0\n$/);
     expect(after).toBe(before);
   });
 
@@ -111,14 +103,6 @@ describe.skipIf(windows)('openTerminal() on a terminal', () => {
     const { before, middle, after } = await inPty([{ await: /ready \d+/, type: 'x' }]);
     expect(middle).toMatch(/unheard of.*code 1\n$/s);
     expect(after).toBe(before);
-  });
-
-  it('tells the guest of a new size', async () => {
-    const { middle } = await inPty([
-      { await: /ready \d+/, resize: [100, 30] },
-      { await: /size 100x30/, type: 'q' },
-    ]);
-    expect(middle).toContain('size 100x30\n');
   });
 });
 

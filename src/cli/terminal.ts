@@ -22,6 +22,8 @@ export interface TerminalOptions {
   readonly onEscape: () => void;
   /** A signal came or nobody reads standard output any more. Called once, with the exit code that is due. */
   readonly onHangup: (exitCode: number) => void;
+  /** Instead of Ctrl-]. */
+  readonly escape?: number;
 }
 
 export interface Terminal extends ConsoleEnds {
@@ -39,7 +41,6 @@ export function openTerminal(options: TerminalOptions): Terminal {
   let onBytes: ((bytes: Uint8Array) => void) | null = null;
   /** Typed before there was a handler. A pipe is not read before that. */
   const early: Uint8Array[] = [];
-  let onSize: (() => void) | null = null;
 
   const setRaw = (raw: boolean) => {
     if (!interactive) return;
@@ -65,7 +66,7 @@ export function openTerminal(options: TerminalOptions): Terminal {
   const onSignal = (signal: NodeJS.Signals) => hangup(SIGNAL_EXIT_CODES[signal as keyof typeof SIGNAL_EXIT_CODES]);
   const onData = (bytes: Uint8Array) => {
     if (left) return;
-    const escapeAt = interactive ? bytes.indexOf(ESCAPE) : -1;
+    const escapeAt = interactive ? bytes.indexOf(options.escape ?? ESCAPE) : -1;
     const typed = escapeAt < 0 ? bytes : bytes.subarray(0, escapeAt);
     if (typed.length > 0) {
       if (onBytes === null) early.push(typed);
@@ -83,7 +84,6 @@ export function openTerminal(options: TerminalOptions): Terminal {
     outputClosed = true;
     hangup(SIGPIPE_EXIT_CODE);
   };
-  const onResize = () => onSize?.();
 
   const close = () => {
     if (closed) return;
@@ -92,7 +92,6 @@ export function openTerminal(options: TerminalOptions): Terminal {
     for (const signal of Object.keys(SIGNAL_EXIT_CODES)) process.off(signal, onSignal);
     process.off('SIGCONT', resume);
     process.off('exit', restore);
-    stdout.off('resize', onResize);
     stdin.off('data', onData);
     stdin.pause();
     // A read that is under way must not keep the process; a file's stream has no such thing.
@@ -105,7 +104,6 @@ export function openTerminal(options: TerminalOptions): Terminal {
   if (interactive) process.on('SIGCONT', resume);
   stdin.on('error', onInputError);
   stdout.on('error', onOutputError);
-  stdout.on('resize', onResize);
   setRaw(true);
   const read = () => {
     stdin.off('data', onData);
@@ -116,7 +114,7 @@ export function openTerminal(options: TerminalOptions): Terminal {
   // Ctrl-] works while the guest is still being built.
   if (interactive) read();
 
-  const terminal: Terminal = {
+  return {
     interactive,
     write(bytes) {
       // Copied: a slow pipe keeps what it could not write.
@@ -128,13 +126,5 @@ export function openTerminal(options: TerminalOptions): Terminal {
       if (!closed && !interactive) read();
     },
     close,
-  };
-  if (!stdout.isTTY) return terminal;
-  return {
-    ...terminal,
-    onResize(handler) {
-      onSize = () => handler(stdout.columns, stdout.rows);
-      onSize();
-    },
   };
 }

@@ -32,7 +32,7 @@ import { createStore, type Store } from '../xenstore/store.ts';
 import { StreamServer } from '../xenstore/stream-server.ts';
 import { JournalError, JournalFile } from './journal-file.ts';
 import { serverChannel } from './socket-channel.ts';
-import { journalPath, pidIn, pidPath, stateRoot, switchPath, xenstoredPath } from './state-dir.ts';
+import { domainFolder, journalPath, pidIn, pidPath, stateRoot, switchPath, xenstoredPath } from './state-dir.ts';
 
 /** Another daemon serves this folder. */
 export class AlreadyRunning extends Error {
@@ -74,6 +74,7 @@ export async function startDaemon(root: string, log: (line: string) => void): Pr
 
     const domainGone = (domid: number): void => {
       log(`domusd: the process of domain ${domid} is gone`);
+      rmSync(domainFolder(root, domid), { recursive: true, force: true });
       removeDomain(client, domid).catch((error) => log(`domusd: domain ${domid}: ${messageOf(error)}`));
     };
     const xenstored = new StreamServer({ store, later: setImmediate, log, onDomainGone: domainGone });

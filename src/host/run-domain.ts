@@ -15,6 +15,7 @@ import {
 import { ConsoleBackend } from '../backends/console.ts';
 import { type Dom0Channel, Dom0Channels, type EventHandler } from '../hypervisor/dom0-channels.ts';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
+import { type DomainState, domainState, pauseDomain, unpauseDomain } from '../hypervisor/domain-state.ts';
 import { ECS_UNBOUND, notifyVcpu, setPort } from '../hypervisor/event-channels.ts';
 import { GrantMappings } from '../hypervisor/grant-mappings.ts';
 import { adoptPageTables } from '../hypervisor/mmu.ts';
@@ -24,9 +25,15 @@ import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { buildDomain } from '../toolstack/builder/build-domain.ts';
 import { BuildError } from '../toolstack/builder/build-error.ts';
 import { type DomainConfig, formatUuid, type ShutdownAction } from '../toolstack/config/domain-config.ts';
-import { introduceControlDomain, introduceDomain } from '../toolstack/xenstore-nodes.ts';
+import {
+  DomainNameTaken,
+  introduceControlDomain,
+  introduceDomain,
+  nameMustBeFree,
+} from '../toolstack/xenstore-nodes.ts';
 import { createRingServer } from '../xenstore/ring-server.ts';
 import { type BootFiles, loadBootFiles } from './boot-files.ts';
+import { monotonicNs } from './clock.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
 import { DomainDevices } from './domain-devices.ts';
@@ -46,7 +53,17 @@ import { stateRoot, xenstoredPath } from './state-dir.ts';
 import { startVcpuWorkers, type VcpuWorkers } from './vcpu-workers.ts';
 import { XenstoredError } from './xenstored.ts';
 
-export type EndReason = 'poweroff' | 'reboot' | 'suspend' | 'crash' | 'watchdog' | 'detached';
+export type EndReason = 'poweroff' | 'reboot' | 'suspend' | 'crash' | 'watchdog' | 'destroyed' | 'detached';
+
+/** What others may ask of a domain, from when it is built until it is gone. */
+export interface LiveDomain {
+  readonly domid: number;
+  state(): DomainState;
+  pause(): void;
+  unpause(): void;
+  /** Ends it at once, and for good. */
+  destroy(): void;
+}
 
 export interface RunOptions {
   readonly console: ConsoleEnds | null;
@@ -56,6 +73,14 @@ export interface RunOptions {
   readonly xenstore?: XenstoreChoice;
   /** Called once, when the domain has been built and is about to run: nothing that the user gave can be wrong any more. */
   readonly onStart?: () => void;
+  /** The vCPUs do not run before somebody unpauses the domain. Not so after a restart. */
+  readonly paused?: boolean;
+  /** Whatever ends the domain, it stays as it is until it is destroyed: no on_* action is done. */
+  readonly preserve?: boolean;
+  /** Called for each domid when it is about to run; what it returns is called when it is gone from xenstore. */
+  readonly onLive?: (domain: LiveDomain) => Promise<() => void>;
+  /** What xl notes of the domain's life. */
+  readonly note?: (line: string) => void;
   /** Ends the domain at once. */
   readonly signal?: AbortSignal;
 }
@@ -93,6 +118,20 @@ function actionFor(config: DomainConfig, reason: EndReason): ShutdownAction {
   }
 }
 
+/** A name that is taken is the user's to solve. */
+async function hostErrorOf(done: Promise<void>): Promise<void> {
+  try {
+    await done;
+  } catch (error) {
+    if (error instanceof DomainNameTaken) throw new HostError(error.message);
+    throw error;
+  }
+}
+
+function restarts(action: ShutdownAction): boolean {
+  return ['restart', 'rename-restart', 'coredump-restart', 'soft-reset'].includes(action);
+}
+
 /** Runs the domain, restarts included, to its end. Throws HostError, KernelImageError or BuildError, each with one line. */
 export async function runDomain(config: DomainConfig, options: RunOptions): Promise<DomainEnd> {
   const onProgress = (step: string, detail: string): void => {
@@ -127,18 +166,15 @@ async function openXenstore(options: RunOptions): Promise<DomainXenstore> {
 async function runToEnd(run: Omit<OneRun, 'domid' | 'isFirst'>): Promise<DomainEnd> {
   const { config, options, xenstore } = run;
   await introduceControlDomain(xenstore.client);
+  // Before the work of building it; what counts is the look when it is introduced.
+  await hostErrorOf(nameMustBeFree(xenstore.client, config.name));
   for (let isFirst = true; ; isFirst = false) {
     const domid = await xenstore.allocateDomid();
     const reason = await runOnce({ ...run, domid, isFirst });
-    if (reason === 'detached') return { reason, exitCode: 0 };
+    if (reason === 'detached' || reason === 'destroyed') return { reason, exitCode: 0 };
     const action = actionFor(config, reason);
     const failed = reason === 'crash' || reason === 'watchdog';
-    if (
-      action === 'restart' ||
-      action === 'rename-restart' ||
-      action === 'coredump-restart' ||
-      action === 'soft-reset'
-    ) {
+    if (restarts(action)) {
       if (!options.quiet) options.log(`xl: domain \`${config.name}' (${domid}): ${reason}, action ${action}`);
       continue;
     }
@@ -231,7 +267,7 @@ async function buildAndRun(
 
   const kicker = createKicker(handle);
   const channels = new Dom0Channels(domain, kicker);
-  await introduceDomain(xenstore.client, {
+  const introduced = introduceDomain(xenstore.client, {
     domid,
     uuid: formatUuid(config.uuid),
     name: config.name,
@@ -245,6 +281,7 @@ async function buildAndRun(
     consoleMfn: built.consoleMfn,
     startTimeSeconds: Date.now() / 1000,
   });
+  await hostErrorOf(introduced);
   const page = (pfn: number): Uint8Array => machine.u8.subarray(pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);
   const connection = await xenstore.connect(domid);
   connection.onEnd = (reason) =>
@@ -284,6 +321,7 @@ async function buildAndRun(
       if (built.cmdline.includes('earlyprintk=xen')) options.console?.write(text);
     }
   };
+  let destroyed = false;
   let stopped = false;
   const stop = (): void => {
     stopped = true;
@@ -293,6 +331,27 @@ async function buildAndRun(
     }
     domain.ringDoorbell();
   };
+  let onDestroyed = (): void => {};
+  const destroy = (): void => {
+    destroyed = true;
+    stop();
+    onDestroyed();
+  };
+  const untilDestroyed = (): Promise<void> =>
+    new Promise((resolve) => {
+      onDestroyed = resolve;
+      if (destroyed || options.signal?.aborted) resolve();
+      options.signal?.addEventListener('abort', () => resolve());
+    });
+  const note = (line: string): void => options.note?.(line);
+  const live: LiveDomain = {
+    domid,
+    state: () => domainState(domain, monotonicNs()),
+    pause: () => pauseDomain(domain, kicker),
+    unpause: () => unpauseDomain(domain),
+    destroy,
+  };
+  let onGone: (() => void) | undefined;
   if (options.signal?.aborted) stopped = true;
   options.signal?.addEventListener('abort', stop);
   workers.run();
@@ -302,6 +361,8 @@ async function buildAndRun(
     for (const vfb of config.vfbs) await devices.addVfb(vfb);
     await devices.watch();
     await workers.ready;
+    if (run.isFirst && options.paused) live.pause();
+    onGone = await options.onLive?.(live);
     if (run.isFirst) options.onStart?.();
     Atomics.store(vcpu0.i32, VCPU.state >> 2, VCPU_STATE_UP);
     Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
@@ -320,10 +381,23 @@ async function buildAndRun(
     stop();
     await workers.ended;
     service();
-    if (reason === -1) return 'detached';
+    if (reason === -1) {
+      if (destroyed) note(`Domain ${domid} has been destroyed.`);
+      return destroyed ? 'destroyed' : 'detached';
+    }
     const end = REASONS[reason] ?? 'crash';
+    note(`Domain ${domid} has shut down, reason code ${reason} 0x${reason.toString(16)}`);
+    const action = options.preserve ? 'preserve' : actionFor(config, end);
+    note(`Action for shutdown reason code ${reason} is ${action}`);
     if (end === 'crash') for (const line of tail.lines()) options.log(`console: ${line}`);
     if (process.env['DOMUS_STATS']) for (const line of statistics(domain)) options.log(line);
+    if (action === 'preserve' && options.onLive) {
+      await untilDestroyed();
+      note(`Domain ${domid} has been destroyed.`);
+      return 'destroyed';
+    }
+    note(`Domain ${domid} needs to be cleaned up: destroying the domain`);
+    note(restarts(action) ? 'Done. Rebooting now' : 'Done. Exiting now');
     return end;
   } finally {
     stop();
@@ -333,6 +407,7 @@ async function buildAndRun(
     connection.onEnd = null;
     await xenstore.remove(domid);
     connection.close();
+    onGone?.();
   }
 }
 

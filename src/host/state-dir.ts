@@ -4,6 +4,11 @@
  *   xenstored/socket    clients of xenstore connect here (on Windows a pipe, see `xenstoredPath`)
  *   xenstored/journal   the store
  *   network/socket      Ethernet switches (on Windows a pipe)
+ *   domains/DOMID/      of each domain that runs: pid, the process; control and console, its sockets (on Windows pipes);
+ *                       config.json, what it was made from
+ *   log/xl-NAME.log     what became of the domain of that name; .1, .2, ... are those before
+ *   log/console-NAME.log  what it wrote to its console; .1 is what was there before
+ *   log/hypervisor.log  what `xl dmesg` shows
  *   domusd.pid          process id of the daemon that runs
  *   domusd.log          what it has to say, if a command has started it; domusd.log.old, what it said before
  */
@@ -22,15 +27,43 @@ export function stateRoot(env: NodeJS.ProcessEnv = process.env): string {
 
 /** Where the daemon of this state folder listens for clients of xenstore. */
 export function xenstoredPath(root: string): string {
-  if (process.platform !== 'win32') return join(root, 'xenstored', 'socket');
-  // Windows has pipes instead, which are in no folder.
-  return `\\\\.\\pipe\\domus-xenstored-${createHash('sha256').update(root).digest('hex').slice(0, 16)}`;
+  return process.platform === 'win32' ? pipe(root, 'xenstored') : join(root, 'xenstored', 'socket');
 }
 
 /** Where the daemon of this state folder listens for ports of its Ethernet switches. */
 export function switchPath(root: string): string {
-  if (process.platform !== 'win32') return join(root, 'network', 'socket');
-  return `\\\\.\\pipe\\domus-network-${createHash('sha256').update(root).digest('hex').slice(0, 16)}`;
+  return process.platform === 'win32' ? pipe(root, 'network') : join(root, 'network', 'socket');
+}
+
+/** What there is of a running domain. */
+export function domainFolder(root: string, domid: number): string {
+  return join(root, 'domains', String(domid));
+}
+
+/** Where a domain's process answers questions (src/host/control-server.ts). */
+export function controlPath(root: string, domid: number): string {
+  return process.platform === 'win32' ? pipe(root, `control-${domid}`) : join(domainFolder(root, domid), 'control');
+}
+
+/** Where a domain's process serves its console: raw bytes both ways. */
+export function consolePath(root: string, domid: number): string {
+  return process.platform === 'win32' ? pipe(root, `console-${domid}`) : join(domainFolder(root, domid), 'console');
+}
+
+/** A log of the domain of that name; `kind` is `xl` or `console`. */
+export function domainLogPath(root: string, kind: 'xl' | 'console', name: string): string {
+  // A name may be anything, a file's name may not.
+  const safe = name.replace(/[^\w.+@ -]/g, '_').slice(0, 100);
+  return join(root, 'log', `${kind}-${safe}.log`);
+}
+
+export function hypervisorLogPath(root: string): string {
+  return join(root, 'log', 'hypervisor.log');
+}
+
+/** Windows has pipes instead of sockets, which are in no folder. */
+function pipe(root: string, name: string): string {
+  return `\\\\.\\pipe\\domus-${name}-${createHash('sha256').update(root).digest('hex').slice(0, 16)}`;
 }
 
 export function journalPath(root: string): string {

@@ -48,6 +48,8 @@ export const DOMAIN = {
   wallclockNs: 0x58,
   domid: 0x60,
   vcpuCount: 0x64,
+  /** i32: 1 while the toolstack has the domain paused. vCPUs wait on it. */
+  paused: 0x68,
   /** i32: console_io bytes lock etc. unused space up to 0x100. */
   /** i32[128]: bit per local port whose Dom0 end has been signalled. */
   dom0Pending: 0x100,

@@ -9,6 +9,7 @@ import { EXIT_EXCEPTION, EXIT_INTERNAL_ERROR, EXIT_SYSCALL } from '../engine/eng
 import { PTE_P, PTE_US } from '../machine/page-table.ts';
 import {
   FLAG_FLUSH_TLB,
+  FLAG_PAUSE,
   FLAG_STOP,
   R8,
   R9,
@@ -20,6 +21,7 @@ import {
   VCPU,
   VCPU_STATE_UP,
 } from '../machine/vcpu-block.ts';
+import { DOMAIN } from './domain.ts';
 import { setPending } from './event-channels.ts';
 import { emulateForcedCpuid } from './forced-cpuid.ts';
 import { endPoll, pollDone } from './hypercalls/sched.ts';
@@ -88,6 +90,10 @@ export function runVcpu(v: Vcpu): void {
     const flags = Atomics.exchange(i32, VCPU.flags >> 2, 0);
     if ((flags & FLAG_STOP) !== 0 || domain.shutdownReason !== -1) return;
     if ((flags & FLAG_FLUSH_TLB) !== 0) engine.flushTlb();
+    if ((flags & FLAG_PAUSE) !== 0) {
+      waitUnpaused(v);
+      continue;
+    }
     if (Atomics.load(i32, VCPU.state >> 2) !== VCPU_STATE_UP) {
       offline(v);
       continue;
@@ -328,6 +334,20 @@ function sleep(v: Vcpu): void {
 function wakeUp(v: Vcpu): void {
   v.blocked = false;
   if (Atomics.load(v.block.i32, VCPU.polling >> 2) !== 0) endPoll(v);
+}
+
+/** A vCPU of a paused domain. What asks for its attention meanwhile waits in its flags. */
+function waitUnpaused(v: Vcpu): void {
+  const { domain, block } = v;
+  const paused = DOMAIN.paused >> 2;
+  const isUp = Atomics.load(block.i32, VCPU.state >> 2) === VCPU_STATE_UP;
+  if (isUp && !v.blocked) setRunstate(v, RUNSTATE_offline);
+  while (Atomics.load(domain.i32, paused) !== 0) {
+    if (domain.shutdownReason !== -1 || (Atomics.load(block.i32, VCPU.flags >> 2) & FLAG_STOP) !== 0) return;
+    Atomics.wait(domain.i32, paused, 1);
+  }
+  if (!isUp) offline(v);
+  else if (!v.blocked) setRunstate(v, RUNSTATE_running);
 }
 
 /** A vCPU that is down waits here until VCPUOP_up. */

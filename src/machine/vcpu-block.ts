@@ -123,6 +123,8 @@ export const FLAG_FLUSH_TLB = 1;
 export const FLAG_STOP = 2;
 /** An event may have become pending: only makes the vCPU leave the guest. */
 export const FLAG_EVENT = 4;
+/** The domain is paused: wait until it is not. */
+export const FLAG_PAUSE = 8;
 
 /** Values of `state`. */
 export const VCPU_STATE_DOWN = 0;

@@ -43,12 +43,27 @@ export async function introduceControlDomain(client: XenstoreClient): Promise<vo
   await client.write(`${DOM0_PATH}/domid`, '0');
 }
 
+/** Another domain has the name. One line, as libxl says it. */
+export class DomainNameTaken extends Error {
+  override readonly name = 'DomainNameTaken';
+}
+
+/** Any number of domains may have none. Throws DomainNameTaken. */
+export async function nameMustBeFree(nodes: Pick<XenstoreClient, 'directory' | 'read'>, name: string): Promise<void> {
+  if (name === '') return;
+  for (const domid of (await nodes.directory('/local/domain')) ?? []) {
+    if ((await nodes.read(`/local/domain/${domid}/name`)) === name)
+      throw new DomainNameTaken(`Domain with name "${name}" already exists.`);
+  }
+}
+
 /**
- * Makes the nodes, all of them or none, and introduces the domain, which fires @introduceDomain. Throws XenstoreError, for
+ * Makes the nodes, all of them or none, and introduces the domain, which fires @introduceDomain. Throws DomainNameTaken, and XenstoreError, for
  * example if a value does not fit a node (2048 bytes), or the domain is introduced with other rings already.
  */
 export async function introduceDomain(client: XenstoreClient, domain: DomainNodes): Promise<void> {
   await client.transaction(async (nodes) => {
+    await nameMustBeFree(nodes, domain.name);
     const made: Promise<void>[] = [];
     addDomain(domain, (path, permissions, value = '') => {
       made.push(nodes.write(path, value), nodes.setPermissions(path, permissions));

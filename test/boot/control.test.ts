@@ -16,6 +16,7 @@ import { requestShutdown, sendSysrq, setMemoryTarget, setOnlineVcpus } from '../
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { XenstoreClient } from '../../src/xenstore/client.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
+import { endDomains } from './domains.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const LIMIT_MS = 120_000;
@@ -132,7 +133,7 @@ for (const engine of ENGINES)
       expect(guest.shown).not.toMatch(/Oops|BUG:|Call Trace/);
       store.close();
     } finally {
-      guest.child.kill('SIGKILL');
+      await endDomains(folder);
       await guest.ended;
     }
   });

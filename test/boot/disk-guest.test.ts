@@ -19,6 +19,7 @@ import { AptError } from '../../src/toolstack/guest-image/apt.ts';
 import { type BuiltDisk, buildDisk } from '../../src/toolstack/guest-image/build-disk.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
 import { checkImage, qemuTools } from '../qemu-tools.ts';
+import { endDomain, uniqueName } from './domains.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const ALL = process.env['DOMUS_DEBIAN_ALL'] !== undefined;
@@ -51,8 +52,9 @@ const STEPS: readonly (readonly [RegExp, string])[] = [
 /** Types each answer when its question shows. */
 function session(config: string): Promise<{ code: number | null; shown: string }> {
   return new Promise((resolve, reject) => {
-    const xl = spawn(process.execPath, [XL, 'create', '-c', config], { stdio: ['pipe', 'pipe', 'inherit'] });
-    const timer = setTimeout(() => xl.kill('SIGKILL'), LIMIT_MS - 60_000);
+    const { name, setting } = uniqueName();
+    const xl = spawn(process.execPath, [XL, 'create', '-c', config, setting], { stdio: ['pipe', 'pipe', 'inherit'] });
+    const timer = setTimeout(() => void endDomain(name), LIMIT_MS - 60_000);
     let shown = '';
     let answered = 0;
     let step = 0;

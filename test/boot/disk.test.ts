@@ -12,6 +12,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type BuiltGuest, buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
+import { killDomain, uniqueName } from './domains.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const LIMIT_MS = 200_000;
@@ -73,15 +74,21 @@ const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes)
 const numbers = (last: number): Buffer => Buffer.from(Array.from({ length: last }, (_, i) => `${i + 1}\n`).join(''));
 const blocksOf = (path: string): number => Number(spawnSync('stat', ['-c', '%b', path], { encoding: 'utf8' }).stdout);
 
-/** Runs the guest until the text shows, then kills its process. What the console had shown. */
+/** Runs the guest until the text shows, then kills its process, which ends xl. What the console had shown. */
 function runUntilKilled(words: readonly string[], text: string): Promise<string> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [XL, ...words], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const { name, setting } = uniqueName();
+    const child = spawn(process.execPath, [XL, ...words, setting], { stdio: ['ignore', 'pipe', 'pipe'] });
     let shown = '';
-    const timer = setTimeout(() => child.kill('SIGKILL'), LIMIT_MS);
+    let killed = false;
+    const kill = (): void => {
+      if (!killed) killDomain(name).catch(reject);
+      killed = true;
+    };
+    const timer = setTimeout(kill, LIMIT_MS);
     const take = (chunk: string): void => {
       shown += chunk.replaceAll('\r', '');
-      if (shown.includes(text)) child.kill('SIGKILL');
+      if (shown.includes(text)) kill();
     };
     child.stdout.setEncoding('utf8').on('data', take);
     child.stderr.setEncoding('utf8').on('data', take);

@@ -14,6 +14,7 @@ import { cacheRoot } from '../../src/toolstack/cache.ts';
 import { AptError, openApt } from '../../src/toolstack/guest-image/apt.ts';
 import { readDeb } from '../../src/toolstack/guest-image/deb.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
+import { endDomain, uniqueName } from './domains.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const IMAGE = 'usr/lib/grub-xen/grub-x86_64-xen.bin';
@@ -45,6 +46,7 @@ afterAll(() => rm(folder, { recursive: true }));
 
 /** GRUB in `xl create -c`, with its console as text. */
 class Session {
+  readonly #name = uniqueName();
   readonly #xl: ChildProcessWithoutNullStreams;
   readonly #code: Promise<number | null>;
   #shown = '';
@@ -52,7 +54,7 @@ class Session {
   #changed: () => void = () => {};
 
   constructor(config: string) {
-    this.#xl = spawn(process.execPath, [XL, 'create', '-c', config]);
+    this.#xl = spawn(process.execPath, [XL, 'create', '-c', config, this.#name.setting]);
     this.#xl.stdout.setEncoding('latin1').on('data', (text: string) => {
       this.#shown = (this.#shown + text).replaceAll('\r', '').replace(CONTROL, '');
       this.#changed();
@@ -107,6 +109,7 @@ class Session {
 
   close(): void {
     this.#xl.kill('SIGKILL');
+    void endDomain(this.#name.name);
   }
 }
 

@@ -2,7 +2,9 @@
 
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { stateRoot } from '../../src/host/state-dir.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
+import { endDomain, uniqueName } from './domains.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 
@@ -38,12 +40,14 @@ export async function runGuest(options: GuestOptions): Promise<GuestRun> {
   );
 }
 
-/** Runs xl to its end; kills it after the time limit, and then the code is null. */
+/** Runs xl to its end; kills it, and the domain, after the time limit, and then the code is null. `xl create` gives the domain a name of its own. */
 export function xl(
-  words: readonly string[],
+  given: readonly string[],
   timeoutMs = 120_000,
   env: NodeJS.ProcessEnv = process.env,
 ): Promise<GuestRun> {
+  const { name, setting } = uniqueName();
+  const words = given[0] === 'create' && !given.some((word) => word.startsWith('name=')) ? [...given, setting] : given;
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [XL, ...words], { stdio: ['ignore', 'pipe', 'pipe'], env });
     let out = '';
@@ -54,7 +58,10 @@ export function xl(
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       err += text;
     });
-    const timer = setTimeout(() => child.kill('SIGKILL'), timeoutMs);
+    const timer = setTimeout(() => {
+      child.kill('SIGKILL');
+      void endDomain(name, stateRoot(env));
+    }, timeoutMs);
     child.on('error', reject);
     child.on('close', (code) => {
       clearTimeout(timer);

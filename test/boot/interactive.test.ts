@@ -16,6 +16,7 @@ import type { EngineKind } from '../../src/host/engines.ts';
 import { type BuiltGuest, buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { SHELL_MARKER } from '../../src/toolstack/guest-image/init-script.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
+import { endDomain, uniqueName } from './domains.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const LIMIT_MS = 60_000;
@@ -27,6 +28,7 @@ const PROMPT = /root@domus:\S*# $/;
 /** A shell on a pseudo-terminal that runs xl and tells its exit code and the terminal's settings around it. */
 class Session {
   readonly #terminal: pty.IPty;
+  readonly #name = uniqueName();
   readonly #errors: string;
   readonly #ended: Promise<void>;
   #over = false;
@@ -36,7 +38,7 @@ class Session {
 
   constructor(config: string, engine: EngineKind, errors: string) {
     this.#errors = errors;
-    const command = `'${process.execPath}' '${XL}' create -c '${config}' 'engine="${engine}"' 2>'${errors}'`;
+    const command = `'${process.execPath}' '${XL}' create -c '${config}' '${this.#name.setting}' 'engine="${engine}"' 2>'${errors}'`;
     this.#terminal = pty.spawn('/bin/sh', ['-c', `stty -a; echo ---; ${command}; echo "code $?"; echo ---; stty -a`], {
       cols: 120,
       rows: 40,
@@ -121,9 +123,10 @@ class Session {
     return { code, before, after, shown, log: readFileSync(this.#errors, 'utf8') };
   }
 
-  /** For a test that failed half way: the hangup ends xl, and xl the guest. */
-  close(): void {
+  /** The guest may run on: for a test that failed half way, and for one that left. */
+  async close(): Promise<void> {
     if (!this.#over) this.#terminal.kill();
+    await endDomain(this.#name.name);
   }
 }
 
@@ -136,8 +139,8 @@ describe.skipIf(process.platform !== 'linux').each(ENGINES)('xl create -c at a t
   beforeAll(async () => {
     if (unusable === null) guest = await buildGuest();
   });
-  afterAll(() => {
-    for (const session of sessions) session.close();
+  afterAll(async () => {
+    for (const session of sessions) await session.close();
     rmSync(folder, { recursive: true });
   });
 
@@ -216,7 +219,7 @@ describe.skipIf(process.platform !== 'linux').each(ENGINES)('xl create -c at a t
     const { code, before, after, shown, log } = await session.end();
     expect(code).toBe(4);
     expect(shown).toMatch(/Kernel panic - not syncing: sysrq triggered crash\n/);
-    expect(log).toMatch(/domain `domus' \(1\): crash, action destroy\n/);
+    expect(log).toMatch(/domain `test-\S+' \(\d+\): crash, action destroy\n/);
     expect(log).toMatch(/^\(XEN\) RIP: +e033:\[<[0-9a-f]{16}>\]\n(\(XEN\) .*\n)*\(XEN\) rax: /m);
     const last = shown.split('\n').findLast((line) => line.startsWith('['));
     expect(log).toContain(`console: ${last}\n`);

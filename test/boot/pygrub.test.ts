@@ -11,6 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type BuiltGuest, buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { debianTool } from '../../src/toolstack/guest-image/debian-tool.ts';
 import { checkImage, type QemuTools, qemuTools } from '../qemu-tools.ts';
+import { killDomain, uniqueName } from './domains.ts';
 import { xl } from './guest.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
@@ -113,7 +114,8 @@ describe('a disk of its own', () => {
     if (typeof qemu === 'string') return context.skip(qemu);
     const path = join(folder, 'killed.qcow2');
     await qemu.img('convert', '-f', 'raw', '-O', 'qcow2', raw, path);
-    const child = spawn(process.execPath, [XL, 'create', '-c', configOf(path, 'qcow2', 'stay')], {
+    const { name, setting } = uniqueName();
+    const child = spawn(process.execPath, [XL, 'create', '-c', configOf(path, 'qcow2', 'stay'), setting], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     const ended = new Promise((resolve) => child.once('close', resolve));
@@ -122,7 +124,7 @@ describe('a disk of its own', () => {
       shown += text;
       if (shown.includes('FSYNCED')) break;
     }
-    child.kill('SIGKILL');
+    await killDomain(name);
     await ended;
     expect(shown).toContain('FSYNCED');
     const file = await inspect(qemu, path, 'qcow2', true);

@@ -13,6 +13,7 @@ import { openXenstored } from '../../src/host/xenstored.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { XenstoreClient } from '../../src/xenstore/client.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
+import { endDomains } from './domains.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const LIMIT_MS = 120_000;
@@ -185,7 +186,7 @@ for (const engine of ENGINES)
       viewer.socket.destroy();
       expect(await ended).toBe(0);
     } finally {
-      child.kill('SIGKILL');
+      await endDomains(folder);
       await ended;
     }
   });

@@ -13,6 +13,7 @@ import { stopDaemon } from '../../src/host/domusd.ts';
 import { openXenstoreSession } from '../../src/host/xenstored.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { XenstoreClient } from '../../src/xenstore/client.ts';
+import { endDomains, killDomain } from './domains.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const LIMIT_MS = 180_000;
@@ -40,7 +41,7 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   client.close();
-  for (const { process: xl } of domains) xl.kill('SIGKILL');
+  await endDomains(root);
   await stopDaemon(root);
   rmSync(root, { recursive: true });
 });
@@ -119,7 +120,7 @@ test('two guests and the host share a store that is killed and comes back', asyn
   expect(released).toContain('@releaseDomain');
   expect(await hello('2')).toBe(true);
 
-  second.process.kill('SIGKILL');
+  await killDomain('two' === names[1] ? 'two' : 'one', root);
   await until('what a killed domain leaves is removed', async () => (await domids()).length === 1);
   expect(await client.directory('/libxl')).toEqual([]);
   expect(await client.directory('/vm')).toEqual([]);

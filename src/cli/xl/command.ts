@@ -2,24 +2,18 @@
  * What a subcommand of xl is, what it is given, and how its options are read. One file per command; main.ts has the table.
  */
 
-import type { ConsoleEnds } from '../../host/console-ends.ts';
+import type { Duplex } from 'node:stream';
+import type { StartedDomain, StartOptions } from '../../host/start-domain.ts';
 import type { DomainConfig } from '../../toolstack/config/domain-config.ts';
 import { getopt, type OptionEvent, type OptionSyntax } from '../getopt.ts';
 
-/** The host's entry, src/host/run-domain.ts. Ends when the domain has ended for good; the on_* actions are its business. */
-export type RunDomain = (
-  config: DomainConfig,
-  options: {
-    readonly console: ConsoleEnds | null;
-    readonly log: (line: string) => void;
-    readonly quiet: boolean;
-    readonly xenstore: 'daemon';
-    /** Called once, when the domain has been built and is about to run. */
-    readonly onStart: () => void;
-    /** Aborted when the user leaves: the domain is to end now. */
-    readonly signal: AbortSignal;
-  },
-) => Promise<{ readonly reason: string; readonly exitCode: number }>;
+/** What `xl create` has of the host; tests have their own. */
+export interface DomainStarter {
+  /** src/host/start-domain.ts */
+  startDomain(config: DomainConfig, options: StartOptions): Promise<StartedDomain>;
+  /** src/host/domain-client.ts */
+  connectConsole(domid: number): Promise<Duplex | null>;
+}
 
 export interface Context {
   /** Standard output, as it is. */
@@ -35,7 +29,7 @@ export interface Context {
   /** Prints the help of a command, or the list of them all. */
   readonly help: (command?: string) => void;
   /** Instead of the host's; for tests. */
-  readonly runDomain?: RunDomain;
+  readonly starter?: DomainStarter;
 }
 
 export interface Command {

@@ -1,11 +1,12 @@
 /**
  * `xl create`: a config file (and `key=value` words behind it) to a running domain.
  *
- * In this version there is no daemon: the domain lives in this process, `create` stays in the foreground whether -F is given or
- * not, and what needs the domain to outlive the command (-e, -p) is refused once the config has been found good.
+ * The domain gets a process of its own. `create` returns when it runs; with -c it stays at the console, with -F until the domain
+ * has ended for good. Leaving either ends nothing.
  *
  * Exit codes: 0; 1 for a bad config; 2 for bad words; 3 for a config file that cannot be read or a domain that cannot be built;
- * 6 without a config file; 128+n when signal n ended it, 141 when standard output was closed; else the domain's own.
+ * 6 without a config file; 128+n when signal n ended it, 141 when standard output was closed; with -c and -F that of the domain:
+ * 4 if it crashed and was not restarted.
  *
  * Source: xl(1); tools/xl/xl_vmcontrol.c main_create, create_domain (read for behaviour); recorded output of xl 4.17.
  */
@@ -20,10 +21,12 @@ import {
 } from '../../toolstack/config/domain-config.ts';
 import { appendOverrides, ConfigError } from '../../toolstack/config/xl-cfg.ts';
 import { openTerminal } from '../terminal.ts';
-import { type Command, type Context, type RunDomain, readWords } from './command.ts';
+import { type Command, type Context, type DomainStarter, readWords } from './command.ts';
+import { showConsole } from './console.ts';
+import { showDisplay } from './vncviewer.ts';
 
-/** How long a domain that is told to end may take before the process ends without it. */
-const END_GRACE_MS = 2000;
+/** Exit code when the domain's process was killed, as of a domain that crashed. */
+const EXIT_KILLED = 4;
 
 const LONG_OPTIONS = [
   { name: 'defconfig', takesValue: true, key: 'f' },
@@ -35,14 +38,6 @@ const LONG_OPTIONS = [
   { name: 'console_autoconnect', takesValue: false, key: 'c' },
 ];
 
-/** Options of xl that cannot be honoured yet, and why. -i has nothing to ignore: there is no xl.conf. */
-const REFUSED: Readonly<Record<string, string>> = {
-  e: "the domain lives in the process of `xl create', which has to wait for its end",
-  p: "there is no `xl unpause' yet that could start the domain",
-  V: 'there is no VNC display',
-  A: 'there is no VNC display',
-};
-
 export const create: Command = {
   name: 'create',
   modifies: true,
@@ -52,12 +47,17 @@ export const create: Command = {
   options: [
     '-c                      Connect to the console after the domain is created.',
     '-d                      Enable debug messages.',
+    '-e                      Do not wait in the background for the death of the domain.',
     '-F                      Run in foreground until death of the domain.',
     '-f FILE, --defconfig=FILE\n                     Use the given configuration file.',
     '-h                      Print this help.',
     '-n, --dryrun            Dry run - prints the resulting configuration',
     '                         (deprecated in favour of global -N option).',
+    '-p                      Leave the domain paused after it is created.',
     '-q, --quiet             Quiet.',
+    '-V, --vncviewer         Connect to the VNC display after the domain is created.',
+    '-A, --vncviewer-autopass\n                        Pass VNC password to viewer via stdin.',
+    '--ignore-global-affinity-masks Ignore global masks in xl.conf.',
   ].join('\n'),
 
   async run(words, context) {
@@ -98,68 +98,71 @@ export const create: Command = {
       return 1;
     }
     if (given.has('d')) context.err(configJson(stated).trimEnd());
-    for (const [letter, reason] of Object.entries(REFUSED)) {
-      if (!given.has(letter)) continue;
-      context.err(`xl: option \`-${letter}' is not supported yet: ${reason}`);
-      return 1;
-    }
-    return await run(config, { console: given.has('c'), quiet: given.has('q') }, context);
+    const flags = {
+      console: given.has('c'),
+      foreground: given.has('F'),
+      viewer: given.has('V') || given.has('A'),
+      autopass: given.has('A'),
+      quiet: given.has('q'),
+      paused: given.has('p'),
+      preserve: given.has('e'),
+    };
+    return await run(config, flags, context);
   },
 };
 
 interface RunFlags {
   readonly console: boolean;
+  readonly foreground: boolean;
+  readonly viewer: boolean;
+  readonly autopass: boolean;
   readonly quiet: boolean;
+  readonly paused: boolean;
+  readonly preserve: boolean;
 }
 
-/** Runs the domain to its end. An error that is nobody's but ours passes through. */
+/** Starts the domain, and stays as long as the flags say. An error that is nobody's but ours passes through. */
 async function run(config: DomainConfig, flags: RunFlags, context: Context): Promise<number> {
-  const runDomain: RunDomain = context.runDomain ?? (await import('../../host/run-domain.ts')).runDomain;
-  const name = `domain \`${config.name}'`;
-  const leaving = new AbortController();
+  const starter = context.starter ?? (await hostStarter());
   let leave: (exitCode: number) => void = () => {};
   const left = new Promise<number>((resolve) => {
-    leave = (exitCode) => {
-      leaving.abort();
-      resolve(exitCode);
-    };
+    leave = resolve;
   });
-  const terminal = flags.console
-    ? openTerminal({
-        onEscape: () => {
-          context.err(`\nxl: ${name} ends: it lives only as long as the \`xl create' that was left with Ctrl-]`);
-          leave(0);
-        },
-        onHangup: leave,
-      })
-    : null;
-  /** Said only now: what is wrong with the config or the host leaves one line, without a promise in front of it. */
-  const onStart = (): void => {
-    if (flags.quiet) return;
-    if (terminal === null)
-      context.err(`xl: ${name} runs in the foreground without its console (-c attaches it); Ctrl-C ends it`);
-    else if (terminal.interactive) context.err(`xl: this is the console of ${name}; Ctrl-] ends the domain`);
-  };
+  const terminal = flags.console ? openTerminal({ onEscape: () => leave(0), onHangup: leave }) : null;
   try {
-    const end = runDomain(config, {
-      console: terminal,
-      log: context.err,
+    const starting = starter.startDomain(config, {
       quiet: flags.quiet,
-      xenstore: 'daemon',
-      onStart,
-      signal: leaving.signal,
+      paused: flags.paused,
+      preserve: flags.preserve,
+      log: context.err,
+      note: flags.foreground ? context.err : () => {},
     });
-    const ended = end.then(({ exitCode }) => exitCode);
-    const exitCode = await Promise.race([ended, left]);
-    if (!leaving.signal.aborted) return exitCode;
-    terminal?.close();
-    const timer = setTimeout(() => process.exit(exitCode), END_GRACE_MS);
-    await end;
-    clearTimeout(timer);
-    return exitCode;
+    const started = await Promise.race([starting, left]);
+    if (typeof started === 'number') {
+      starting.then(
+        (domain) => domain.leave(),
+        () => {},
+      );
+      return started;
+    }
+    if (flags.viewer) await showDisplay(started.domid, flags.autopass, context);
+    let exitCode: number | null = 0;
+    if (terminal !== null) {
+      if (terminal.interactive && !flags.quiet)
+        context.err(`xl: this is the console of domain \`${config.name}'; Ctrl-] leaves it, and the domain runs on`);
+      const console = await starter.connectConsole(started.domid);
+      // Null: it has ended already.
+      const watched = console === null ? Promise.resolve() : showConsole(console, terminal);
+      exitCode = await Promise.race([watched.then(() => started.ended), left]);
+      console?.destroy();
+    } else if (flags.foreground) exitCode = await started.ended;
+    started.leave();
+    // Null: the domain's process was killed.
+    return exitCode ?? EXIT_KILLED;
   } catch (error) {
     terminal?.close();
-    if (!isHostsFault(error)) throw error;
+    if (!(error instanceof Error && error.name === 'StartError')) throw error;
+    if ('isExpected' in error && !error.isExpected) throw error;
     context.err(`libxl: error: ${error.message}`);
     return 3;
   } finally {
@@ -167,9 +170,13 @@ async function run(config: DomainConfig, flags: RunFlags, context: Context): Pro
   }
 }
 
-/** Told apart by name, so that `create -n` need not load the host. */
-function isHostsFault(error: unknown): error is Error {
-  return error instanceof Error && ['HostError', 'KernelImageError', 'BuildError'].includes(error.name);
+/** Loaded only now: `create -n` needs nothing of the host. */
+async function hostStarter(): Promise<DomainStarter> {
+  const [{ startDomain }, { connectConsole }] = await Promise.all([
+    import('../../host/start-domain.ts'),
+    import('../../host/domain-client.ts'),
+  ]);
+  return { startDomain, connectConsole };
 }
 
 /** The text, or null after a message. Line ends of Windows and a byte order mark are no part of it. */

@@ -6,18 +6,22 @@
 
 import { useCompileCache } from '../../toolstack/compile-cache.ts';
 import { getopt } from '../getopt.ts';
-import type { Command, Context, RunDomain } from './command.ts';
+import type { Command, Context, DomainStarter } from './command.ts';
+import { console } from './console.ts';
 import { create } from './create.ts';
+import { destroy } from './destroy.ts';
 import { findCommand, helpText } from './help.ts';
+import { list } from './list.ts';
+import { vncviewer } from './vncviewer.ts';
 
 /** In the order of xl's own list. Only what works stands here. */
-const COMMANDS: readonly Command[] = [create];
+const COMMANDS: readonly Command[] = [create, list, destroy, console, vncviewer];
 
 export interface Streams {
   readonly out: (text: string) => void;
   readonly err: (line: string) => void;
   /** Instead of the host's; for tests. */
-  readonly runDomain?: RunDomain;
+  readonly starter?: DomainStarter;
 }
 
 const PROCESS_STREAMS: Streams = {

@@ -254,8 +254,12 @@ export function configJson(stated: StatedConfig): string {
     on_soft_reset: actionJson(stated.onSoftReset),
     engine: stated.engine === 'auto' ? undefined : stated.engine,
   };
+  return libxlJson(value);
+}
+
+/** JSON in the layout of libxl's printer, which puts an empty line into an empty object; with a final newline. */
+export function libxlJson(value: unknown): string {
   const json = JSON.stringify(value, null, 4);
-  // libxl's printer puts an empty line into an empty object.
   return `${json.replace(/^( *)(".*": )\{\}/gm, '$1$2{\n\n$1}')}\n`;
 }
 

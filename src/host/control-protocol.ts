@@ -1,0 +1,30 @@
+/**
+ * What a domain's process is asked on its control socket: JSON-RPC 2.0, one message a line.
+ *
+ *   state            -> ControlState
+ *   pause, unpause   -> null
+ *   destroy          -> null; the connection ends when the domain is gone
+ */
+import type { DomainState } from '../hypervisor/domain-state.ts';
+
+export const CONTROL_METHODS = ['state', 'pause', 'unpause', 'destroy'] as const;
+export type ControlMethod = (typeof CONTROL_METHODS)[number];
+
+export interface ControlState extends DomainState {
+  readonly pid: number;
+}
+
+/** A longer line is no message of ours. */
+export const LINE_BYTES_MAX = 1 << 16;
+
+/** Cuts a stream into lines. `take` gives the complete ones; null when one is too long. */
+export class LineReader {
+  #rest = '';
+  readonly #decoder = new TextDecoder();
+
+  take(bytes: Uint8Array): string[] | null {
+    const lines = (this.#rest + this.#decoder.decode(bytes, { stream: true })).split('\n');
+    this.#rest = lines.pop() ?? '';
+    return this.#rest.length > LINE_BYTES_MAX || lines.some((line) => line.length > LINE_BYTES_MAX) ? null : lines;
+  }
+}

@@ -1,0 +1,58 @@
+/** The control socket of a domain's process (control-protocol.ts). Who connects may do what its owner may; what it sends is checked all the same. */
+import type { Socket } from 'node:net';
+import { CONTROL_METHODS, type ControlMethod, type ControlState, LineReader } from './control-protocol.ts';
+import { listenLocally } from './local-socket.ts';
+
+export type ControlHandlers = Readonly<Record<ControlMethod, () => ControlState | null>>;
+
+export interface ControlServer {
+  /** Ends all connections: the domain is gone. */
+  close(): void;
+}
+
+const CLIENTS_MAX = 256;
+// Source: https://www.jsonrpc.org/specification, "Error object".
+const PARSE_ERROR = -32700;
+const INVALID_REQUEST = -32600;
+const METHOD_NOT_FOUND = -32601;
+
+export async function openControlServer(path: string, handlers: ControlHandlers): Promise<ControlServer> {
+  const clients = new Set<Socket>();
+  const server = await listenLocally(path, (socket) => {
+    if (clients.size >= CLIENTS_MAX) {
+      socket.destroy();
+      return;
+    }
+    clients.add(socket);
+    const reader = new LineReader();
+    socket.on('error', () => {});
+    socket.on('close', () => clients.delete(socket));
+    socket.on('data', (bytes) => {
+      const lines = reader.take(bytes);
+      if (lines === null) socket.destroy();
+      for (const line of lines ?? []) if (line !== '') socket.write(`${JSON.stringify(answer(line, handlers))}\n`);
+    });
+  });
+  return {
+    close: () => {
+      server.close();
+      for (const socket of clients) socket.end();
+    },
+  };
+}
+
+function answer(line: string, handlers: ControlHandlers): Record<string, unknown> {
+  const failed = (id: unknown, code: number, message: string) => ({ jsonrpc: '2.0', id, error: { code, message } });
+  let request: unknown;
+  try {
+    request = JSON.parse(line);
+  } catch (error) {
+    return failed(null, PARSE_ERROR, error instanceof Error ? error.message : String(error));
+  }
+  if (typeof request !== 'object' || request === null || !('id' in request) || !('method' in request))
+    return failed(null, INVALID_REQUEST, 'expected an object with id and method');
+  const id = typeof request.id === 'number' || typeof request.id === 'string' ? request.id : null;
+  const method = CONTROL_METHODS.find((name) => name === request.method);
+  if (method === undefined) return failed(id, METHOD_NOT_FOUND, `methods are ${CONTROL_METHODS.join(', ')}`);
+  return { jsonrpc: '2.0', id, result: handlers[method]() };
+}

@@ -1,0 +1,139 @@
+/** Asks the process of a running domain (control-protocol.ts), and connects to its console. */
+import { readdirSync, readFileSync } from 'node:fs';
+import type { Socket } from 'node:net';
+import { join } from 'node:path';
+import { type ControlMethod, type ControlState, LineReader } from './control-protocol.ts';
+import { connectLocally } from './local-socket.ts';
+import { consolePath, controlPath, domainFolder, stateRoot } from './state-dir.ts';
+
+/** The domain's process does not answer as it should. One line. */
+export class DomainClientError extends Error {
+  override readonly name = 'DomainClientError';
+}
+
+const ANSWER_LIMIT_MS = 10_000;
+
+/** One question; null if there is no such process. Throws DomainClientError. */
+async function ask(
+  root: string,
+  domid: number,
+  method: ControlMethod,
+): Promise<{ result: unknown; socket: Socket } | null> {
+  const socket = await connectLocally(controlPath(root, domid));
+  if (socket === null) return null;
+  const reader = new LineReader();
+  socket.write(`${JSON.stringify({ jsonrpc: '2.0', id: 1, method })}\n`);
+  const line = await new Promise<string | null>((resolve) => {
+    const timer = setTimeout(() => {
+      socket.destroy();
+      resolve(null);
+    }, ANSWER_LIMIT_MS);
+    const end = (text: string | null): void => {
+      clearTimeout(timer);
+      resolve(text);
+    };
+    socket.on('data', (bytes) => {
+      const lines = reader.take(bytes);
+      if (lines === null) socket.destroy();
+      else if (lines.length > 0) end(lines[0]);
+    });
+    socket.on('close', () => end(null));
+  });
+  if (line === null) {
+    socket.destroy();
+    throw new DomainClientError(`Domain ${domid}: its process does not answer`);
+  }
+  const { result, error } = JSON.parse(line) as { result?: unknown; error?: { message: string } };
+  if (error !== undefined) throw new DomainClientError(`Domain ${domid}: ${error.message}`);
+  return { result, socket };
+}
+
+/** How the domain is; null if its process is gone. Throws DomainClientError. */
+export async function domainStateOf(domid: number, root: string = stateRoot()): Promise<ControlState | null> {
+  const answer = await ask(root, domid, 'state');
+  answer?.socket.destroy();
+  return answer === null ? null : (answer.result as ControlState);
+}
+
+/** False if the domain's process is gone. Throws DomainClientError. */
+export async function setPaused(domid: number, paused: boolean, root: string = stateRoot()): Promise<boolean> {
+  const answer = await ask(root, domid, paused ? 'pause' : 'unpause');
+  answer?.socket.destroy();
+  return answer !== null;
+}
+
+/**
+ * Ends a domain; resolves when it is gone. A process that does not answer, or not end, is killed. False if there is none.
+ */
+export async function destroyDomain(domid: number, root: string = stateRoot()): Promise<boolean> {
+  const pid = pidOf(root, domid);
+  let socket: Socket;
+  try {
+    const answer = await ask(root, domid, 'destroy');
+    if (answer === null) return false;
+    socket = answer.socket;
+  } catch (error) {
+    if (!(error instanceof DomainClientError)) throw error;
+    if (pid === null) throw error;
+    kill(pid);
+    return true;
+  }
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(() => {
+      if (pid !== null) kill(pid);
+    }, ANSWER_LIMIT_MS);
+    socket.on('close', () => {
+      clearTimeout(timer);
+      resolve();
+    });
+    socket.resume();
+    if (socket.destroyed) resolve();
+  });
+  return true;
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It has ended by itself.
+  }
+}
+
+/** The process of a domain, as it has said itself. */
+export function pidOf(root: string, domid: number): number | null {
+  try {
+    const pid = Number(readFileSync(join(domainFolder(root, domid), 'pid'), 'utf8'));
+    // 0 and less would be process groups.
+    return Number.isSafeInteger(pid) && pid > 1 ? pid : null;
+  } catch {
+    return null;
+  }
+}
+
+/** What the domain was made from, as libxl's JSON; empty if that is not there any more. */
+export function readDomainConfigJson(domid: number, root: string = stateRoot()): Record<string, unknown> {
+  try {
+    const value: unknown = JSON.parse(readFileSync(join(domainFolder(root, domid), 'config.json'), 'utf8'));
+    return typeof value === 'object' && value !== null ? { ...value } : {};
+  } catch {
+    return {};
+  }
+}
+
+/** Those that have, or had, a process. */
+export function domidsIn(root: string = stateRoot()): number[] {
+  try {
+    return readdirSync(join(root, 'domains'))
+      .map(Number)
+      .filter((domid) => Number.isSafeInteger(domid) && domid > 0)
+      .sort((a, b) => a - b);
+  } catch {
+    return [];
+  }
+}
+
+/** A connection to the domain's console; null if there is none. */
+export function connectConsole(domid: number, root: string = stateRoot()): Promise<Socket | null> {
+  return connectLocally(consolePath(root, domid));
+}

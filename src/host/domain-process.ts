@@ -1,0 +1,101 @@
+/**
+ * The process of a domain: started by `startDomain` (start-domain.ts), which hands it the config over its IPC channel, and on
+ * its own from then on. Runs the domain and what it becomes by restarts, serves its console and its control socket, and keeps
+ * its logs. Whoever started it hears what happens as long as it listens.
+ */
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { useCompileCache } from '../toolstack/compile-cache.ts';
+import { configJson } from '../toolstack/config/domain-config.ts';
+import { ConsoleServer } from './console-server.ts';
+import type { ControlServer } from './control-server.ts';
+import { openLogFile } from './log-file.ts';
+import type { FromDomainProcess, ToDomainProcess } from './start-domain.ts';
+import { consolePath, controlPath, domainFolder, domainLogPath, hypervisorLogPath, stateRoot } from './state-dir.ts';
+
+const CONSOLE_LOG_BYTES = 1 << 20;
+const HYPERVISOR_LOG_BYTES = 1 << 20;
+/** How long viewers may take for what they have not seen yet, when the domain is gone. */
+const VIEWERS_LIMIT_MS = 5000;
+
+/** Resolves when it is on its way; whoever listened may have gone. */
+function say(message: FromDomainProcess): Promise<void> {
+  return new Promise((resolve) => {
+    if (!process.connected || process.send === undefined) resolve();
+    else process.send(message, undefined, undefined, () => resolve());
+  });
+}
+
+async function run({ config, quiet, paused, preserve }: ToDomainProcess): Promise<void> {
+  const [{ runDomain }, { openControlServer }] = await Promise.all([
+    import('./run-domain.ts'),
+    import('./control-server.ts'),
+  ]);
+  const root = stateRoot();
+  const hypervisorLog = openLogFile(hypervisorLogPath(root), HYPERVISOR_LOG_BYTES, 1);
+  const console = new ConsoleServer(openLogFile(domainLogPath(root, 'console', config.name), CONSOLE_LOG_BYTES, 1));
+  // Standard error is the log xl-NAME.log.
+  const note = (line: string): void => {
+    process.stderr.write(`${line}\n`);
+    void say({ kind: 'note', line });
+  };
+  const log = (line: string): void => {
+    process.stderr.write(`${line}\n`);
+    if (line.startsWith('(XEN) ')) hypervisorLog.add(`${line}\n`);
+    void say({ kind: 'log', line });
+  };
+  let domid = 0;
+  let control: ControlServer | null = null;
+  try {
+    const { exitCode } = await runDomain(config, {
+      console,
+      log,
+      note,
+      quiet,
+      xenstore: 'daemon',
+      paused,
+      preserve,
+      onStart: () => void say({ kind: 'started', domid }),
+      onLive: async (live) => {
+        domid = live.domid;
+        const folder = domainFolder(root, domid);
+        mkdirSync(folder, { recursive: true, mode: 0o700 });
+        writeFileSync(join(folder, 'pid'), `${process.pid}\n`);
+        writeFileSync(join(folder, 'config.json'), configJson(config), { mode: 0o600 });
+        const acting = (act: () => void) => () => {
+          act();
+          return null;
+        };
+        control = await openControlServer(controlPath(root, domid), {
+          state: () => ({ ...live.state(), pid: process.pid }),
+          pause: acting(live.pause),
+          unpause: acting(live.unpause),
+          destroy: acting(live.destroy),
+        });
+        await console.listen(consolePath(root, domid));
+        note(`Waiting for domain ${config.name} (domid ${domid}) to die [pid ${process.pid}]`);
+        return () => {
+          rmSync(folder, { recursive: true, force: true });
+          control?.close();
+        };
+      },
+    });
+    await console.finish(VIEWERS_LIMIT_MS);
+    await say({ kind: 'ended', exitCode });
+  } catch (error) {
+    console.close();
+    if (!(error instanceof Error)) throw error;
+    // Those are the user's to solve; all else is a defect of ours.
+    const isExpected = ['HostError', 'KernelImageError', 'BuildError'].includes(error.name);
+    const message = isExpected ? error.message : (error.stack ?? error.message);
+    process.stderr.write(`${message}\n`);
+    await say({ kind: 'failed', message, isExpected });
+    process.exitCode = 1;
+  }
+  if (process.connected) process.disconnect();
+}
+
+useCompileCache();
+// The terminal that it was started from may go.
+process.on('SIGHUP', () => {});
+process.once('message', (message) => void run(message as ToDomainProcess));

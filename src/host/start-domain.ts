@@ -1,0 +1,118 @@
+/**
+ * Starts a domain in a process of its own (domain-process.ts), which goes on when this one ends.
+ */
+import { fork } from 'node:child_process';
+import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { DomainConfig } from '../toolstack/config/domain-config.ts';
+import { rotateLog } from './log-file.ts';
+import { domainLogPath, stateRoot } from './state-dir.ts';
+
+/** The one message to a domain's process. */
+export interface ToDomainProcess {
+  readonly config: DomainConfig;
+  readonly quiet: boolean;
+  readonly paused: boolean;
+  readonly preserve: boolean;
+}
+
+export type FromDomainProcess =
+  /** For the user. */
+  | { readonly kind: 'log'; readonly line: string }
+  /** For a user who waits for the domain's end. */
+  | { readonly kind: 'note'; readonly line: string }
+  | { readonly kind: 'started'; readonly domid: number }
+  | { readonly kind: 'ended'; readonly exitCode: number }
+  | { readonly kind: 'failed'; readonly message: string; readonly isExpected: boolean };
+
+export interface StartOptions {
+  readonly quiet: boolean;
+  readonly paused: boolean;
+  readonly preserve: boolean;
+  readonly log: (line: string) => void;
+  readonly note: (line: string) => void;
+}
+
+export interface StartedDomain {
+  readonly domid: number;
+  /** Exit code of the domain when it has ended for good; null if its process was killed. */
+  readonly ended: Promise<number | null>;
+  /** Listens no more; the domain goes on. */
+  leave(): void;
+}
+
+/** The domain cannot be had; one line. */
+export class StartError extends Error {
+  override readonly name = 'StartError';
+  /** False: the message is a stack, of a defect of ours. */
+  readonly isExpected: boolean;
+
+  constructor(message: string, isExpected: boolean) {
+    super(message);
+    this.isExpected = isExpected;
+  }
+}
+
+/** Kept of the logs of domains of one name. */
+const OLD_LOGS = 10;
+
+/** Resolves when the domain is built and runs. Throws StartError. */
+export async function startDomain(config: DomainConfig, options: StartOptions): Promise<StartedDomain> {
+  const path = domainLogPath(stateRoot(), 'xl', config.name);
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  rotateLog(path, OLD_LOGS);
+  const logFile = openSync(path, 'a', 0o600);
+  const program = new URL(
+    import.meta.url.endsWith('.ts') ? './domain-process.ts' : './domain-process.js',
+    import.meta.url,
+  );
+  const child = fork(fileURLToPath(program), [], {
+    detached: true,
+    serialization: 'advanced',
+    stdio: ['ignore', logFile, logFile, 'ipc'],
+  });
+  closeSync(logFile);
+  const { quiet, paused, preserve } = options;
+  const request: ToDomainProcess = { config, quiet, paused, preserve };
+  child.send(request, () => {});
+  return await new Promise((resolve, reject) => {
+    let end: (exitCode: number | null) => void = () => {};
+    const ended = new Promise<number | null>((resolveEnd) => {
+      end = resolveEnd;
+    });
+    child.on('message', (received) => {
+      const message = received as FromDomainProcess;
+      switch (message.kind) {
+        case 'log':
+          options.log(message.line);
+          break;
+        case 'note':
+          options.note(message.line);
+          break;
+        case 'started':
+          resolve({
+            domid: message.domid,
+            ended,
+            leave: () => {
+              if (child.connected) child.disconnect();
+              child.unref();
+            },
+          });
+          break;
+        case 'ended':
+          end(message.exitCode);
+          break;
+        case 'failed':
+          reject(new StartError(message.message, message.isExpected));
+          break;
+      }
+    });
+    child.on('error', (error) => reject(new StartError(`the domain's process: ${error.message}`, true)));
+    // Not 'exit', which may come before what it has said last.
+    child.on('disconnect', () => {
+      end(null);
+      reject(new StartError(`the domain's process has ended; see ${path}`, true));
+    });
+  });
+}

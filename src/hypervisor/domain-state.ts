@@ -1,0 +1,63 @@
+/** A domain as its toolstack sees and steers it from the main thread: what its vCPUs do, and pausing them all. */
+
+import type { Kicker } from '../engine/engine.ts';
+import { FLAG_PAUSE, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
+import { DOMAIN, type Domain } from './domain.ts';
+import { notifyVcpu } from './event-channels.ts';
+import { RUNSTATE_blocked, RUNSTATE_running } from './time.ts';
+
+export interface VcpuState {
+  readonly online: boolean;
+  readonly running: boolean;
+  readonly blocked: boolean;
+  /** Time that it has run, ns. */
+  readonly timeNs: number;
+}
+
+export interface DomainState {
+  readonly paused: boolean;
+  /** SHUTDOWN_*, or -1 while it runs. */
+  readonly shutdownReason: number;
+  /** Pages that it owns now. */
+  readonly pages: number;
+  readonly vcpus: readonly VcpuState[];
+}
+
+/** `monotonicNs`: the host's clock now. */
+export function domainState(domain: Domain, monotonicNs: number): DomainState {
+  const { i32, f64 } = domain;
+  const bootNs = f64[DOMAIN.bootNs >> 3];
+  // 0: no vCPU has started the clock yet.
+  const nowNs = bootNs === 0 ? 0 : monotonicNs - bootNs + f64[DOMAIN.driftNs >> 3];
+  const paused = Atomics.load(i32, DOMAIN.paused >> 2) !== 0;
+  const { shutdownReason } = domain;
+  const vcpus = domain.vcpus.map((vcpu) => {
+    const online = Atomics.load(vcpu.i32, VCPU.state >> 2) === VCPU_STATE_UP;
+    const runstate = Atomics.load(vcpu.u32, VCPU.runstate >> 2);
+    const running = online && bootNs !== 0 && shutdownReason === -1 && runstate === RUNSTATE_running;
+    const before = vcpu.f64[(VCPU.runstateTimeNs >> 3) + RUNSTATE_running];
+    const since = running ? Math.max(0, nowNs - vcpu.f64[VCPU.runstateEntryNs >> 3]) : 0;
+    return {
+      online,
+      running: running && !paused,
+      blocked: online && shutdownReason === -1 && runstate === RUNSTATE_blocked,
+      timeNs: before + since,
+    };
+  });
+  return { paused, shutdownReason, pages: Atomics.load(i32, DOMAIN.totalPages >> 2), vcpus };
+}
+
+/** Stops all vCPUs, soon. Nothing happens if they are stopped. */
+export function pauseDomain(domain: Domain, kicker: Kicker): void {
+  Atomics.store(domain.i32, DOMAIN.paused >> 2, 1);
+  for (const vcpu of domain.vcpus) {
+    Atomics.or(vcpu.i32, VCPU.flags >> 2, FLAG_PAUSE);
+    notifyVcpu(domain, vcpu.vcpuId, kicker);
+  }
+}
+
+/** Lets them go on. */
+export function unpauseDomain(domain: Domain): void {
+  Atomics.store(domain.i32, DOMAIN.paused >> 2, 0);
+  Atomics.notify(domain.i32, DOMAIN.paused >> 2);
+}
