@@ -8,6 +8,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import {
   chmodSync,
+  chownSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -27,6 +28,8 @@ import { cacheRoot } from '../src/toolstack/cache.ts';
 const XL = fileURLToPath(new URL('../src/cli/xl/main.ts', import.meta.url));
 const LIMIT_MS = 60_000;
 const MIB = 2 ** 20;
+/** Node's cache of compiled sources. */
+const COMPILED = 'compiled';
 
 const folder = mkdtempSync(join(tmpdir(), 'domus-errors-'));
 // Another user reads it too.
@@ -148,13 +151,26 @@ async function xl(words: readonly string[], options: RunOptions = {}): Promise<E
   const home = join(folder, `run-${runs++}`);
   const [cache, temporary, work] = ['cache', 'tmp', 'work'].map((name) => join(home, name));
   for (const path of [temporary, work]) mkdirSync(path, { recursive: true });
+  const { uid } = options;
+  const state = join(home, 'state');
+  if (uid !== undefined) {
+    mkdirSync(state);
+    chownSync(state, uid, uid);
+  }
   const command = [process.execPath, XL, ...words];
   const [program, ...args] =
     options.shell === undefined ? command : ['unshare', '-m', '/bin/sh', '-c', options.shell, 'sh', ...command];
   const child = spawn(program, args, {
     cwd: options.uid === undefined ? work : '/',
     stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, DOMUS_ENGINE: '', ...options.env, DOMUS_CACHE_DIR: cache, TMPDIR: temporary },
+    env: {
+      ...process.env,
+      DOMUS_ENGINE: '',
+      ...options.env,
+      DOMUS_CACHE_DIR: cache,
+      TMPDIR: temporary,
+      ...(uid === undefined ? {} : { DOMUS_STATE_DIR: state }),
+    },
     ...(options.uid === undefined ? {} : { uid: options.uid, gid: options.uid }),
   });
   let out = '';
@@ -172,7 +188,12 @@ async function xl(words: readonly string[], options: RunOptions = {}): Promise<E
   const lines = err.split('\n');
   expect(lines.shift()).toMatch(/^Parsing config from /);
   expect(lines.pop()).toBe('');
-  return { code, out, errors: lines, cache: existsSync(cache) ? readdirSync(cache) : [] };
+  return {
+    code,
+    out,
+    errors: lines,
+    cache: existsSync(cache) ? readdirSync(cache).filter((name) => name !== COMPILED) : [],
+  };
 }
 
 /** Process ids of those whose environment has the text. */

@@ -14,7 +14,7 @@ import { type BackendDevice, type DeviceBus, XenbusBackend } from '../backends/x
 import { diskFromNodes, vifFromNodes } from '../toolstack/config/device-from-nodes.ts';
 import type { DiskConfig } from '../toolstack/config/disk.ts';
 import type { VfbConfig } from '../toolstack/config/framebuffer.ts';
-import type { VifConfig } from '../toolstack/config/network-interface.ts';
+import { makeUpMac, type VifConfig } from '../toolstack/config/network-interface.ts';
 import {
   addDeviceNodes,
   backendPath,
@@ -263,10 +263,4 @@ export class DomainDevices {
       }),
     );
   }
-}
-
-/** An address in the range of Xen's. Source: libxl_nic.c, libxl__device_nic_setdefault. */
-function makeUpMac(): Uint8Array {
-  const random = crypto.getRandomValues(new Uint8Array(3));
-  return Uint8Array.of(0x00, 0x16, 0x3e, random[0] & 0x7f, random[1], random[2]);
 }

@@ -57,12 +57,21 @@ export class StartError extends Error {
 /** Kept of the logs of domains of one name. */
 const OLD_LOGS = 10;
 
+function openLog(path: string): number {
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    rotateLog(path, OLD_LOGS);
+    return openSync(path, 'a', 0o600);
+  } catch (error) {
+    if (!(error instanceof Error && 'syscall' in error)) throw error;
+    throw new StartError(`the domain's log ${path}: ${error.message}`, true);
+  }
+}
+
 /** Resolves when the domain is built and runs. Throws StartError. */
 export async function startDomain(config: DomainConfig, options: StartOptions): Promise<StartedDomain> {
   const path = domainLogPath(stateRoot(), 'xl', config.name);
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-  rotateLog(path, OLD_LOGS);
-  const logFile = openSync(path, 'a', 0o600);
+  const logFile = openLog(path);
   const program = new URL(
     import.meta.url.endsWith('.ts') ? './domain-process.ts' : './domain-process.js',
     import.meta.url,
@@ -70,7 +79,8 @@ export async function startDomain(config: DomainConfig, options: StartOptions): 
   const child = fork(fileURLToPath(program), [], {
     detached: true,
     serialization: 'advanced',
-    stdio: ['ignore', logFile, logFile, 'ipc'],
+    // Standard input is nothing that can be read; /dev/null may be missing.
+    stdio: [logFile, logFile, logFile, 'ipc'],
   });
   closeSync(logFile);
   const { quiet, paused, preserve } = options;

@@ -72,3 +72,24 @@ export async function setOnlineVcpus(store: XenstoreClient, domid: number, count
     }
   });
 }
+
+/** Sets what the guest's balloon may aim at, in KiB: at most `ceilingKiB`, what the domain's memory was made for. */
+export async function setMemoryMaximum(
+  store: XenstoreClient,
+  domid: number,
+  maximumKiB: number,
+  ceilingKiB: number,
+): Promise<void> {
+  const memory = `${domainPath(domid)}/memory`;
+  await mustExist(store, domid);
+  const target = Number((await store.read(`${memory}/target`)) ?? 0);
+  if (maximumKiB < target)
+    throw new DomainControlError(
+      `Domain ${domid}:memory_static_max must be greater than or or equal to memory_dynamic_max`,
+    );
+  if (maximumKiB > ceilingKiB)
+    throw new DomainControlError(
+      `Domain ${domid}:its memory was made for ${ceilingKiB / 1024} MiB; say more with maxmem= when it is created`,
+    );
+  await store.write(`${memory}/static-max`, String(maximumKiB));
+}

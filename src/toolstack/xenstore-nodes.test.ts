@@ -136,7 +136,12 @@ test('removeDomain() leaves nothing of one domain, and all of the others', async
   await introduceDomain(toolstack, DOMAIN);
   const before = paths();
   const guest = store.connect(2);
-  await introduceDomain(toolstack, { ...DOMAIN, domid: 2, uuid: '00000000-0000-4000-8000-000000000002' });
+  await introduceDomain(toolstack, {
+    ...DOMAIN,
+    domid: 2,
+    name: 'second',
+    uuid: '00000000-0000-4000-8000-000000000002',
+  });
   guest.handle({ type: XS.WRITE, reqId: 0, txId: 0, payload: textToBytes('data/agent\x001') });
   await removeDomain(toolstack, 2);
   expect(paths().filter((path) => !before.includes(path))).toEqual([]);

@@ -6,16 +6,33 @@
 
 import { useCompileCache } from '../../toolstack/compile-cache.ts';
 import { getopt } from '../getopt.ts';
+import { blockAttach, blockDetach, blockList } from './block.ts';
 import type { Command, Context, DomainStarter } from './command.ts';
 import { console } from './console.ts';
 import { create } from './create.ts';
 import { destroy } from './destroy.ts';
 import { findCommand, helpText } from './help.ts';
+import { debugKeys, dmesg, trigger } from './hypervisor.ts';
+import { info } from './info.ts';
 import { list } from './list.ts';
+import { memMax, memSet } from './memory.ts';
+import { domid, domname, rename } from './names.ts';
+import { networkAttach, networkDetach, networkList } from './network.ts';
+import { dumpCore, migrate, restore, resume, save, suspend } from './not-built.ts';
+import { pause, unpause } from './pause.ts';
+import { reboot, shutdown } from './shutdown.ts';
+import { sysrq } from './sysrq.ts';
+import { uptime, vmList } from './uptime.ts';
+import { vcpuList, vcpuSet } from './vcpus.ts';
 import { vncviewer } from './vncviewer.ts';
 
-/** In the order of xl's own list. Only what works stands here. */
-const COMMANDS: readonly Command[] = [create, list, destroy, console, vncviewer];
+/** In the order of xl's own list. */
+const COMMANDS: readonly Command[] = [
+  ...[create, list, destroy, shutdown, reboot, pause, unpause, console, vncviewer],
+  ...[save, migrate, restore, dumpCore, memMax, memSet, vcpuList, vcpuSet, vmList, info, domid, domname, rename],
+  ...[trigger, sysrq, debugKeys, dmesg, networkAttach, networkList, networkDetach],
+  ...[blockAttach, blockList, blockDetach, uptime, suspend, resume],
+];
 
 export interface Streams {
   readonly out: (text: string) => void;

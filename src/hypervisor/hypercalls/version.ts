@@ -15,6 +15,10 @@ import type { Vcpu } from '../vcpu.ts';
 export const XEN_MAJOR = 4;
 export const XEN_MINOR = 17;
 export const XEN_EXTRAVERSION = '-domus';
+export const COMPILER = 'Node.js';
+export const COMPILE_BY = 'domus';
+export const COMPILE_DOMAIN = 'domus';
+export const COMPILE_DATE = 'at run time';
 export const XEN_CAPABILITIES = 'xen-3.0-x86_64 ';
 /** What an unprivileged domain reads instead of what is not for it. Source: xen/common/version.c, xen_deny. */
 const DENIED = '<denied>';
@@ -44,10 +48,10 @@ const capabilities = field(XEN_CAPABILITIES, xenver.XEN_CAPABILITIES_INFO_LEN);
 const changeset = field('', xenver.XEN_CHANGESET_INFO_LEN);
 const deniedCommandline = field(DENIED, DENIED.length + 1);
 const compileInfo = new Uint8Array(xenver.XEN_COMPILE_INFO.SIZE);
-put(compileInfo, 'Node.js', xenver.XEN_COMPILE_INFO.compiler, 64);
-put(compileInfo, 'domus', xenver.XEN_COMPILE_INFO.compile_by, 16);
-put(compileInfo, 'domus', xenver.XEN_COMPILE_INFO.compile_domain, 32);
-put(compileInfo, 'at run time', xenver.XEN_COMPILE_INFO.compile_date, 32);
+put(compileInfo, COMPILER, xenver.XEN_COMPILE_INFO.compiler, 64);
+put(compileInfo, COMPILE_BY, xenver.XEN_COMPILE_INFO.compile_by, 16);
+put(compileInfo, COMPILE_DOMAIN, xenver.XEN_COMPILE_INFO.compile_domain, 32);
+put(compileInfo, COMPILE_DATE, xenver.XEN_COMPILE_INFO.compile_date, 32);
 
 /** (cmd, argument *) */
 export function xenVersion(v: Vcpu): number {

@@ -237,3 +237,9 @@ export function vifJson(vif: VifConfig): Record<string, unknown> {
     loopback: vif.loopback ? undefined : boolJson(false),
   };
 }
+
+/** An address in the range of Xen's. Source: libxl_nic.c, libxl__device_nic_setdefault. */
+export function makeUpMac(): Uint8Array {
+  const random = crypto.getRandomValues(new Uint8Array(3));
+  return Uint8Array.of(0x00, 0x16, 0x3e, random[0] & 0x7f, random[1], random[2]);
+}

@@ -1,0 +1,79 @@
+/** `xl vcpu-list` and `xl vcpu-set`. The host schedules vCPUs, so none has a CPU of its own. Source: xl(1); recorded output of xl 4.17. */
+
+import { setOnlineVcpus } from '../../toolstack/domain-control.ts';
+import { type Command, readWords } from './command.ts';
+import { type DomainReport, domainReport } from './domain-report.ts';
+import { allDomains, CommandError, findDomain, withStore } from './domains.ts';
+
+const HEADER = 'Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)\n';
+
+export const vcpuList: Command = {
+  name: 'vcpu-list',
+  modifies: false,
+  canDryRun: false,
+  summary: 'List the VCPUs for all/some domains',
+  usage: '[Domain, ...]',
+  options: '',
+  async run(words, context) {
+    const parsed = readWords(vcpuList, words, { letters: '' }, 0, context);
+    if (typeof parsed === 'number') return parsed;
+    context.out(HEADER);
+    return await withStore(context, async (store) => {
+      const found =
+        parsed.operands.length === 0
+          ? await allDomains(store)
+          : await Promise.all(parsed.operands.map((word) => findDomain(store, word)));
+      for (const { domid } of found) {
+        const report = await domainReport(store, domid);
+        if (report !== null) context.out(rows(report));
+      }
+      return 0;
+    });
+  },
+};
+
+function rows({ name, domid, vcpus, paused }: DomainReport): string {
+  return vcpus
+    .map(({ online, running, blocked, seconds }, vcpu) => {
+      const start = `${name.padEnd(32)} ${String(domid).padStart(5)} ${String(vcpu).padStart(5)}`;
+      // The CPU that it is on is known for domain 0 only, whose vCPUs are the CPUs.
+      const cpu = (online && domid === 0 ? String(vcpu) : '-').padStart(5);
+      const state = online
+        ? `${cpu} ${(running && !paused ? 'r' : '-').padStart(3)}${blocked ? 'b' : '-'}- `
+        : `${cpu} ${'-'.padStart(3)}-p `;
+      return `${start} ${state}${seconds.toFixed(1).padStart(9)}  all / all\n`;
+    })
+    .join('');
+}
+
+export const vcpuSet: Command = {
+  name: 'vcpu-set',
+  modifies: true,
+  canDryRun: false,
+  summary: 'Set the number of active VCPUs allowed for the domain',
+  usage: '[option] <Domain> <vCPUs>',
+  options: "-i, --ignore-host  Don't limit the vCPU based on the host CPU count",
+  async run(words, context) {
+    const long = [{ name: 'ignore-host', takesValue: false, key: 'i' }];
+    const parsed = readWords(vcpuSet, words, { letters: 'i', long }, 2, context);
+    if (typeof parsed === 'number') return parsed;
+    const [word, count] = parsed.operands;
+    if (!/^\d{1,5}$/.test(count)) {
+      context.err('Error: Invalid argument.');
+      return 1;
+    }
+    return await withStore(context, async (store) => {
+      const { domid } = await findDomain(store, word);
+      if (domid === 0) throw new CommandError('libxl: error: Domain 0:its vCPUs are the CPUs of the host');
+      try {
+        await setOnlineVcpus(store, domid, Number(count));
+      } catch (error) {
+        if (!(error instanceof Error && error.name === 'DomainControlError')) throw error;
+        throw new CommandError(
+          `libxl: error: ${error.message}\nlibxl_set_vcpuonline failed domid=${domid} max_vcpus=${count}, rc: -3`,
+        );
+      }
+      return 0;
+    });
+  },
+};
