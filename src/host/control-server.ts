@@ -3,7 +3,7 @@ import type { Socket } from 'node:net';
 import { CONTROL_METHODS, type ControlMethod, type ControlState, LineReader } from './control-protocol.ts';
 import { listenLocally } from './local-socket.ts';
 
-export type ControlHandlers = Readonly<Record<ControlMethod, () => ControlState | null>>;
+export type ControlHandlers = Readonly<Record<ControlMethod, () => ControlState | null | Promise<number>>>;
 
 export interface ControlServer {
   /** Ends all connections: the domain is gone. */
@@ -18,6 +18,10 @@ const METHOD_NOT_FOUND = -32601;
 
 export async function openControlServer(path: string, handlers: ControlHandlers): Promise<ControlServer> {
   const clients = new Set<Socket>();
+  const reply = async (socket: Socket, line: string): Promise<void> => {
+    const message = JSON.stringify(await answer(line, handlers));
+    if (!socket.destroyed) socket.write(`${message}\n`);
+  };
   const server = await listenLocally(path, (socket) => {
     if (clients.size >= CLIENTS_MAX) {
       socket.destroy();
@@ -30,7 +34,7 @@ export async function openControlServer(path: string, handlers: ControlHandlers)
     socket.on('data', (bytes) => {
       const lines = reader.take(bytes);
       if (lines === null) socket.destroy();
-      for (const line of lines ?? []) if (line !== '') socket.write(`${JSON.stringify(answer(line, handlers))}\n`);
+      for (const line of lines ?? []) if (line !== '') void reply(socket, line);
     });
   });
   return {
@@ -41,7 +45,7 @@ export async function openControlServer(path: string, handlers: ControlHandlers)
   };
 }
 
-function answer(line: string, handlers: ControlHandlers): Record<string, unknown> {
+async function answer(line: string, handlers: ControlHandlers): Promise<Record<string, unknown>> {
   const failed = (id: unknown, code: number, message: string) => ({ jsonrpc: '2.0', id, error: { code, message } });
   let request: unknown;
   try {
@@ -54,5 +58,5 @@ function answer(line: string, handlers: ControlHandlers): Record<string, unknown
   const id = typeof request.id === 'number' || typeof request.id === 'string' ? request.id : null;
   const method = CONTROL_METHODS.find((name) => name === request.method);
   if (method === undefined) return failed(id, METHOD_NOT_FOUND, `methods are ${CONTROL_METHODS.join(', ')}`);
-  return { jsonrpc: '2.0', id, result: handlers[method]() };
+  return { jsonrpc: '2.0', id, result: await handlers[method]() };
 }

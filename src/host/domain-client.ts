@@ -18,16 +18,20 @@ async function ask(
   root: string,
   domid: number,
   method: ControlMethod,
+  limitMs: number | null = ANSWER_LIMIT_MS,
 ): Promise<{ result: unknown; socket: Socket } | null> {
   const socket = await connectLocally(controlPath(root, domid));
   if (socket === null) return null;
   const reader = new LineReader();
   socket.write(`${JSON.stringify({ jsonrpc: '2.0', id: 1, method })}\n`);
   const line = await new Promise<string | null>((resolve) => {
-    const timer = setTimeout(() => {
-      socket.destroy();
-      resolve(null);
-    }, ANSWER_LIMIT_MS);
+    const timer =
+      limitMs === null
+        ? undefined
+        : setTimeout(() => {
+            socket.destroy();
+            resolve(null);
+          }, limitMs);
     const end = (text: string | null): void => {
       clearTimeout(timer);
       resolve(text);
@@ -39,6 +43,8 @@ async function ask(
     });
     socket.on('close', () => end(null));
   });
+  // Whoever waits without a limit waits for the end as well.
+  if (line === null && limitMs === null) return null;
   if (line === null) {
     socket.destroy();
     throw new DomainClientError(`Domain ${domid}: its process does not answer`);
@@ -60,6 +66,13 @@ export async function setPaused(domid: number, paused: boolean, root: string = s
   const answer = await ask(root, domid, paused ? 'pause' : 'unpause');
   answer?.socket.destroy();
   return answer !== null;
+}
+
+/** Waits until the domain has shut down: SHUTDOWN_*; null if it was destroyed, or its process killed. */
+export async function waitForShutdown(domid: number, root: string = stateRoot()): Promise<number | null> {
+  const answer = await ask(root, domid, 'wait', null);
+  answer?.socket.destroy();
+  return answer === null || answer.result === undefined ? null : Number(answer.result);
 }
 
 /**

@@ -3,17 +3,19 @@
  * its own from then on. Runs the domain and what it becomes by restarts, serves its console and its control socket, and keeps
  * its logs. Whoever started it hears what happens as long as it listens.
  */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { useCompileCache } from '../toolstack/compile-cache.ts';
 import { configJson } from '../toolstack/config/domain-config.ts';
 import { ConsoleServer } from './console-server.ts';
 import type { ControlServer } from './control-server.ts';
-import { openLogFile } from './log-file.ts';
+import { openLogFile, rotateLog } from './log-file.ts';
 import type { FromDomainProcess, ToDomainProcess } from './start-domain.ts';
 import { consolePath, controlPath, domainFolder, domainLogPath, hypervisorLogPath, stateRoot } from './state-dir.ts';
 
 const CONSOLE_LOG_BYTES = 1 << 20;
+/** Kept of the logs of domains of one name. */
+const OLD_LOGS = 10;
 const HYPERVISOR_LOG_BYTES = 1 << 20;
 /** How long viewers may take for what they have not seen yet, when the domain is gone. */
 const VIEWERS_LIMIT_MS = 5000;
@@ -26,7 +28,17 @@ function say(message: FromDomainProcess): Promise<void> {
   });
 }
 
-async function run({ config, quiet, paused, preserve }: ToDomainProcess): Promise<void> {
+/** There is a domain of that name: its log replaces that of the one before. */
+function keepLog(path: string, kept: string): void {
+  rotateLog(kept, OLD_LOGS);
+  try {
+    renameSync(path, kept);
+  } catch {
+    // Somebody has taken it away.
+  }
+}
+
+async function run({ config, quiet, paused, preserve, logPath }: ToDomainProcess): Promise<void> {
   const [{ runDomain }, { openControlServer }] = await Promise.all([
     import('./run-domain.ts'),
     import('./control-server.ts'),
@@ -57,6 +69,7 @@ async function run({ config, quiet, paused, preserve }: ToDomainProcess): Promis
       preserve,
       onStart: () => void say({ kind: 'started', domid }),
       onLive: async (live) => {
+        if (domid === 0) keepLog(logPath, domainLogPath(root, 'xl', config.name));
         domid = live.domid;
         const folder = domainFolder(root, domid);
         mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -70,6 +83,7 @@ async function run({ config, quiet, paused, preserve }: ToDomainProcess): Promis
           state: () => ({ ...live.state(), pid: process.pid }),
           pause: acting(live.pause),
           unpause: acting(live.unpause),
+          wait: () => live.ended,
           destroy: acting(live.destroy),
         });
         await console.listen(consolePath(root, domid));
@@ -89,6 +103,7 @@ async function run({ config, quiet, paused, preserve }: ToDomainProcess): Promis
     const isExpected = ['HostError', 'KernelImageError', 'BuildError'].includes(error.name);
     const message = isExpected ? error.message : (error.stack ?? error.message);
     process.stderr.write(`${message}\n`);
+    if (isExpected && domid === 0) rmSync(logPath, { force: true });
     await say({ kind: 'failed', message, isExpected });
     process.exitCode = 1;
   }

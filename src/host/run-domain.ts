@@ -61,6 +61,8 @@ export interface LiveDomain {
   state(): DomainState;
   pause(): void;
   unpause(): void;
+  /** Resolves with SHUTDOWN_* when it has shut down; never if it is destroyed before. */
+  readonly ended: Promise<number>;
   /** Ends it at once, and for good. */
   destroy(): void;
 }
@@ -344,11 +346,16 @@ async function buildAndRun(
       options.signal?.addEventListener('abort', () => resolve());
     });
   const note = (line: string): void => options.note?.(line);
+  let onEnded: (reason: number) => void = () => {};
+  const ended = new Promise<number>((resolve) => {
+    onEnded = resolve;
+  });
   const live: LiveDomain = {
     domid,
     state: () => domainState(domain, monotonicNs()),
     pause: () => pauseDomain(domain, kicker),
     unpause: () => unpauseDomain(domain),
+    ended,
     destroy,
   };
   let onGone: (() => void) | undefined;
@@ -385,6 +392,7 @@ async function buildAndRun(
       if (destroyed) note(`Domain ${domid} has been destroyed.`);
       return destroyed ? 'destroyed' : 'detached';
     }
+    onEnded(reason);
     const end = REASONS[reason] ?? 'crash';
     note(`Domain ${domid} has shut down, reason code ${reason} 0x${reason.toString(16)}`);
     const action = options.preserve ? 'preserve' : actionFor(config, end);

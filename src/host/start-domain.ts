@@ -6,7 +6,6 @@ import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
-import { rotateLog } from './log-file.ts';
 import { domainLogPath, stateRoot } from './state-dir.ts';
 
 /** The one message to a domain's process. */
@@ -15,6 +14,8 @@ export interface ToDomainProcess {
   readonly quiet: boolean;
   readonly paused: boolean;
   readonly preserve: boolean;
+  /** Where its standard error goes. */
+  readonly logPath: string;
 }
 
 export type FromDomainProcess =
@@ -54,13 +55,9 @@ export class StartError extends Error {
   }
 }
 
-/** Kept of the logs of domains of one name. */
-const OLD_LOGS = 10;
-
 function openLog(path: string): number {
   try {
     mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-    rotateLog(path, OLD_LOGS);
     return openSync(path, 'a', 0o600);
   } catch (error) {
     if (!(error instanceof Error && 'syscall' in error)) throw error;
@@ -70,7 +67,8 @@ function openLog(path: string): number {
 
 /** Resolves when the domain is built and runs. Throws StartError. */
 export async function startDomain(config: DomainConfig, options: StartOptions): Promise<StartedDomain> {
-  const path = domainLogPath(stateRoot(), 'xl', config.name);
+  // It becomes the log of that name when there is a domain of that name.
+  const path = `${domainLogPath(stateRoot(), 'xl', config.name)}.${process.pid}`;
   const logFile = openLog(path);
   const program = new URL(
     import.meta.url.endsWith('.ts') ? './domain-process.ts' : './domain-process.js',
@@ -84,7 +82,7 @@ export async function startDomain(config: DomainConfig, options: StartOptions): 
   });
   closeSync(logFile);
   const { quiet, paused, preserve } = options;
-  const request: ToDomainProcess = { config, quiet, paused, preserve };
+  const request: ToDomainProcess = { config, quiet, paused, preserve, logPath: path };
   child.send(request, () => {});
   return await new Promise((resolve, reject) => {
     let end: (exitCode: number | null) => void = () => {};

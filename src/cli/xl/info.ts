@@ -3,6 +3,7 @@
  * Source: xl(1); tools/xl/xl_info.c (read for behaviour); recorded output of xl 4.17.
  */
 
+import { readFileSync } from 'node:fs';
 import { cpus, freemem, hostname, machine, release, totalmem, version } from 'node:os';
 import { hypervisorFacts } from '../../toolstack/hypervisor-facts.ts';
 import { type Command, readWords } from './command.ts';
@@ -30,6 +31,16 @@ export const info: Command = {
     return 0;
   },
 };
+
+/** Node does not know it on every Linux. */
+function cpuMhz(speed: number): string {
+  if (speed !== 0) return `${speed}.000`;
+  try {
+    return /^cpu MHz\s*: (\d+\.\d+)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1] ?? '0.000';
+  } catch {
+    return '0.000';
+  }
+}
 
 /** Names and values; plain lines of tables between them. */
 function infoLines(numa: boolean): (string | readonly [string, string])[] {
@@ -59,7 +70,7 @@ function infoLines(numa: boolean): (string | readonly [string, string])[] {
     ['nr_nodes', '1'],
     ['cores_per_socket', String(count)],
     ['threads_per_core', '1'],
-    ['cpu_mhz', `${processors[0]?.speed ?? 0}.000`],
+    ['cpu_mhz', cpuMhz(processors[0]?.speed ?? 0)],
     ['virt_caps', 'pv gnttab-v1'],
     ['total_memory', total],
     ['free_memory', free],
