@@ -101,9 +101,9 @@ export function unmask(d: Domain, port: number, kicker: Kicker): void {
   if (isPending(d, port)) raise(d, port, kicker);
 }
 
-/** Signals the Dom0 end of an interdomain port. */
+/** Signals the Dom0 end of an interdomain port. What is pending already has rung, or is about to. */
 export function signalDom0(d: Domain, port: number): void {
-  Atomics.or(d.i32, (DOMAIN.dom0Pending >> 2) + (port >>> 5), bit(port));
+  if ((Atomics.or(d.i32, (DOMAIN.dom0Pending >> 2) + (port >>> 5), bit(port)) & bit(port)) !== 0) return;
   d.ringDoorbell();
 }
 
