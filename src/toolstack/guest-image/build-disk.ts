@@ -209,6 +209,9 @@ function setupFiles(): Readonly<Record<string, string>> {
     'etc/hostname': 'domus\n',
     'etc/hosts': '127.0.0.1 localhost\n127.0.1.1 domus\n::1 localhost ip6-localhost ip6-loopback\n',
     'etc/network/interfaces': 'auto lo\niface lo inet loopback\n\nallow-hotplug eth0\niface eth0 inet dhcp\n',
+    // systemd gives up on a device after 90 s, and on a service too. On a busy machine that comes before udev has seen hvc0, and
+    // then there is no login, ever.
+    'etc/systemd/system.conf.d/domus.conf': '[Manager]\nDefaultDeviceTimeoutSec=15min\nDefaultTimeoutStartSec=15min\n',
     'etc/issue.d/domus.issue': 'Log in as root; there is no password.\n\n',
     'boot/grub/grub.cfg': `# Written once, when this disk was made. Debian keeps the links up to date.
 set default=0
