@@ -69,6 +69,7 @@ export interface MachineRun {
 }
 
 const running = new Set<ChildProcess>();
+let machines = 0;
 
 /** Ends every machine at once. May be called from a process's `exit` handler. */
 export function killMachines(): void {
@@ -111,6 +112,8 @@ export function runMachine(name: MachineName, request: RunRequest): Promise<Mach
           ...[...(request.nodeOptions ?? []), XL, 'create', '-c', request.config],
           ...[`memory=${MEMORY_MIB}`, 'vcpus=1', `kernel="${request.kernel}"`, `ramdisk="${request.ramdisk}"`],
           `cmdline="console=hvc0 ${run}"`,
+          // The other guest is there at the same time, and is killed.
+          `name="bench-${process.pid}-${machines++}"`,
           ...xlDevices(request),
         ],
         { DOMUS_ENGINE: name, DOMUS_STATS: request.countInstructions === true ? 'instructions' : '1' },
