@@ -6,6 +6,7 @@ import type { EngineFacts } from '../engine.ts';
 import {
   CPUID_ENTRY_WORDS,
   CPUID2_HEADER_WORDS,
+  EINTR,
   KVM_CREATE_VM,
   KVM_GET_SUPPORTED_CPUID,
   KVM_GET_VCPU_MMAP_SIZE,
@@ -82,7 +83,9 @@ export function createVm(machine: MachineMemory, vcpus: number, traits: HostTrai
   const host = requireHost();
   const kvmFd = host.open('/dev/kvm', O_RDWR | O_CLOEXEC);
   if (kvmFd < 0) throw new Error(`/dev/kvm cannot be opened (errno ${host.errno()})`);
-  const vmFd = host.ioctl(kvmFd, KVM_CREATE_VM, 0);
+  // A signal may interrupt it: a profiler's, or one that kicked a vCPU of this process.
+  let vmFd = host.ioctl(kvmFd, KVM_CREATE_VM, 0);
+  while (vmFd < 0 && host.errno() === EINTR) vmFd = host.ioctl(kvmFd, KVM_CREATE_VM, 0);
   if (vmFd < 0) {
     const errno = host.errno();
     host.close(kvmFd);
