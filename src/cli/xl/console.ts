@@ -13,8 +13,7 @@ export const console: Command = {
   modifies: false,
   canDryRun: false,
   summary: "Attach to domain's console",
-  usage:
-    '[options] <Domain>\n-t <type>       console type, pv , serial or vuart\n-n <number>     console number\n-e <escape>     escape character',
+  usage: '[options] <Domain>\n-t <type>       console type, pv , serial or vuart\n-n <number>     console number',
   options: '',
 
   async run(words, context) {
