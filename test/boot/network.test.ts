@@ -2,8 +2,10 @@
 
 import { createHash, randomBytes } from 'node:crypto';
 import { resolve4 } from 'node:dns/promises';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { probeKvm } from '../../src/engine/kvm/self-test.ts';
 import { runGuest } from './guest.ts';
@@ -14,7 +16,19 @@ const ENGINES = [
   { engine: 'wasm', unusable: null, megabytes: 8 },
 ] as const;
 
-const NAME = 'deb.debian.org';
+/** A name that this host is likely to know: that of its package mirror. Source: sources.list(5). */
+function mirrorName(): string {
+  const folder = '/etc/apt/sources.list.d';
+  const files = existsSync(folder) ? readdirSync(folder).map((name) => join(folder, name)) : [];
+  for (const file of ['/etc/apt/sources.list', ...files.filter((name) => /\.(list|sources)$/.test(name))]) {
+    const [, host] = (existsSync(file) && /https?:\/\/([\w.-]+)/.exec(uncommented(file))) || [];
+    if (host !== undefined) return host;
+  }
+  return 'www.debian.org';
+}
+const uncommented = (file: string): string => readFileSync(file, 'utf8').replaceAll(/^#.*$/gm, '');
+
+const NAME = mirrorName();
 const sha1 = (bytes: Uint8Array): string => createHash('sha1').update(bytes).digest('hex');
 const data = randomBytes(32 << 20);
 /** What guests have sent to the host. */
