@@ -44,7 +44,7 @@ import { knownKind, RegionFlags } from './region-flags.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
 /** Times that an address is entered before it becomes a region. */
-export const HOT = 3000;
+export const HOT = 16000;
 /** Calls of regions by regions. */
 const DEPTH_MAX = 100;
 
