@@ -4,13 +4,14 @@ import type { DiskImage } from './disk-image.ts';
 import { checkRange } from './range.ts';
 
 export class RawImage implements DiskImage {
-  readonly format = 'raw';
+  readonly format: string = 'raw';
   readonly #file: BlockFile;
   #sizeBytes: number;
 
-  constructor(file: BlockFile) {
+  /** `sizeBytes`: of the disk, if the file holds more behind it. */
+  constructor(file: BlockFile, sizeBytes: number = file.sizeBytes) {
     this.#file = file;
-    this.#sizeBytes = file.sizeBytes;
+    this.#sizeBytes = sizeBytes;
   }
 
   get sizeBytes(): number {

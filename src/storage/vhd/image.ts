@@ -13,6 +13,7 @@ import { type BlockFile, DiskImageError, lengthOf, sliceBuffers, zeroRange } fro
 import type { DiskImage } from '../disk-image.ts';
 import { Mutex } from '../mutex.ts';
 import { checkRange } from '../range.ts';
+import { RawImage } from '../raw.ts';
 import { type Table, TableCache } from '../table-cache.ts';
 import { DISK_TYPE, FOOTER, readFooter, readVhdHeader, UNALLOCATED, type VhdFooter, type VhdHeader } from './format.ts';
 
@@ -65,56 +66,20 @@ export async function openVhd(
   return new DynamicVhd(file, footer, header, table, parent);
 }
 
-class FixedVhd implements DiskImage {
-  readonly format = 'vhd';
+/** A raw image with a footer behind it. */
+class FixedVhd extends RawImage {
+  override readonly format = 'vhd';
   readonly uniqueId: string;
-  readonly sizeBytes: number;
-  readonly #file: BlockFile;
+  readonly #path: string;
 
   constructor(file: BlockFile, footer: VhdFooter) {
-    this.#file = file;
+    super(file, footer.sizeBytes);
     this.uniqueId = footer.uniqueId;
-    this.sizeBytes = footer.sizeBytes;
+    this.#path = file.path;
   }
 
-  get readOnly(): boolean {
-    return this.#file.readOnly;
-  }
-
-  async read(offset: number, buffers: readonly Uint8Array[]): Promise<void> {
-    checkRange(this.#file.path, this, 'read', offset, lengthOf(buffers));
-    await this.#file.read(offset, buffers);
-  }
-
-  async write(offset: number, buffers: readonly Uint8Array[]): Promise<void> {
-    checkRange(this.#file.path, this, 'write', offset, lengthOf(buffers));
-    await this.#file.write(offset, buffers);
-  }
-
-  async flush(): Promise<void> {
-    if (!this.readOnly) await this.#file.flush();
-  }
-
-  async discard(offset: number, lengthBytes: number): Promise<void> {
-    checkRange(this.#file.path, this, 'write', offset, lengthBytes);
-    if (lengthBytes > 0) await this.#file.punch(offset, lengthBytes);
-  }
-
-  async writeZeroes(offset: number, lengthBytes: number): Promise<void> {
-    checkRange(this.#file.path, this, 'write', offset, lengthBytes);
-    await zeroRange(this.#file, offset, lengthBytes);
-  }
-
-  resize(): Promise<void> {
-    return Promise.reject(new DiskImageError(`${this.#file.path}: vhd images cannot be resized`));
-  }
-
-  async close(): Promise<void> {
-    try {
-      await this.flush();
-    } finally {
-      await this.#file.close();
-    }
+  override resize(): Promise<void> {
+    return Promise.reject(new DiskImageError(`${this.#path}: vhd images cannot be resized`));
   }
 }
 
