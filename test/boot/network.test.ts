@@ -53,6 +53,8 @@ beforeAll(async () => {
 });
 afterAll(() => void server.close());
 
+/** Waits for the interface, which is there once both ends are connected. */
+const LINK = 'until [ -e /sys/class/net/eth0 ]; do usleep 100000; done';
 /** Waits for an address by DHCP, which /init asks for in the background. */
 const LEASE = 'i=0; until ip -4 address show eth0 | grep -q inet || [ $i = 200 ]; do usleep 100000; i=$((i+1)); done';
 
@@ -93,24 +95,25 @@ echo END`,
     if (unusable !== null) return context.skip(unusable);
     const overrides = [`engine="${engine}"`, `vif=["bridge=test-${engine}"]`];
     const one = runGuest({
-      script: `ip address add 192.168.77.1/24 dev eth0; ip link set eth0 up
+      script: `${LINK}; ip address add 192.168.77.1/24 dev eth0; ip link set eth0 up
 ip route add default via 192.168.77.254
 echo BEGIN; head -c 4000000 /dev/zero >/tmp/z; httpd -p 80 -h /tmp; mkfifo /tmp/p; sleep 1000 >/tmp/p & nc -l -p 5000 </tmp/p >/tmp/g; cat /tmp/g
 ping -c 1 -W 1 10.0.2.2 | grep received; echo END`,
-      overrides: [...overrides, 'name="one"'],
+      overrides,
     });
     const two = runGuest({
-      script: `ip address add 192.168.77.2/24 dev eth0; ip link set eth0 up
+      script: `${LINK}; ip address add 192.168.77.2/24 dev eth0; ip link set eth0 up
 i=0; until ping -c 1 -W 1 192.168.77.1 >/dev/null || [ $i = 60 ]; do i=$((i+1)); done
 echo BEGIN; ping -c 2 192.168.77.1 | grep received
 wget -q -O - http://192.168.77.1/z | sha1sum; echo hello from two | nc 192.168.77.1 5000; echo END`,
-      overrides: [...overrides, 'name="two"'],
+      overrides,
     });
     const [a, b] = await Promise.all([one, two]);
-    expect(b.console, `${b.console}\n${b.log}`).toContain('2 packets received');
-    expect(b.console, b.console).toContain(sha1(new Uint8Array(4_000_000)));
-    expect(a.console, `${a.console}\n${a.log}`).toContain('hello from two');
-    expect(a.console, a.console).toContain('0 packets received');
+    const all = [a, b].map((run) => `${run.console}\n${run.log}`).join('\n');
+    expect(b.console, all).toContain('2 packets received');
+    expect(b.console, all).toContain(sha1(new Uint8Array(4_000_000)));
+    expect(a.console, all).toContain('hello from two');
+    expect(a.console, all).toContain('0 packets received');
     expect([a.code, b.code]).toEqual([0, 0]);
   });
 }

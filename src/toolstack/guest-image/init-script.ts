@@ -53,15 +53,21 @@ export const GUEST_FILES: Readonly<Record<string, string>> = {
   'etc/profile': "export PATH=/usr/sbin:/usr/bin:/sbin:/bin\nexport PS1='\\u@\\h:\\w\\$ '\nalias ll='ls -l'\n",
 };
 
-/** Called by udhcpc. Source: busybox examples/udhcp/simple.script describes the variables. */
+/**
+ * Called by udhcpc. Takes back only the address that it has given: one that somebody has set by hand meanwhile stays.
+ * Source: busybox examples/udhcp/simple.script describes the variables.
+ */
 export const UDHCPC_SCRIPT = `#!/bin/sh
+lease=/run/udhcpc.$interface
 case $1 in
 deconfig)
-  ip address flush dev "$interface"
+  [ ! -s "$lease" ] || ip address delete "$(cat "$lease")" dev "$interface"
+  rm -f "$lease"
   ip link set "$interface" up
   ;;
 bound|renew)
   ip address replace "$ip/\${mask:-24}" \${broadcast:+broadcast "$broadcast"} dev "$interface"
+  echo "$ip/\${mask:-24}" >"$lease"
   for gateway in $router; do
     ip route replace default via "$gateway" dev "$interface"
     break
