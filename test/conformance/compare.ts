@@ -8,11 +8,22 @@ import { CR2_BY_PAGE, LAST_BIT_OPEN, undefinedFlags } from './exclusions.ts';
 import { DATA_PAGES, DATA_VA, STATE, STATE_WORDS, slotVa } from './layout.ts';
 import { type Batch, ENDED, isStray, OUTCOME, Result, runBatch, type Subject } from './machine.ts';
 
+/** The instructions of a case that has several, in order of their addresses. */
+export interface Sequence {
+  readonly instructions: Instruction[];
+  /** Where each starts. */
+  readonly starts: number[];
+  /** Flags that may be undefined before each, and at the end. */
+  readonly undefinedBefore: number[];
+}
+
 /** A batch and what its instructions are. */
 export interface Prepared {
   readonly batch: Batch;
   /** By slot; null = no instruction: #UD or #GP is expected. */
   readonly instructions: readonly (Instruction | null)[];
+  /** By slot, where a case is more than one instruction. */
+  readonly sequences?: readonly (Sequence | undefined)[];
   /** Wipes memory that is not to be compared. */
   maskData?(result: Result): void;
 }
@@ -23,15 +34,33 @@ const XMM_FIRST = FX + 40;
 const XMM_END = FX + 104;
 const UPPER_FIRST = STATE.upper / 4;
 
-/** Flags to compare in a slot. */
-function flagMask(prepared: Prepared, slot: number, result: Result): number {
-  const i = prepared.instructions[slot];
-  if (i === null) return -1;
-  // A fault changes no flags; what is reported behind the instruction is like its normal end.
+interface Ending {
+  /** The instruction that faulted, or the last one. */
+  readonly instruction: Instruction | null;
+  /** Which one of a sequence that is. */
+  readonly index: number;
+  /** Flags whose values are nobody's. */
+  readonly undefinedFlags: number;
+}
+
+/** With which instruction a case came to its end. */
+export function whereItEnded(prepared: Prepared, slot: number, { outcomes }: Result): Ending {
+  const { batch, instructions } = prepared;
   const o = slot * OUTCOME.WORDS;
-  if (result.outcomes[o] !== ENDED.normally && result.outcomes[o + OUTCOME.ripLo] === prepared.batch.starts[slot])
-    return -1;
-  return ~undefinedFlags(i, prepared.batch.states[slot * STATE.SIZE + 8]);
+  const faultAt = outcomes[o] === ENDED.normally ? -1 : outcomes[o + OUTCOME.ripLo];
+  const sequence = prepared.sequences?.[slot];
+  if (sequence === undefined) {
+    const instruction = instructions[slot];
+    // A fault changes no flags; what is reported behind the instruction is like its normal end.
+    const isClear = instruction === null || faultAt === batch.starts[slot];
+    const open = isClear ? 0 : undefinedFlags(instruction, batch.states[slot * STATE.SIZE + 8]);
+    return { instruction, index: 0, undefinedFlags: open };
+  }
+  const found = sequence.starts.indexOf(faultAt);
+  const last = sequence.instructions.length - 1;
+  const index = found < 0 ? last : found;
+  const instruction = sequence.instructions[index];
+  return { instruction, index, undefinedFlags: sequence.undefinedBefore[found < 0 ? last + 1 : found] };
 }
 
 const UD = 6;
@@ -42,13 +71,12 @@ const GP = 13;
  * On PVM a #GP of CPL 3 goes through KVM's emulator first, which makes #UD of instructions that it does not know. They are valid
  * here: so #UD of `b`, which is KVM, where `a` has #GP(0) or #SS(0) is the same.
  */
-function sameOutcome(prepared: Prepared, slot: number, a: Result, b: Result): boolean {
+function sameOutcome(i: Instruction | null, slot: number, a: Result, b: Result): boolean {
   const o = slot * OUTCOME.WORDS;
   const x = a.outcomes;
   const y = b.outcomes;
   const mayBeEmulated = x[o + OUTCOME.vector] === GP || x[o + OUTCOME.vector] === SS;
-  const emulated = mayBeEmulated && y[o + OUTCOME.vector] === UD && prepared.instructions[slot] !== null;
-  const i = prepared.instructions[slot];
+  const emulated = mayBeEmulated && y[o + OUTCOME.vector] === UD && i !== null;
   const cr2Mask = i !== null && CR2_BY_PAGE[i.form] ? ~0xfff : -1;
   for (let k = 0; k < OUTCOME.cs; k++) {
     const difference = (x[o + k] ^ y[o + k]) & (k === OUTCOME.cr2Lo ? cr2Mask : -1);
@@ -74,12 +102,13 @@ export function agree(prepared: Prepared, slot: number, a: Result, b: Result): b
   const base = slot * STATE_WORDS;
   const x = a.states32;
   const y = b.states32;
-  if (LDMXCSR.includes(prepared.instructions[slot]?.form ?? -1) && (y[base + FX + 6] & MXCSR_MM) !== 0) return true;
-  if (!sameOutcome(prepared, slot, a, b)) return false;
+  const ending = whereItEnded(prepared, slot, a);
+  const i = ending.instruction;
+  if (i !== null && LDMXCSR.includes(i.form) && (y[base + FX + 6] & MXCSR_MM) !== 0) return true;
+  if (!sameOutcome(i, slot, a, b)) return false;
   for (let k = 0; k < 32; k++) if (x[base + k] !== y[base + k]) return false;
   const flags = base + STATE.rflags / 4;
-  if (((x[flags] ^ y[flags]) & flagMask(prepared, slot, a)) !== 0) return false;
-  const i = prepared.instructions[slot];
+  if (((x[flags] ^ y[flags]) & ~ending.undefinedFlags) !== 0) return false;
   let first = FX;
   if (i !== null && isFaultOfMmx(i, slot, a)) first = XMM_FIRST;
   else if (i !== null && LAST_BIT_OPEN[i.form]) {
@@ -244,6 +273,9 @@ function dataName(offset: number): string {
   return `${['7fffe000', 'ffffffff', 'page 0 '][at >> 12]}+${hex32(at & 0xfff)}`;
 }
 
+const listing = (sequence: Sequence | undefined): string[] =>
+  sequence?.instructions.map((i, n) => `  ${hex32(sequence.starts[n])}  ${disassemble(i)}`) ?? [];
+
 function describe(
   prepared: Prepared,
   slot: number,
@@ -251,9 +283,10 @@ function describe(
   names: readonly [string, string],
   results: readonly [Result, Result],
 ): Difference {
-  const { batch, instructions } = prepared;
+  const { batch } = prepared;
   const [a, b] = results;
-  const i = instructions[slot];
+  const ending = whereItEnded(prepared, slot, a);
+  const i = ending.instruction;
   const at = batch.starts[slot] - slotVa(0);
   const bytes = batch.code.subarray(at, at + batch.lengths[slot]);
   const form = i === null ? -1 : i.form;
@@ -261,6 +294,7 @@ function describe(
   const lines = [
     `${hexBytes(bytes)}   ${i === null ? '(no instruction)' : disassemble(i)}`,
     `at ${hex32(batch.starts[slot])}`,
+    ...listing(prepared.sequences?.[slot]),
   ];
   const failure = a.failure + b.failure;
   if (failure !== '') return { slot, parts: ['failure'], text: [...lines, failure].join('\n'), form };
@@ -274,7 +308,7 @@ function describe(
   for (let k = 0; k < STATE_WORDS; k++) {
     const name = wordName(k);
     if (a.states32[base + k] === b.states32[base + k] || seen.has(name)) continue;
-    const changed = name === 'rflags' ? (a.states32[base + k] ^ b.states32[base + k]) & flagMask(prepared, slot, a) : 1;
+    const changed = name === 'rflags' ? (a.states32[base + k] ^ b.states32[base + k]) & ~ending.undefinedFlags : 1;
     seen.add(name);
     if (changed !== 0) parts.push(name);
     lines.push(
@@ -299,7 +333,8 @@ function describe(
     `  rflags ${hex32(w[base + 32])}  fcw ${hex32(w[fx] & 0xffff)}  fsw ${hex32(w[fx] >>> 16)}  ftw ${hex32(w[fx + 1])}  mxcsr ${hex32(w[fx + 6])}` +
       `  fs ${batch.fsBase.toString(16)}  gs ${batch.gsBase.toString(16)}`,
   );
-  const name = i === null ? '' : disassemble(i);
+  const sequence = prepared.sequences?.[slot]?.instructions ?? (i === null ? [] : [i]);
+  const name = sequence.map(disassemble).join(' ');
   for (let r = 0; r < 8; r++)
     if (/st|\bf/.test(name)) lines.push(`  st${r} ${valueText(w, base, X87_FIRST + 4 * r)}`);
     else if (name.includes(`mm${r}`)) lines.push(`  mm${r} ${valueText(w, base, X87_FIRST + 4 * r)}`);

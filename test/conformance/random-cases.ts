@@ -78,6 +78,10 @@ export class RandomCases extends CaseWriter {
     for (let slot = 0; slot < SLOTS; slot++) if (slot !== SPILL_SLOT) this.#case(slot);
   }
 
+  executed(): number {
+    return 1;
+  }
+
   #case(slot: number): void {
     const { values } = this;
     this.state(slot);

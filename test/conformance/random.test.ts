@@ -9,9 +9,10 @@
 
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { FORMS } from '../../src/engine/x86/forms.ts';
-import { compareBatch, unstable } from './compare.ts';
-import { Result, type Subject } from './machine.ts';
+import { unstable } from './compare.ts';
+import type { Subject } from './machine.ts';
 import { comparedForms, RandomCases } from './random-cases.ts';
+import { search } from './search.ts';
 import { CANDIDATES, createRealCpu, noRealCpu } from './subjects.ts';
 
 const COUNT = process.env['DOMUS_CONFORMANCE_COUNT'];
@@ -19,8 +20,6 @@ const COUNT_OF_GATE = 100_000;
 const SEED = Number(process.env['DOMUS_CONFORMANCE_SEED'] ?? 1);
 const ONLY = new RegExp(process.env['DOMUS_CONFORMANCE_FORMS'] ?? '');
 const ENGINE = process.env['DOMUS_CONFORMANCE_ENGINE'];
-/** Differences that are reported; more would be the same again. */
-const SHOWN_MAX = 10;
 const HOURS_MS = 12 * 3600_000;
 
 const reason = noRealCpu();
@@ -43,19 +42,8 @@ describe.each(CANDIDATES.filter(({ name }) => ENGINE === undefined || name === E
   test(`${wanted} random instructions from seed ${SEED}`, { timeout: HOURS_MS }, (context) => {
     if (reason !== undefined) context.skip(reason);
     const cases = new RandomCases(comparedForms(real.pvm).filter((form) => ONLY.test(FORMS[form].key)));
-    const results = [new Result(), new Result()] as const;
-    const found = new Map<string, string>();
-    let count = 0;
-    for (let seed = SEED; count < wanted && found.size < SHOWN_MAX; seed++) {
-      cases.fill(seed);
-      count += cases.batch.slots.length;
-      const difference = compareBatch(subject, real, cases, results);
-      if (difference === null) continue;
-      const key = `${difference.form} ${difference.parts}`;
-      if (!found.has(key))
-        found.set(key, `DOMUS_CONFORMANCE_SEED=${seed} DOMUS_CONFORMANCE_COUNT=1\n${difference.text}`);
-    }
+    const { count, differences } = search(subject, real, cases, SEED, wanted);
     console.log(`${subject.name}: ${count} random instructions, ${unstable.count} batches repeated`);
-    expect([...found.values()].join('\n\n')).toBe('');
+    expect(differences.join('\n\n')).toBe('');
   });
 });
