@@ -78,6 +78,10 @@ export class RandomCases extends CaseWriter {
     for (let slot = 0; slot < SLOTS; slot++) if (slot !== SPILL_SLOT) this.#case(slot);
   }
 
+  again(seed: number): string {
+    return `DOMUS_CONFORMANCE_SEED=${seed} DOMUS_CONFORMANCE_COUNT=1`;
+  }
+
   executed(): number {
     return 1;
   }

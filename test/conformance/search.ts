@@ -9,6 +9,8 @@ const SHOWN_MAX = 10;
 /** Batches by their seed. */
 export interface SeededCases extends Prepared {
   fill(seed: number): void;
+  /** How to run the batch of a seed alone. */
+  again(seed: number): string;
   /** Instructions of a case that ran. */
   executed(slot: number, result: Result): number;
 }
@@ -47,8 +49,7 @@ export function search(
     for (const slot of cases.batch.slots) count += cases.executed(slot, results[1]);
     if (difference !== null) {
       const key = `${difference.form} ${difference.parts}`;
-      const how = `DOMUS_CONFORMANCE_SEED=${next} DOMUS_CONFORMANCE_COUNT=1`;
-      if (!found.has(key)) found.set(key, `${how}\n${difference.text}`);
+      if (!found.has(key)) found.set(key, `${cases.again(next)}\n${difference.text}`);
     }
     told?.(count, ++next);
   }

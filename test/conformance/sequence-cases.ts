@@ -4,7 +4,8 @@
  *
  * A case is a sequence without a break, in some cases a loop, with short branches forward. Memory operands are at registers that no
  * instruction of the sequence changes (BASES, INDEX), else most sequences would end early. A form whose result is nobody's, such as
- * a flag that an instruction before it left undefined, is not taken.
+ * a flag that an instruction before it left undefined, is not taken. Most sequences have forms of one kind and few registers: so
+ * what one instruction writes the next ones read.
  */
 
 import { FORMS, type Form } from '../../src/engine/x86/forms.ts';
@@ -33,6 +34,8 @@ const RSP = 4;
 const BASES = [RSP, 5, 12, 13];
 const INDEX = 14;
 const COUNTER = 15;
+/** RAX, RCX, R9, RDX; XMM registers of these numbers. */
+const FEW = [0, 1, 9, 2];
 const RESERVED = new Set([...BASES, INDEX, COUNTER]);
 
 /** Forms with a sense alone only, or that would end most sequences. */
@@ -76,15 +79,28 @@ function touchesReserved(form: Form, i: Instruction): boolean {
   return false;
 }
 
+const isOf = (form: Form, classes: readonly string[]): boolean =>
+  form.operands.some((type) => classes.includes(OPERANDS[type].class));
+
 export class SequenceCases extends CaseWriter {
   readonly sequences: (Sequence | undefined)[] = [];
   readonly #forms: readonly number[];
+  /** All forms, those of integers, those of vectors; none of them empty. */
+  readonly #kinds: readonly (readonly number[])[];
+  /** What the sequence that is being made takes: forms, and how many of the registers. */
+  #kind: readonly number[] = [];
+  #registers = 16;
   readonly #code = new Uint8Array(2 * SLOT_BYTES);
   readonly #scratch = new Uint8Array(16);
 
   constructor(forms: readonly number[]) {
     super();
     this.#forms = forms.filter((form) => mayJoin(FORMS[form]));
+    const integers = this.#forms.filter(
+      (form) => !isOf(FORMS[form], ['xmm', 'mmx', 'st']) && FORMS[form].feature !== 'FPU',
+    );
+    const vectors = this.#forms.filter((form) => isOf(FORMS[form], ['xmm']));
+    this.#kinds = [this.#forms, integers, integers, vectors].map((kind) => (kind.length === 0 ? this.#forms : kind));
   }
 
   get forms(): number {
@@ -96,6 +112,10 @@ export class SequenceCases extends CaseWriter {
     this.begin(seed);
     this.sequences.length = 0;
     for (let slot = 0; slot < SLOTS; slot++) if (slot !== SPILL_SLOT) this.#case(slot);
+  }
+
+  again(seed: number): string {
+    return `node test/conformance/long-run.ts --sequences --seed=${seed} --count=1`;
   }
 
   /** Instructions of a case that ran for certain. */
@@ -115,7 +135,9 @@ export class SequenceCases extends CaseWriter {
     const loops = !crossing && values.once(3);
     const room = crossing ? SLOT_BYTES : SLOT_BYTES - BYTES_OF_JUMP - (loops ? BYTES_OF_TURN : 0);
     const sequence: Sequence = { instructions: [], starts: [], undefinedBefore: [0] };
-    this.#registers(slot);
+    this.#kind = this.#kinds[values.below(4)];
+    this.#registers = values.once(3) ? 16 : 2 + values.below(3);
+    this.#randomState(slot);
     const va = slotVa(slot) + start;
     /** Branches whose target is still to come: where their distance is, after how many instructions, with which flags undefined. */
     const open: { at: number; left: number; undefinedFlags: number }[] = [];
@@ -161,7 +183,7 @@ export class SequenceCases extends CaseWriter {
   }
 
   /** Random state with good addresses in the reserved registers. */
-  #registers(slot: number): void {
+  #randomState(slot: number): void {
     const { values } = this;
     this.state(slot);
     const words = this.batch.states32;
@@ -190,7 +212,7 @@ export class SequenceCases extends CaseWriter {
   /** Encodes a random instruction for an address into the scratch bytes; false when it cannot stand there. */
   #choose(slot: number, n: number, va: number, undefinedBefore: number, out: Instruction): boolean {
     const { values } = this;
-    const form = FORMS[this.#forms[values.below(this.#forms.length)]];
+    const form = FORMS[this.#kind[values.below(this.#kind.length)]];
     if ((form.flagsRead & undefinedBefore) !== 0) return false;
     if (DIVISIONS.has(form.mnemonic) && !values.once(4)) return false;
     const rows = ROWS_OF_FORM[form.index];
@@ -218,8 +240,16 @@ export class SequenceCases extends CaseWriter {
 
   #choices(random: Choices, form: Form): Choices {
     const { values } = this;
-    const plain = { ...random, segment: 0, address32: false, immediateLo: isBranch(form) ? 0 : random.immediateLo };
-    if (typeof random.rm === 'number') return plain;
+    const few = (register: number): number => (this.#registers === 16 ? register : FEW[register % this.#registers]);
+    const plain = {
+      ...random,
+      reg: few(random.reg),
+      vvvv: few(random.vvvv),
+      segment: 0,
+      address32: false,
+      immediateLo: isBranch(form) ? 0 : random.immediateLo,
+    };
+    if (typeof random.rm === 'number') return { ...plain, rm: few(random.rm) };
     if (form.operands.some((type) => OPERANDS[type].class === 'vsib'))
       return { ...plain, rm: { ...random.rm, base: BASES[1 + values.below(3)] } };
     const displacement = ((values.random() << 24) >> 24) & (values.once(4) ? -1 : ~15);
