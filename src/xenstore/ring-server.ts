@@ -60,7 +60,7 @@ export interface RingServerOptions {
 /** Replies that may wait for space. Source: tools/xenstored, default of --quota outstanding. */
 const REPLIES_MAX = 20;
 /** Requests handled in one call, so that a guest that never stops sending leaves room for others. */
-const REQUESTS_PER_CALL = 1024;
+const REQUESTS_PER_CALL = 64;
 
 const PAGE_SIZE = 4096;
 const RING_MASK = XENSTORE_RING_SIZE - 1;

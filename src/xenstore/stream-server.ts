@@ -8,7 +8,9 @@
  *
  * No client can hurt another:
  * - a length over the limit ends its connection; a message that never ends costs one message's memory;
- * - some requests of each are executed in turn, and no more are read while it does not take its replies;
+ * - a few requests of each are executed when they arrive; what is more waits its turn, behind all others that have more, and
+ *   every turn is short, so that who asks seldom is answered at once beside any number who never stop;
+ * - no more are read while it does not take its replies;
  * - one that does not take its events is disconnected once EVENTS_MAX of them wait;
  * - a domain's own limits are the store's quotas.
  *
@@ -49,8 +51,9 @@ export interface StreamServerOptions {
 export const SESSION_COMMAND = 'domus-session';
 
 const SESSION_NAME = /^[A-Za-z0-9._-]{1,64}$/;
-/** Requests handled for one client before others get their turn. */
-const REQUESTS_PER_TURN = 64;
+/** Requests handled for one client before others get their turn, and clients in one turn of the event loop. */
+const REQUESTS_PER_TURN = 4;
+const CLIENTS_PER_TURN = 4;
 /** No more requests are read while this much waits to be taken. */
 const BACKLOG_BYTES_MAX = 64 * 1024;
 /** Events that may wait for a client of domain 0, each at most a message. */
@@ -62,6 +65,8 @@ export class StreamServer {
   readonly options: StreamServerOptions;
   readonly #clients = new Set<StreamClient>();
   readonly #sessions = new Map<string, StreamClient>();
+  /** Those that have more to do, the longest wait first. */
+  readonly #busy: StreamClient[] = [];
   #closed = false;
   #defectsLogged = 0;
 
@@ -96,6 +101,19 @@ export class StreamServer {
     this.options.log(`xenstored: defect: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
   }
 
+  /** For StreamClient: it has more to do, when others have had their turn. */
+  wait(client: StreamClient): void {
+    if (this.#busy.push(client) === 1) this.options.later(() => this.#turn());
+  }
+
+  #turn(): void {
+    const clients = this.#busy.splice(0, CLIENTS_PER_TURN);
+    const isMore = this.#busy.length > 0;
+    // Those that have even more begin a queue that is empty, and so the next turn, by themselves.
+    for (const client of clients) client.takeTurn();
+    if (isMore) this.options.later(() => this.#turn());
+  }
+
   /** For StreamClient: it is `name` from now on. An older connection of that name is a dead one. */
   enterSession(client: StreamClient, name: string): void {
     const old = this.#sessions.get(name);
@@ -124,6 +142,8 @@ class StreamClient {
   #session: string | null = null;
   /** What has arrived and is not decoded yet: at most what one turn brought. */
   #input: Uint8Array[] = [];
+  /** It waits for its turn. */
+  #isBusy = false;
   #workQueued = false;
   #closed = false;
 
@@ -165,7 +185,7 @@ class StreamClient {
 
   /** In a later turn: the store may be in the middle of another client's request. */
   #queueWork(): void {
-    if (this.#workQueued) return;
+    if (this.#workQueued || this.#isBusy) return;
     this.#workQueued = true;
     this.#server.options.later(() => {
       this.#workQueued = false;
@@ -173,24 +193,33 @@ class StreamClient {
     });
   }
 
+  /** For StreamServer. */
+  takeTurn(): void {
+    this.#isBusy = false;
+    this.#work();
+  }
+
   /** Executes requests and sends what waits, as much as may be done now. */
   #work(): void {
-    for (let left = REQUESTS_PER_TURN; !this.#closed; left--) {
-      const hasRoom = this.#send();
-      if (hasRoom && this.#input.length === 0) break;
-      if (!hasRoom || left === 0) {
-        this.#channel.setPaused(true);
-        if (hasRoom) this.#queueWork();
-        return;
+    if (this.#isBusy) return;
+    let hasRoom = this.#send();
+    if (hasRoom) {
+      for (let left = REQUESTS_PER_TURN; left > 0 && !this.#closed; left--) {
+        const message = this.#nextRequest();
+        if (message === null) break;
+        this.#execute(message);
       }
-      const message = this.#nextRequest();
-      if (message !== null) this.#execute(message);
+      hasRoom = this.#send();
     }
-    if (!this.#closed) this.#channel.setPaused(false);
+    if (this.#closed) return;
+    this.#isBusy = hasRoom && this.#input.length > 0;
+    this.#channel.setPaused(!hasRoom || this.#isBusy);
+    if (this.#isBusy) this.#server.wait(this);
   }
 
   /** Sends what waits; false if the client has to take some of it first. */
   #send(): boolean {
+    if (this.#closed) return false;
     const parts: Uint8Array[] = [];
     let bytes = this.#channel.backlogBytes;
     while (bytes < BACKLOG_BYTES_MAX) {
@@ -227,6 +256,8 @@ class StreamClient {
     if (request.type === XS.CONTROL && this.#session === null) {
       const { strings } = splitStrings(request.payload);
       if (strings[0] === SESSION_COMMAND) {
+        // What was asked before is answered before, and by the connection that it was asked on.
+        this.#send();
         const error = this.#becomeSession(strings[1] ?? '', strings[2] ?? '');
         const { type, reqId, txId } = request;
         this.#reply({ type: error === null ? type : XS.ERROR, reqId, txId, payload: joinStrings([error ?? 'OK']) });
