@@ -142,16 +142,19 @@ const MARK_FUNCTION = 'm() { read -r u x </proc/uptime; echo "@$1 $u@"; }';
 /** For a boot that does nothing else: at the mark, the host looks how much memory is in use. */
 export const IDLE_SCRIPT = `${MARK_FUNCTION}\nm ${SHELL_MARK}\nsleep 2\n`;
 
-/** QEMU's guest has no address yet, and its drivers are not loaded. */
-const DRIVERS = `[ -e /sys/hypervisor/type ] || {
-for f in /virtio/*; do insmod $f; done
+/** QEMU's drivers are not loaded yet. */
+const DRIVERS = '[ -e /sys/hypervisor/type ] || for f in /virtio/*; do insmod $f; done >/dev/null 2>&1';
+
+/** QEMU's guest has no address yet. */
+const ADDRESS = `[ -e /sys/hypervisor/type ] || {
 ip link set eth0 up
 udhcpc -q -i eth0 -s /etc/udhcpc.script
 } >/dev/null 2>&1`;
 
 const PREPARE: Readonly<Record<Need, string>> = {
   disk: 'disk=/dev/xvda; [ -b $disk ] || disk=/dev/vda',
-  host: 'until ip route | grep -q default; do usleep 100000; done',
+  host: `${ADDRESS}
+until ip route | grep -q default; do usleep 100000; done`,
   peer: `ip address add 192.168.77.1/24 dev eth1; ip link set eth1 up
 until ping -c 1 -W 1 192.168.77.2 >/dev/null; do usleep 100000; done`,
 };
