@@ -1,5 +1,5 @@
 /**
- * The console backend of a PV guest: takes what the guest wrote to the ring in the console page, and puts in what somebody typed.
+ * The backend of a console ring: takes what the guest wrote to the ring in the console page, and puts in what somebody typed.
  * Indices run freely mod 2^32 and are the guest's to spoil: what lies outside the ring's size is dropped.
  * Source: xen/include/public/io/console.h.
  */
@@ -13,6 +13,8 @@ export interface ConsoleBackendOptions {
   readonly notify: () => void;
   /** Gets the guest's output; the bytes are its own. */
   readonly output: (bytes: Uint8Array) => void;
+  /** False: output stays in the ring for now. Whoever says so calls `service` when there is room again. */
+  readonly hasRoom?: () => boolean;
 }
 
 /** Typed bytes that wait for the guest; beyond this they are dropped. */
@@ -25,6 +27,7 @@ export class ConsoleBackend {
   readonly #words: Int32Array;
   readonly #notify: () => void;
   readonly #output: (bytes: Uint8Array) => void;
+  readonly #hasRoom: () => boolean;
   #input: Uint8Array[] = [];
   #inputBytes = 0;
 
@@ -33,6 +36,7 @@ export class ConsoleBackend {
     this.#words = new Int32Array(options.page.buffer, options.page.byteOffset, 1024);
     this.#notify = options.notify;
     this.#output = options.output;
+    this.#hasRoom = options.hasRoom ?? (() => true);
     this.#page[XENCONS.connection] = 0;
   }
 
@@ -45,7 +49,7 @@ export class ConsoleBackend {
     let cons = words[XENCONS.out_cons >> 2];
     let took = false;
     let passes = 0;
-    for (; passes < PASSES_PER_CALL; passes++) {
+    for (; passes < PASSES_PER_CALL && this.#hasRoom(); passes++) {
       const prod = Atomics.load(words, XENCONS.out_prod >> 2);
       const length = (prod - cons) >>> 0;
       if (length === 0) break;
@@ -64,6 +68,11 @@ export class ConsoleBackend {
     if (took) this.#notify();
     this.#feed();
     return passes === PASSES_PER_CALL;
+  }
+
+  /** Typed bytes that the guest has had no room for. */
+  get inputBytes(): number {
+    return this.#inputBytes;
   }
 
   /** What somebody typed. */

@@ -6,11 +6,13 @@
 
 import { XenbusStateClosed, XenbusStateInitialising } from '../abi/io/xenbus.ts';
 import { BlockDevice } from '../backends/block.ts';
+import { ConsoleChannelDevice } from '../backends/console-channel.ts';
 import { FramebufferDevice } from '../backends/framebuffer.ts';
 import type { GuestPort } from '../backends/guest-port.ts';
 import { KeyboardDevice } from '../backends/keyboard.ts';
 import { NetworkDevice } from '../backends/network.ts';
 import { type BackendDevice, type DeviceBus, XenbusBackend } from '../backends/xenbus.ts';
+import type { ChannelConfig } from '../toolstack/config/channel.ts';
 import { diskFromNodes, vifFromNodes } from '../toolstack/config/device-from-nodes.ts';
 import type { DiskConfig } from '../toolstack/config/disk.ts';
 import type { VfbConfig } from '../toolstack/config/framebuffer.ts';
@@ -18,6 +20,7 @@ import { makeUpMac, type VifConfig } from '../toolstack/config/network-interface
 import {
   addDeviceNodes,
   backendPath,
+  channelNodes,
   type DeviceNodes,
   diskNodes,
   removeDeviceNodes,
@@ -27,6 +30,7 @@ import {
 } from '../toolstack/device-nodes.ts';
 import { errorNode } from '../toolstack/device-plug.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
+import { openChannelEnd } from './channel-end.ts';
 import { type DiskPlace, openDisk, placeDisk } from './domain-disk.ts';
 import { openNetwork } from './domain-network.ts';
 import { HostError } from './host-error.ts';
@@ -153,6 +157,24 @@ export class DomainDevices {
     const console = `/local/domain/${port.domid}/console`;
     await store.write(`${console}/vnc-listen`, listen);
     await store.write(`${console}/vnc-port`, String(server.port));
+  }
+
+  /** @throws HostError when the host's end cannot be had; nothing is left behind then */
+  async addChannel(channel: ChannelConfig): Promise<void> {
+    const { backendDomain, name } = channel;
+    if (backendDomain !== null && backendDomain !== '0' && backendDomain !== 'Domain-0')
+      throw new HostError(`channel ${name}: backend=${backendDomain}: channels are served by Dom0 only`);
+    const { end, tty } = await openChannelEnd(channel);
+    try {
+      await this.#add(
+        channelNodes(channel, tty),
+        null,
+        async () => () => new ConsoleChannelDevice(this.#options.port, end),
+      );
+    } catch (error) {
+      end.close();
+      throw error;
+    }
   }
 
   /** Makes a device's nodes and starts its backend, which is in InitWait when this resolves. */

@@ -366,6 +366,7 @@ async function buildAndRun(
     for (const disk of config.disks) await devices.addDisk(disk);
     for (const vif of config.vifs) await devices.addVif(vif);
     for (const vfb of config.vfbs) await devices.addVfb(vfb);
+    for (const channel of config.channels) await devices.addChannel(channel);
     await devices.watch();
     await workers.ready;
     if (run.isFirst && options.paused) live.pause();

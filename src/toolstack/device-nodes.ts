@@ -10,6 +10,7 @@
 
 import { XenbusStateClosing, XenbusStateInitialising } from '../abi/io/xenbus.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
+import type { ChannelConfig } from './config/channel.ts';
 import type { DiskConfig } from './config/disk.ts';
 import type { VfbConfig } from './config/framebuffer.ts';
 import { formatMac, type VifConfig } from './config/network-interface.ts';
@@ -21,6 +22,8 @@ export interface DeviceNodes {
   readonly id: number;
   readonly backend: Readonly<Record<string, string>>;
   readonly frontend: Readonly<Record<string, string>>;
+  /** Nodes of the frontend that the guest may only read. */
+  readonly frontendReadOnly?: Readonly<Record<string, string>>;
 }
 
 const SCRIPTS = '/etc/xen/scripts';
@@ -82,9 +85,9 @@ export function vifNodes(vif: VifConfig, mac: Uint8Array): DeviceNodes {
     frontend: {
       handle: String(vif.devid),
       mac: formatMac(mac),
-      mtu: String(vif.mtu ?? 1500),
       trusted: flag(vif.trusted ?? true),
     },
+    frontendReadOnly: { mtu: String(vif.mtu ?? 1500) },
   };
 }
 
@@ -112,6 +115,34 @@ export function screenNodes(
       sdl: flag(vfb.sdl ?? false),
     }),
     vkbd: device('vkbd', {}),
+  };
+}
+
+/** Source: libxl_internal.h, LIBXL_XENCONSOLE_LIMIT and LIBXL_XENCONSOLE_PROTOCOL. */
+const CONSOLE_LIMIT = '1048576';
+const CONSOLE_PROTOCOL = 'vt100';
+
+/** A channel, which is a console with a name. `tty`: the host's end of one that is a pty. */
+export function channelNodes({ devid, name, connection }: ChannelConfig, tty: string): DeviceNodes {
+  return {
+    kind: 'console',
+    backendKind: 'console',
+    id: devid,
+    backend: {
+      protocol: CONSOLE_PROTOCOL,
+      name,
+      connection: connection.kind,
+      ...(connection.kind === 'socket' ? { path: connection.path } : {}),
+    },
+    frontend: { protocol: CONSOLE_PROTOCOL },
+    frontendReadOnly: {
+      name,
+      limit: CONSOLE_LIMIT,
+      // Of consoles below device/, Linux serves those only.
+      type: 'ioemu',
+      output: connection.kind === 'pty' ? 'pty' : `chardev:libxl-channel${devid}`,
+      tty,
+    },
   };
 }
 
@@ -146,9 +177,10 @@ export async function addDeviceNodes(store: XenstoreClient, domid: number, nodes
     // What is written below has the permissions of its folder.
     await folder(frontend, [`n${domid}`, 'r0']);
     await folder(backend, guestReads);
-    for (const [name, value] of Object.entries(frontendNodes)) {
+    for (const [name, value] of Object.entries(frontendNodes)) await t.write(`${frontend}/${name}`, value);
+    for (const [name, value] of Object.entries(nodes.frontendReadOnly ?? {})) {
       await t.write(`${frontend}/${name}`, value);
-      if (name === 'mtu') await t.setPermissions(`${frontend}/${name}`, guestReads);
+      await t.setPermissions(`${frontend}/${name}`, guestReads);
     }
     for (const [name, value] of Object.entries(backendNodes)) await t.write(`${backend}/${name}`, value);
     for (const [name, value] of Object.entries({ ...backendNodes, backend })) await t.write(`${libxl}/${name}`, value);

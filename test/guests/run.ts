@@ -51,6 +51,7 @@ function configFor(engine: EngineKind, kernel: string, vcpus: number): DomainCon
     disks: [],
     vifs: [],
     vfbs: [],
+    channels: [],
   };
 }
 

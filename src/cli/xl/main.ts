@@ -7,6 +7,7 @@
 import { useCompileCache } from '../../toolstack/compile-cache.ts';
 import { getopt } from '../getopt.ts';
 import { blockAttach, blockDetach, blockList } from './block.ts';
+import { channelList } from './channel-list.ts';
 import type { Command, Context, DomainStarter } from './command.ts';
 import { console } from './console.ts';
 import { create } from './create.ts';
@@ -30,7 +31,7 @@ import { vncviewer } from './vncviewer.ts';
 const COMMANDS: readonly Command[] = [
   ...[create, list, destroy, shutdown, reboot, pause, unpause, console, vncviewer],
   ...[save, migrate, restore, dumpCore, memMax, memSet, vcpuList, vcpuSet, vmList, info, domid, domname, rename],
-  ...[trigger, sysrq, debugKeys, dmesg, networkAttach, networkList, networkDetach],
+  ...[trigger, sysrq, debugKeys, dmesg, networkAttach, networkList, networkDetach, channelList],
   ...[blockAttach, blockList, blockDetach, uptime, suspend, resume],
 ];
 

@@ -65,6 +65,7 @@ describe('readDomainConfig()', () => {
       disks: [],
       vifs: [],
       vfbs: [],
+      channels: [],
     });
   });
 

@@ -15,6 +15,7 @@
  */
 
 import { XEN_LEGACY_MAX_VCPUS } from '../../abi/arch-x86/shared-info.ts';
+import { type ChannelConfig, channelJson, parseChannel } from './channel.ts';
 import { type DiskConfig, diskJson, parseDisk } from './disk.ts';
 import { parseVfb, type VfbConfig, vfbJson } from './framebuffer.ts';
 import { parseVif, type VifConfig, vifJson } from './network-interface.ts';
@@ -85,6 +86,7 @@ export interface DomainConfig {
   readonly disks: readonly DiskConfig[];
   readonly vifs: readonly VifConfig[];
   readonly vfbs: readonly VfbConfig[];
+  readonly channels: readonly ChannelConfig[];
 }
 
 /** What the file says; null is "nothing". */
@@ -110,11 +112,12 @@ export interface StatedConfig {
   readonly disks: readonly DiskConfig[];
   readonly vifs: readonly VifConfig[];
   readonly vfbs: readonly VfbConfig[];
+  readonly channels: readonly ChannelConfig[];
 }
 
 /** Keys that would change a PV guest and that Domus does not honour yet. */
 const UNSUPPORTED_KEYS: readonly string[] = [
-  ...['vif2', 'vkb', 'pci', 'channel', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
+  ...['vif2', 'vkb', 'pci', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
   ...['vdispl', 'vsnd', 'dtdev', 'iomem', 'ioports', 'irqs', 'passthrough', 'device_tree'],
   ...['init_seclabel', 'seclabel', 'driver_domain', 'nomigrate', 'e820_host'],
   ...['cpus', 'cpus_soft', 'cpu_weight', 'cap', 'period', 'slice', 'latency', 'extratime', 'pool', 'vnuma'],
@@ -124,7 +127,7 @@ const UNSUPPORTED_KEYS: readonly string[] = [
 
 /** Of those, the ones that have to be lists; `cpus` and the like may be both. */
 const LIST_KEYS: ReadonlySet<string> = new Set([
-  ...['vif2', 'vkb', 'pci', 'channel', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
+  ...['vif2', 'vkb', 'pci', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
   ...['vdispl', 'vsnd', 'dtdev', 'iomem', 'ioports', 'irqs', 'vnuma'],
 ]);
 
@@ -190,6 +193,7 @@ export function readStated(source: string, text: string, options: ReadOptions): 
     disks: readStrings(config, 'disk').map((spec) => parseDisk(source, spec)),
     vifs: readStrings(config, 'vif').map((spec, devid) => parseVif(source, spec, devid, options.warn)),
     vfbs: readStrings(config, 'vfb').map(parseVfb),
+    channels: readStrings(config, 'channel').map((spec, index) => parseChannel(spec, index, options.warn)),
   };
 }
 
@@ -247,6 +251,7 @@ export function configJson(stated: StatedConfig): string {
     nics: stated.vifs.length === 0 ? undefined : stated.vifs.map(vifJson),
     vfbs: stated.vfbs.length === 0 ? undefined : stated.vfbs.map(vfbJson),
     vkbs: stated.vfbs.length === 0 ? undefined : stated.vfbs.map(({ devid }) => ({ devid })),
+    channels: stated.channels.length === 0 ? undefined : stated.channels.map(channelJson),
     on_poweroff: actionJson(stated.onPoweroff),
     on_reboot: actionJson(stated.onReboot),
     on_watchdog: actionJson(stated.onWatchdog),
