@@ -29,6 +29,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
     'abi/',
     'host/start-domain.ts',
     'host/domain-client.ts',
+    'host/domain-record.ts',
     'host/control-protocol.ts',
     'host/console-ends.ts',
     'host/xenstored.ts',

@@ -3,12 +3,13 @@
  *
  *   state            -> ControlState
  *   pause, unpause   -> null
+ *   nmi [vcpu]       -> null; an error if there is no such vCPU
  *   wait             -> SHUTDOWN_*, when the domain has shut down; no answer if it never does
  *   destroy          -> null; the connection ends when the domain is gone
  */
 import type { DomainState } from '../hypervisor/domain-state.ts';
 
-export const CONTROL_METHODS = ['state', 'pause', 'unpause', 'wait', 'destroy'] as const;
+export const CONTROL_METHODS = ['state', 'pause', 'unpause', 'nmi', 'wait', 'destroy'] as const;
 export type ControlMethod = (typeof CONTROL_METHODS)[number];
 
 export interface ControlState extends DomainState {

@@ -3,7 +3,14 @@ import type { Socket } from 'node:net';
 import { CONTROL_METHODS, type ControlMethod, type ControlState, LineReader } from './control-protocol.ts';
 import { listenLocally } from './local-socket.ts';
 
-export type ControlHandlers = Readonly<Record<ControlMethod, () => ControlState | null | Promise<number>>>;
+/** `params`: what the request has under that name, unchecked. */
+export type ControlHandler = (params: unknown) => ControlState | null | Promise<number>;
+export type ControlHandlers = Readonly<Record<ControlMethod, ControlHandler>>;
+
+/** The request asks for what cannot be done. One line. */
+export class ControlError extends Error {
+  override readonly name = 'ControlError';
+}
 
 export interface ControlServer {
   /** Ends all connections: the domain is gone. */
@@ -15,6 +22,7 @@ const CLIENTS_MAX = 256;
 const PARSE_ERROR = -32700;
 const INVALID_REQUEST = -32600;
 const METHOD_NOT_FOUND = -32601;
+const INVALID_PARAMS = -32602;
 
 export async function openControlServer(path: string, handlers: ControlHandlers): Promise<ControlServer> {
   const clients = new Set<Socket>();
@@ -58,5 +66,10 @@ async function answer(line: string, handlers: ControlHandlers): Promise<Record<s
   const id = typeof request.id === 'number' || typeof request.id === 'string' ? request.id : null;
   const method = CONTROL_METHODS.find((name) => name === request.method);
   if (method === undefined) return failed(id, METHOD_NOT_FOUND, `methods are ${CONTROL_METHODS.join(', ')}`);
-  return { jsonrpc: '2.0', id, result: await handlers[method]() };
+  try {
+    return { jsonrpc: '2.0', id, result: await handlers[method]('params' in request ? request.params : undefined) };
+  } catch (error) {
+    if (!(error instanceof ControlError)) throw error;
+    return failed(id, INVALID_PARAMS, error.message);
+  }
 }

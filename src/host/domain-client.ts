@@ -1,10 +1,13 @@
 /** Asks the process of a running domain (control-protocol.ts), and connects to its console. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type ControlMethod, type ControlState, LineReader } from './control-protocol.ts';
+import { forgetRecord } from './domain-record.ts';
 import { connectLocally } from './local-socket.ts';
-import { consolePath, controlPath, domainFolder, stateRoot } from './state-dir.ts';
+import { type ProcessId, parseProcessId, processLives } from './process-id.ts';
+import { consolePath, controlPath, domainFolder, endedPath, stateRoot } from './state-dir.ts';
 
 /** The domain's process does not answer as it should. One line. */
 export class DomainClientError extends Error {
@@ -19,11 +22,12 @@ async function ask(
   domid: number,
   method: ControlMethod,
   limitMs: number | null = ANSWER_LIMIT_MS,
+  params: readonly unknown[] = [],
 ): Promise<{ result: unknown; socket: Socket } | null> {
   const socket = await connectLocally(controlPath(root, domid));
   if (socket === null) return null;
   const reader = new LineReader();
-  socket.write(`${JSON.stringify({ jsonrpc: '2.0', id: 1, method })}\n`);
+  socket.write(`${JSON.stringify({ jsonrpc: '2.0', id: 1, method, params })}\n`);
   const line = await new Promise<string | null>((resolve) => {
     const timer =
       limitMs === null
@@ -50,7 +54,10 @@ async function ask(
     throw new DomainClientError(`Domain ${domid}: its process does not answer`);
   }
   const { result, error } = JSON.parse(line) as { result?: unknown; error?: { message: string } };
-  if (error !== undefined) throw new DomainClientError(`Domain ${domid}: ${error.message}`);
+  if (error !== undefined) {
+    socket.destroy();
+    throw new DomainClientError(`Domain ${domid}: ${error.message}`);
+  }
   return { result, socket };
 }
 
@@ -68,6 +75,13 @@ export async function setPaused(domid: number, paused: boolean, root: string = s
   return answer !== null;
 }
 
+/** Raises an NMI on a vCPU. False if the domain's process is gone. Throws DomainClientError. */
+export async function raiseNmi(domid: number, vcpu: number, root: string = stateRoot()): Promise<boolean> {
+  const answer = await ask(root, domid, 'nmi', ANSWER_LIMIT_MS, [vcpu]);
+  answer?.socket.destroy();
+  return answer !== null;
+}
+
 /** Waits until the domain has shut down: SHUTDOWN_*; null if it was destroyed, or its process killed. */
 export async function waitForShutdown(domid: number, root: string = stateRoot()): Promise<number | null> {
   const answer = await ask(root, domid, 'wait', null);
@@ -79,21 +93,29 @@ export async function waitForShutdown(domid: number, root: string = stateRoot())
  * Ends a domain; resolves when it is gone. A process that does not answer, or not end, is killed. False if there is none.
  */
 export async function destroyDomain(domid: number, root: string = stateRoot()): Promise<boolean> {
-  const pid = pidOf(root, domid);
+  const id = processIdOf(root, domid);
   let socket: Socket;
   try {
     const answer = await ask(root, domid, 'destroy');
-    if (answer === null) return false;
+    if (answer === null) {
+      // It may be about to be made. If it is not, what it has left may be.
+      if (id !== null) forgetRecord(root, domid);
+      if (id !== null) await kill(id);
+      rmSync(domainFolder(root, domid), { recursive: true, force: true });
+      return id !== null;
+    }
     socket = answer.socket;
   } catch (error) {
     if (!(error instanceof DomainClientError)) throw error;
-    if (pid === null) throw error;
-    kill(pid);
+    if (id === null) throw error;
+    forgetRecord(root, domid);
+    await kill(id);
     return true;
   }
   await new Promise<void>((resolve) => {
     const timer = setTimeout(() => {
-      if (pid !== null) kill(pid);
+      forgetRecord(root, domid);
+      if (id !== null) void kill(id);
     }, ANSWER_LIMIT_MS);
     socket.on('close', () => {
       clearTimeout(timer);
@@ -105,23 +127,38 @@ export async function destroyDomain(domid: number, root: string = stateRoot()): 
   return true;
 }
 
-function kill(pid: number): void {
+/** Kills a domain's process, and waits until it is gone. */
+async function kill(id: ProcessId): Promise<void> {
+  while (processLives(id)) {
+    try {
+      process.kill(id.pid, 'SIGKILL');
+    } catch {
+      // It has ended by itself.
+    }
+    await sleep(10);
+  }
+}
+
+/** SHUTDOWN_* of a domain that is kept though its process is gone; null for others. */
+export function endedReasonOf(domid: number, root: string = stateRoot()): number | null {
   try {
-    process.kill(pid, 'SIGKILL');
+    return Number(readFileSync(endedPath(root, domid), 'utf8'));
   } catch {
-    // It has ended by itself.
+    return null;
   }
 }
 
 /** The process of a domain, as it has said itself. */
-export function pidOf(root: string, domid: number): number | null {
+export function processIdOf(root: string, domid: number): ProcessId | null {
   try {
-    const pid = Number(readFileSync(join(domainFolder(root, domid), 'pid'), 'utf8'));
-    // 0 and less would be process groups.
-    return Number.isSafeInteger(pid) && pid > 1 ? pid : null;
+    return parseProcessId(readFileSync(join(domainFolder(root, domid), 'pid'), 'utf8'));
   } catch {
     return null;
   }
+}
+
+export function pidOf(root: string, domid: number): number | null {
+  return processIdOf(root, domid)?.pid ?? null;
 }
 
 /** What the domain was made from, as libxl's JSON; empty if that is not there any more. */

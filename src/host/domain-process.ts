@@ -9,7 +9,9 @@ import { useCompileCache } from '../toolstack/compile-cache.ts';
 import { configJson } from '../toolstack/config/domain-config.ts';
 import { ConsoleServer } from './console-server.ts';
 import type { ControlServer } from './control-server.ts';
+import { forgetRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
 import { openLogFile, rotateLog } from './log-file.ts';
+import { formatProcessId, thisProcess } from './process-id.ts';
 import type { FromDomainProcess, ToDomainProcess } from './start-domain.ts';
 import { consolePath, controlPath, domainFolder, domainLogPath, hypervisorLogPath, stateRoot } from './state-dir.ts';
 
@@ -38,14 +40,14 @@ function keepLog(path: string, kept: string): void {
   }
 }
 
-async function run({ config, quiet, paused, preserve, logPath }: ToDomainProcess): Promise<void> {
-  const [{ runDomain }, { openControlServer }] = await Promise.all([
+async function run({ config: first, quiet, paused, preserve, logPath }: ToDomainProcess): Promise<void> {
+  const [{ runDomain }, { ControlError, openControlServer }] = await Promise.all([
     import('./run-domain.ts'),
     import('./control-server.ts'),
   ]);
   const root = stateRoot();
   const hypervisorLog = openLogFile(hypervisorLogPath(root), HYPERVISOR_LOG_BYTES, 1);
-  const console = new ConsoleServer(openLogFile(domainLogPath(root, 'console', config.name), CONSOLE_LOG_BYTES, 1));
+  const console = new ConsoleServer(openLogFile(domainLogPath(root, 'console', first.name), CONSOLE_LOG_BYTES, 1));
   // Standard error is the log xl-NAME.log.
   const note = (line: string): void => {
     process.stderr.write(`${line}\n`);
@@ -56,7 +58,11 @@ async function run({ config, quiet, paused, preserve, logPath }: ToDomainProcess
     if (line.startsWith('(XEN) ')) hypervisorLog.add(`${line}\n`);
     void say({ kind: 'log', line });
   };
+  let config = first;
   let domid = 0;
+  let hasLived = false;
+  /** Folder of the domain before a restart, which is kept until the next one has its own. */
+  let previous: string | null = null;
   let control: ControlServer | null = null;
   try {
     const { exitCode } = await runDomain(config, {
@@ -68,13 +74,18 @@ async function run({ config, quiet, paused, preserve, logPath }: ToDomainProcess
       paused,
       preserve,
       onStart: () => void say({ kind: 'started', domid }),
+      nextConfig: () => config,
+      onAllocated: (allocated) => {
+        domid = allocated;
+        mkdirSync(domainFolder(root, domid), { recursive: true, mode: 0o700 });
+        writeFileSync(join(domainFolder(root, domid), 'pid'), formatProcessId(thisProcess()));
+      },
       onLive: async (live) => {
-        if (domid === 0) keepLog(logPath, domainLogPath(root, 'xl', config.name));
-        domid = live.domid;
+        if (!hasLived) keepLog(logPath, domainLogPath(root, 'xl', config.name));
+        hasLived = true;
         const folder = domainFolder(root, domid);
-        mkdirSync(folder, { recursive: true, mode: 0o700 });
-        writeFileSync(join(folder, 'pid'), `${process.pid}\n`);
         writeFileSync(join(folder, 'config.json'), configJson(config), { mode: 0o600 });
+        writeRecord(root, domid, recordOf(config, quiet, preserve));
         const acting = (act: () => void) => () => {
           act();
           return null;
@@ -83,14 +94,29 @@ async function run({ config, quiet, paused, preserve, logPath }: ToDomainProcess
           state: () => ({ ...live.state(), pid: process.pid }),
           pause: acting(live.pause),
           unpause: acting(live.unpause),
+          nmi: (params) => {
+            const vcpu = Array.isArray(params) ? Number(params[0]) : Number.NaN;
+            if (!live.nmi(vcpu)) throw new ControlError('No such vCPU');
+            return null;
+          },
           wait: () => live.ended,
           destroy: acting(live.destroy),
         });
         await console.listen(consolePath(root, domid));
+        if (previous !== null) rmSync(previous, { recursive: true, force: true });
+        previous = null;
         note(`Waiting for domain ${config.name} (domid ${domid}) to die [pid ${process.pid}]`);
-        return () => {
-          rmSync(folder, { recursive: true, force: true });
-          control?.close();
+        return {
+          onEnding: (restarts) => {
+            // What `xl config-update` may have changed.
+            config = readRecord(root, domid)?.config ?? config;
+            if (restarts) previous = folder;
+            else forgetRecord(root, domid);
+          },
+          onGone: () => {
+            if (previous === null) rmSync(folder, { recursive: true, force: true });
+            control?.close();
+          },
         };
       },
     });
@@ -103,7 +129,9 @@ async function run({ config, quiet, paused, preserve, logPath }: ToDomainProcess
     const isExpected = ['HostError', 'KernelImageError', 'BuildError'].includes(error.name);
     const message = isExpected ? error.message : (error.stack ?? error.message);
     process.stderr.write(`${message}\n`);
-    if (isExpected && domid === 0) rmSync(logPath, { force: true });
+    if (isExpected && !hasLived) rmSync(logPath, { force: true });
+    if (domid !== 0) rmSync(domainFolder(root, domid), { recursive: true, force: true });
+    if (previous !== null) rmSync(previous, { recursive: true, force: true });
     await say({ kind: 'failed', message, isExpected });
     process.exitCode = 1;
   }

@@ -25,14 +25,15 @@ import { connect, createServer, type Server } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SwitchServer } from '../network/host/switch-socket.ts';
-import { introduceControlDomain, removeDomain } from '../toolstack/xenstore-nodes.ts';
+import { introduceControlDomain } from '../toolstack/xenstore-nodes.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
 import { linkToStore } from '../xenstore/link.ts';
 import { createStore, type Store } from '../xenstore/store.ts';
 import { StreamServer } from '../xenstore/stream-server.ts';
+import { DomainKeeper } from './domain-keeper.ts';
 import { JournalError, JournalFile } from './journal-file.ts';
 import { serverChannel } from './socket-channel.ts';
-import { domainFolder, journalPath, pidIn, pidPath, stateRoot, switchPath, xenstoredPath } from './state-dir.ts';
+import { journalPath, pidIn, pidPath, stateRoot, switchPath, xenstoredPath } from './state-dir.ts';
 
 /** Another daemon serves this folder. */
 export class AlreadyRunning extends Error {
@@ -53,8 +54,6 @@ export interface Daemon {
 
 /** Connections at a time. More would only be a program that has lost count. */
 const CLIENTS_MAX = 4096;
-/** How long a domain that was there before a restart may take to come back, before it counts as dead. */
-const RETURN_GRACE_MS = 60_000;
 const STOP_LIMIT_MS = 10_000;
 
 /** Starts serving in this process. Throws AlreadyRunning, DaemonError, JournalError. */
@@ -72,17 +71,19 @@ export async function startDaemon(root: string, log: (line: string) => void): Pr
     const client = new XenstoreClient(linkToStore(store));
     await introduceControlDomain(client);
 
-    const domainGone = (domid: number): void => {
-      log(`domusd: the process of domain ${domid} is gone`);
-      rmSync(domainFolder(root, domid), { recursive: true, force: true });
-      removeDomain(client, domid).catch((error) => log(`domusd: domain ${domid}: ${messageOf(error)}`));
-    };
-    const xenstored = new StreamServer({ store, later: setImmediate, log, onDomainGone: domainGone });
-    // Whoever was there when the last daemon ended comes back soon, or has ended with it or since.
-    const graceEnds = setTimeout(() => {
-      for (const domid of store.domids()) if (!xenstored.hasSessionFor(domid)) domainGone(domid);
-    }, RETURN_GRACE_MS);
-    graceEnds.unref();
+    const xenstored = new StreamServer({
+      store,
+      later: setImmediate,
+      log,
+      onSessionEnd: (domid) => keeper.sessionEnded(domid),
+    });
+    const keeper = new DomainKeeper({
+      root,
+      client,
+      hasSession: (domid) => xenstored.hasSessionFor(domid),
+      domids: () => store.domids(),
+      log,
+    });
 
     // Before xenstored's socket, which is what commands wait for.
     const switches = new SwitchServer();
@@ -107,11 +108,13 @@ export async function startDaemon(root: string, log: (line: string) => void): Pr
     renameSync(`${pidPath(root)}.new`, pidPath(root));
     await listen(server, socketPath);
     const { lost, unwatch } = watchSocket(socketPath);
+    // What has ended since the last daemon did.
+    keeper.look();
     return {
       lost,
       stop: async () => {
         unwatch();
-        clearTimeout(graceEnds);
+        await keeper.close();
         xenstored.close();
         switches.close();
         await new Promise((resolve) => switchServer.close(resolve));

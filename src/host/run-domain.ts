@@ -15,7 +15,7 @@ import {
 import { ConsoleBackend } from '../backends/console.ts';
 import { type Dom0Channel, Dom0Channels, type EventHandler } from '../hypervisor/dom0-channels.ts';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
-import { type DomainState, domainState, pauseDomain, unpauseDomain } from '../hypervisor/domain-state.ts';
+import { type DomainState, domainState, pauseDomain, raiseNmi, unpauseDomain } from '../hypervisor/domain-state.ts';
 import { ECS_UNBOUND, notifyVcpu, setPort } from '../hypervisor/event-channels.ts';
 import { GrantMappings } from '../hypervisor/grant-mappings.ts';
 import { adoptPageTables } from '../hypervisor/mmu.ts';
@@ -61,10 +61,20 @@ export interface LiveDomain {
   state(): DomainState;
   pause(): void;
   unpause(): void;
+  /** Raises an NMI; false if there is no such vCPU. */
+  nmi(vcpuId: number): boolean;
   /** Resolves with SHUTDOWN_* when it has shut down; never if it is destroyed before. */
   readonly ended: Promise<number>;
   /** Ends it at once, and for good. */
   destroy(): void;
+}
+
+/** What is called at the end of a domain. */
+export interface LiveHooks {
+  /** Before it is taken from xenstore; `restarts`: it is started again, with another domid. */
+  readonly onEnding: (restarts: boolean) => void;
+  /** When it is gone from xenstore. */
+  readonly onGone: () => void;
 }
 
 export interface RunOptions {
@@ -79,8 +89,12 @@ export interface RunOptions {
   readonly paused?: boolean;
   /** Whatever ends the domain, it stays as it is until it is destroyed: no on_* action is done. */
   readonly preserve?: boolean;
-  /** Called for each domid when it is about to run; what it returns is called when it is gone from xenstore. */
-  readonly onLive?: (domain: LiveDomain) => Promise<() => void>;
+  /** Called for each domid when it is about to run. */
+  readonly onLive?: (domain: LiveDomain) => Promise<LiveHooks>;
+  /** Called with each domid before anything is made for it. */
+  readonly onAllocated?: (domid: number) => void;
+  /** The config for the next start, if it may have changed. */
+  readonly nextConfig?: () => DomainConfig;
   /** What xl notes of the domain's life. */
   readonly note?: (line: string) => void;
   /** Ends the domain at once. */
@@ -139,17 +153,17 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
   const onProgress = (step: string, detail: string): void => {
     if (!options.quiet) options.log(`xl: kernel: ${step} ${detail}`);
   };
-  let loaded: BootFiles | null = await loadBootFiles(config, onProgress);
+  const load = (next: DomainConfig): Promise<BootFiles> => loadBootFiles(next, onProgress);
+  let first: BootFiles | null = await load(config);
   // A running domain does not need them: a restart loads them again.
-  const takeBootFiles = async (): Promise<BootFiles> => {
-    const files = loaded ?? (await loadBootFiles(config, onProgress));
-    loaded = null;
+  const takeBootFiles = async (next: DomainConfig): Promise<BootFiles> => {
+    const files = first ?? (await load(next));
+    first = null;
     return files;
   };
-  const engine = engineFor(config);
   const xenstore = await openXenstore(options);
   try {
-    return await runToEnd({ config, options, takeBootFiles, xenstore, engine });
+    return await runToEnd(config, { options, takeBootFiles, xenstore });
   } finally {
     xenstore.close();
   }
@@ -165,22 +179,31 @@ async function openXenstore(options: RunOptions): Promise<DomainXenstore> {
 }
 
 /** Runs the domain and what it becomes by restarts, each with a domid of its own. */
-async function runToEnd(run: Omit<OneRun, 'domid' | 'isFirst'>): Promise<DomainEnd> {
-  const { config, options, xenstore } = run;
+async function runToEnd(
+  first: DomainConfig,
+  run: Omit<OneRun, 'config' | 'domid' | 'isFirst' | 'engine'>,
+): Promise<DomainEnd> {
+  const { options, xenstore } = run;
+  let config = first;
+  let engine = engineFor(config);
   await introduceControlDomain(xenstore.client);
   // Before the work of building it; what counts is the look when it is introduced.
   await hostErrorOf(nameMustBeFree(xenstore.client, config.name));
   for (let isFirst = true; ; isFirst = false) {
     const domid = await xenstore.allocateDomid();
-    const reason = await runOnce({ ...run, domid, isFirst });
+    options.onAllocated?.(domid);
+    const reason = await runOnce({ ...run, config, domid, isFirst, engine });
     if (reason === 'detached' || reason === 'destroyed') return { reason, exitCode: 0 };
     const action = actionFor(config, reason);
     const failed = reason === 'crash' || reason === 'watchdog';
+    const line = `xl: domain \`${config.name}' (${domid}): ${reason}, action ${action}`;
     if (restarts(action)) {
-      if (!options.quiet) options.log(`xl: domain \`${config.name}' (${domid}): ${reason}, action ${action}`);
+      if (!options.quiet) options.log(line);
+      config = options.nextConfig?.() ?? config;
+      engine = engineFor(config);
       continue;
     }
-    if (failed) options.log(`xl: domain \`${config.name}' (${domid}): ${reason}, action ${action}`);
+    if (failed) options.log(line);
     return { reason, exitCode: failed ? EXIT_CRASH : 0 };
   }
 }
@@ -201,7 +224,7 @@ interface OneRun {
   readonly config: DomainConfig;
   readonly options: RunOptions;
   /** What it boots, to be let go of after building. */
-  readonly takeBootFiles: () => Promise<BootFiles>;
+  readonly takeBootFiles: (config: DomainConfig) => Promise<BootFiles>;
   readonly xenstore: DomainXenstore;
   readonly domid: number;
   /** It is no restart. */
@@ -209,8 +232,8 @@ interface OneRun {
   readonly engine: EngineKind;
 }
 
-async function buildFromFiles({ takeBootFiles }: OneRun, domain: Domain) {
-  const { elf, kernel, kernelName, ramdisk, ramdiskName, cmdline } = await takeBootFiles();
+async function buildFromFiles({ config, takeBootFiles }: OneRun, domain: Domain) {
+  const { elf, kernel, kernelName, ramdisk, ramdiskName, cmdline } = await takeBootFiles(config);
   const built = buildDomain(
     domain.machine,
     domain.vcpus[0],
@@ -355,10 +378,12 @@ async function buildAndRun(
     state: () => domainState(domain, monotonicNs()),
     pause: () => pauseDomain(domain, kicker),
     unpause: () => unpauseDomain(domain),
+    nmi: (vcpuId) => raiseNmi(domain, vcpuId, kicker),
     ended,
     destroy,
   };
-  let onGone: (() => void) | undefined;
+  let hooks: LiveHooks | undefined;
+  let startsAgain = false;
   if (options.signal?.aborted) stopped = true;
   options.signal?.addEventListener('abort', stop);
   workers.run();
@@ -370,7 +395,7 @@ async function buildAndRun(
     await devices.watch();
     await workers.ready;
     if (run.isFirst && options.paused) live.pause();
-    onGone = await options.onLive?.(live);
+    hooks = await options.onLive?.(live);
     if (run.isFirst) options.onStart?.();
     Atomics.store(vcpu0.i32, VCPU.state >> 2, VCPU_STATE_UP);
     Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
@@ -406,7 +431,8 @@ async function buildAndRun(
       return 'destroyed';
     }
     note(`Domain ${domid} needs to be cleaned up: destroying the domain`);
-    note(restarts(action) ? 'Done. Rebooting now' : 'Done. Exiting now');
+    startsAgain = restarts(action);
+    note(startsAgain ? 'Done. Rebooting now' : 'Done. Exiting now');
     return end;
   } finally {
     stop();
@@ -414,9 +440,10 @@ async function buildAndRun(
     options.signal?.removeEventListener('abort', stop);
     await devices.close();
     connection.onEnd = null;
+    hooks?.onEnding(startsAgain);
     await xenstore.remove(domid);
     connection.close();
-    onGone?.();
+    hooks?.onGone();
   }
 }
 

@@ -33,6 +33,10 @@ export interface StartOptions {
   readonly preserve: boolean;
   readonly log: (line: string) => void;
   readonly note: (line: string) => void;
+  /** For a domain of another state folder, working folder and settings than this process has. */
+  readonly root?: string;
+  readonly cwd?: string;
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 export interface StartedDomain {
@@ -68,7 +72,8 @@ function openLog(path: string): number {
 /** Resolves when the domain is built and runs. Throws StartError. */
 export async function startDomain(config: DomainConfig, options: StartOptions): Promise<StartedDomain> {
   // It becomes the log of that name when there is a domain of that name.
-  const path = `${domainLogPath(stateRoot(), 'xl', config.name)}.${process.pid}`;
+  const root = options.root ?? stateRoot();
+  const path = `${domainLogPath(root, 'xl', config.name)}.${process.pid}`;
   const logFile = openLog(path);
   const program = new URL(
     import.meta.url.endsWith('.ts') ? './domain-process.ts' : './domain-process.js',
@@ -76,6 +81,8 @@ export async function startDomain(config: DomainConfig, options: StartOptions): 
   );
   const child = fork(fileURLToPath(program), [], {
     detached: true,
+    cwd: options.cwd,
+    env: { ...process.env, ...options.environment, DOMUS_STATE_DIR: root },
     serialization: 'advanced',
     // Standard input is nothing that can be read; /dev/null may be missing.
     stdio: [logFile, logFile, logFile, 'ipc'],

@@ -4,8 +4,8 @@
  *   xenstored/socket    clients of xenstore connect here (on Windows a pipe, see `xenstoredPath`)
  *   xenstored/journal   the store
  *   network/socket      Ethernet switches (on Windows a pipe)
- *   domains/DOMID/      of each domain that runs: pid, the process; control and console, its sockets (on Windows pipes);
- *                       config.json, what it was made from
+ *   domains/DOMID/      of each domain that runs: pid, the process, and when it was started; control and console, its sockets (on Windows pipes);
+ *                       config.json, what it was made from; record.json, what it is started again from
  *   log/xl-NAME.log     what became of the domain of that name; .1, .2, ... are those before
  *   log/console-NAME.log  what it wrote to its console; .1 is what was there before
  *   log/hypervisor.log  what `xl dmesg` shows
@@ -38,6 +38,11 @@ export function switchPath(root: string): string {
 /** What there is of a running domain. */
 export function domainFolder(root: string, domid: number): string {
   return join(root, 'domains', String(domid));
+}
+
+/** SHUTDOWN_* of a domain that is kept though its process is gone. */
+export function endedPath(root: string, domid: number): string {
+  return join(domainFolder(root, domid), 'ended');
 }
 
 /** Where a domain's process answers questions (src/host/control-server.ts). */

@@ -61,3 +61,12 @@ export function unpauseDomain(domain: Domain): void {
   Atomics.store(domain.i32, DOMAIN.paused >> 2, 0);
   Atomics.notify(domain.i32, DOMAIN.paused >> 2);
 }
+
+/** Raises an NMI, which goes before events; false if there is no such vCPU. A guest without a handler takes none. */
+export function raiseNmi(domain: Domain, vcpuId: number, kicker: Kicker): boolean {
+  const vcpu = domain.vcpus[vcpuId];
+  if (vcpu === undefined) return false;
+  Atomics.store(vcpu.u32, VCPU.nmiPending >> 2, 1);
+  notifyVcpu(domain, vcpuId, kicker);
+  return true;
+}

@@ -38,7 +38,7 @@ class Xenstored {
       store: this.store,
       later: setImmediate,
       log: () => {},
-      onDomainGone: (domid) => this.gone.push(domid),
+      onSessionEnd: (domid) => void this.gone.push(domid),
     });
   }
 
@@ -199,7 +199,7 @@ test('a session has the rights of its domain, and cannot become another one', as
   await expect(guest.write('/secret', 'z')).rejects.toMatchObject({ code: 'EACCES' });
 });
 
-test('a session of a domain ends when the domain is released, and there is none for one that is unknown', async () => {
+test('a session of a domain ends when the domain is released, which is reported, and there is none for one that is unknown', async () => {
   const xenstored = new Xenstored();
   xenstored.store.introduceDomain(3, { gfn: 1, port: 1 });
   const guest = xenstored.session(3, 'guest');
@@ -208,7 +208,7 @@ test('a session of a domain ends when the domain is released, and there is none 
   await expect(guest.closed).resolves.toBeUndefined();
   await expect(guest.read('data')).rejects.toMatchObject({ name: 'XenstoreClosed' });
   await expect(xenstored.session(4, 'nobody').read('data')).rejects.toThrow('domain 4 is unknown to xenstored');
-  expect(xenstored.gone).toEqual([]);
+  expect(xenstored.gone).toEqual([3]);
 });
 
 test('a domain whose session goes while xenstored lives is reported, one that lost xenstored is not', async () => {

@@ -43,8 +43,8 @@ export interface StreamServerOptions {
   /** Calls back in a later turn, when others have had theirs. */
   readonly later: (work: () => void) => void;
   readonly log: (line: string) => void;
-  /** The last session that spoke for the domain is gone, without a RELEASE. */
-  readonly onDomainGone?: (domid: number) => void;
+  /** A session that spoke for the domain is gone, and there is no other that does. */
+  readonly onSessionEnd?: (domid: number) => void;
 }
 
 /** First word of the CONTROL request that makes a connection a session's. */
@@ -128,9 +128,9 @@ export class StreamServer {
     this.#sessions.delete(session);
     if (this.#closed) return;
     // This process lives and a unix socket does not break by itself, so it is the client that is gone.
-    const { store, onDomainGone } = this.options;
+    const { store, onSessionEnd } = this.options;
     store.endSession(session);
-    if (domid !== 0 && store.isIntroduced(domid) && !this.hasSessionFor(domid)) onDomainGone?.(domid);
+    if (domid === 0 || !this.hasSessionFor(domid)) onSessionEnd?.(domid);
   }
 }
 

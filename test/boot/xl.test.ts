@@ -106,10 +106,15 @@ test('two guests are created, looked at, paused, shut down, destroyed and killed
   expect((await listed()).length).toBe(2);
   await atConsole('two', 'echo "on $((20 + 4))"\n', /^on 24$/m);
 
-  // A reboot gives it a new domid and the same console.
+  // A reboot gives it a new domid, the same console, and the config that it has been given meanwhile.
+  const updated = await xl('config-update', 'two', config, 'name="two"', 'memory=192');
+  expect(updated).toMatchObject({ code: 0, console: '', log: expect.stringMatching(/^WARNING: .*\nParsing config/) });
+  expect((await xl('trigger', 'two', 'nmi')).code).toBe(0);
+  expect((await xl('trigger', 'two', 'nmi', '7')).code).toBe(1);
   await atConsole('two', 'echo rebooting; reboot -f\n', /^rebooting$/m);
   await until('two has a new domid', async () => ![second, ''].includes(await idOf('two')));
   const third = await idOf('two');
+  expect((await xl('list', 'two')).console).toMatch(/^two +\d+ +192 /m);
 
   const down = await xl('shutdown', '-w', 'one');
   expect(down).toEqual({
@@ -134,12 +139,18 @@ test('two guests are created, looked at, paused, shut down, destroyed and killed
   const run = Buffer.from('echo ran').toString('base64');
   const kept = await xl('create', '-qe', config, 'name="kept"', `cmdline="console=hvc0 domus.run=${run}"`);
   expect(kept.code).toBe(0);
-  const victim = await xl('create', '-qp', config, 'name="victim"');
-  expect(victim.code).toBe(0);
-  expect(await listed()).toContainEqual(expect.stringMatching(/^victim \d+ --p---$/));
+  for (const onCrash of ['destroy', 'restart', 'preserve'])
+    expect((await xl('create', '-qp', config, `name="victim-${onCrash}"`, `on_crash="${onCrash}"`)).code).toBe(0);
+  for (const onCrash of ['destroy', 'restart', 'preserve'])
+    expect(await listed()).toContainEqual(expect.stringMatching(new RegExp(`^victim-${onCrash} \\d+ --p---$`)));
+  const fourth = Number(await idOf('victim-restart'));
   await until('kept has shut down', async () => (await listed()).some((row) => /^kept \d+ ---s--$/.test(row)));
-  await killDomain('victim', root);
-  await until('domusd takes away what was killed', async () => (await listed()).length === 1);
-  expect((await xl('destroy', 'kept')).code).toBe(0);
+  for (const onCrash of ['destroy', 'restart', 'preserve']) await killDomain(`victim-${onCrash}`, root);
+  await until('domusd takes away what was killed', async () => (await idOf('victim-destroy')) === '');
+  await until('domusd starts again what was killed', async () => Number(await idOf('victim-restart')) > fourth);
+  expect(await listed()).toContainEqual(expect.stringMatching(/^victim-preserve \d+ ---sc-$/));
+  await atConsole('victim-restart', 'echo "on $((20 + 5))"\n', /^on 25$/m);
+  for (const name of ['kept', 'victim-restart', 'victim-preserve'])
+    expect(await xl('destroy', name)).toEqual({ code: 0, console: '', log: '' });
   expect(await listed()).toEqual([]);
 });

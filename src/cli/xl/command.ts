@@ -26,8 +26,8 @@ export interface Context {
   readonly verbosity: number;
   /** -f */
   readonly force: boolean;
-  /** Prints the help of a command, or the list of them all. */
-  readonly help: (command?: string) => void;
+  /** Prints the help of the command that runs, whose name it may be given. */
+  readonly help: (name?: string) => void;
   /** Instead of the host's; for tests. */
   readonly starter?: DomainStarter;
 }
@@ -44,6 +44,12 @@ export interface Command {
   readonly options: string;
   /** `words`: the command line behind the command's name. Returns the exit code. */
   run(words: readonly string[], context: Context): Promise<number>;
+}
+
+/** A command in the table: its file is loaded when it is asked for. */
+export interface CommandEntry {
+  readonly name: string;
+  readonly load: () => Promise<Command>;
 }
 
 export interface CommandWords {

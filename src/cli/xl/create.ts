@@ -11,7 +11,6 @@
  * Source: xl(1); tools/xl/xl_vmcontrol.c main_create, create_domain (read for behaviour); recorded output of xl 4.17.
  */
 
-import { readFileSync } from 'node:fs';
 import {
   configJson,
   type DomainConfig,
@@ -22,6 +21,7 @@ import {
 import { appendOverrides, ConfigError } from '../../toolstack/config/xl-cfg.ts';
 import { openTerminal } from '../terminal.ts';
 import { type Command, type Context, type DomainStarter, readWords } from './command.ts';
+import { readConfigFile } from './config-file.ts';
 import { showConsole } from './console.ts';
 import { showDisplay } from './vncviewer.ts';
 
@@ -178,38 +178,3 @@ async function hostStarter(): Promise<DomainStarter> {
   ]);
   return { startDomain, connectConsole };
 }
-
-/** The text, or null after a message. Line ends of Windows and a byte order mark are no part of it. */
-function readConfigFile(file: string, context: Context): string | null {
-  // The name stands for "no file" in xl, on every system.
-  if (file === '/dev/null') return '';
-  try {
-    return new TextDecoder().decode(readFileSync(file)).replaceAll('\r\n', '\n');
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : '';
-    const reason = ERRNO_TEXTS[code];
-    if (reason === undefined) throw error;
-    context.err(`Failed to read config file: ${file}: ${reason}`);
-    return null;
-  }
-}
-
-/** strerror(3) of glibc for what open(2) and read(2) can say of a path. */
-const ERRNO_TEXTS: Readonly<Record<string, string>> = {
-  EACCES: 'Permission denied',
-  EINVAL: 'Invalid argument',
-  EIO: 'Input/output error',
-  EISDIR: 'Is a directory',
-  ELOOP: 'Too many levels of symbolic links',
-  EMFILE: 'Too many open files',
-  ENAMETOOLONG: 'File name too long',
-  ENFILE: 'Too many open files in system',
-  ENODEV: 'No such device',
-  ENOENT: 'No such file or directory',
-  ENOMEM: 'Cannot allocate memory',
-  ENOTDIR: 'Not a directory',
-  ENXIO: 'No such device or address',
-  EPERM: 'Operation not permitted',
-  ERR_FS_FILE_TOO_LARGE: 'File too large',
-  ERR_INVALID_ARG_VALUE: 'Invalid argument',
-};

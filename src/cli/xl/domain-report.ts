@@ -2,6 +2,7 @@
 
 import { cpus, totalmem, uptime } from 'node:os';
 import { SHUTDOWN_crash } from '../../abi/xen.ts';
+import { endedReasonOf } from '../../host/domain-client.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
 import { nameOf, tryState } from './domains.ts';
 
@@ -42,6 +43,7 @@ export async function domainReport(store: XenstoreClient, domid: number): Promis
   const vm = await store.read(`/local/domain/${domid}/vm`);
   if (name === null || vm === null) return null;
   const state = await tryState(domid);
+  const kept = state === null ? endedReasonOf(domid) : null;
   const startTime = Number((await store.read(`${vm}/start_time`)) ?? Number.NaN);
   const vcpus = (state?.vcpus ?? []).map(({ online, running, blocked, timeNs }) => {
     return { online, running, blocked, seconds: timeNs / 1e9 };
@@ -58,9 +60,9 @@ export async function domainReport(store: XenstoreClient, domid: number): Promis
     running: online.some((vcpu) => vcpu.running),
     blocked: online.length > 0 && online.every((vcpu) => vcpu.blocked),
     paused: state?.paused ?? false,
-    // A process that was killed is a domain that has crashed; domusd will take it away.
-    shutdownReason: state === null ? SHUTDOWN_crash : state.shutdownReason,
-    dying: state === null,
+    // A process that was killed is a domain that has crashed; domusd will see to it.
+    shutdownReason: state?.shutdownReason ?? kept ?? SHUTDOWN_crash,
+    dying: state === null && kept === null,
   };
 }
 

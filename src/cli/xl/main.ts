@@ -6,34 +6,9 @@
 
 import { useCompileCache } from '../../toolstack/compile-cache.ts';
 import { getopt } from '../getopt.ts';
-import { blockAttach, blockDetach, blockList } from './block.ts';
-import { channelList } from './channel-list.ts';
-import type { Command, Context, DomainStarter } from './command.ts';
-import { console } from './console.ts';
-import { create } from './create.ts';
-import { destroy } from './destroy.ts';
-import { findCommand, helpText } from './help.ts';
-import { debugKeys, dmesg, trigger } from './hypervisor.ts';
-import { info } from './info.ts';
-import { list } from './list.ts';
-import { memMax, memSet } from './memory.ts';
-import { domid, domname, rename } from './names.ts';
-import { networkAttach, networkDetach, networkList } from './network.ts';
-import { dumpCore, migrate, restore, resume, save, suspend } from './not-built.ts';
-import { pause, unpause } from './pause.ts';
-import { reboot, shutdown } from './shutdown.ts';
-import { sysrq } from './sysrq.ts';
-import { uptime, vmList } from './uptime.ts';
-import { vcpuList, vcpuSet } from './vcpus.ts';
-import { vncviewer } from './vncviewer.ts';
-
-/** In the order of xl's own list. */
-const COMMANDS: readonly Command[] = [
-  ...[create, list, destroy, shutdown, reboot, pause, unpause, console, vncviewer],
-  ...[save, migrate, restore, dumpCore, memMax, memSet, vcpuList, vcpuSet, vmList, info, domid, domname, rename],
-  ...[trigger, sysrq, debugKeys, dmesg, networkAttach, networkList, networkDetach, channelList],
-  ...[blockAttach, blockList, blockDetach, uptime, suspend, resume],
-];
+import type { Context, DomainStarter } from './command.ts';
+import { commandHelp, findEntry, listHelp } from './help.ts';
+import { COMMANDS } from './table.ts';
 
 export interface Streams {
   readonly out: (text: string) => void;
@@ -64,21 +39,21 @@ export async function main(argv: string[], streams: Streams = PROCESS_STREAMS): 
     flags.add(event.key);
     if (event.key === 'v') verbosity++;
   }
-  const help = (word?: string) => streams.out(helpText(COMMANDS, word));
   const [name, ...words] = operands;
   if (name === undefined) {
-    help();
+    streams.out(await listHelp(COMMANDS));
     return 1;
   }
-  const command = findCommand(COMMANDS, name);
-  if (command === undefined) {
+  const entry = findEntry(COMMANDS, name);
+  if (entry === undefined) {
     if (name === 'help') {
-      help(words[0]);
+      streams.out(await helpFor(words[0]));
       return 0;
     }
     streams.err('command not implemented');
     return 1;
   }
+  const command = await entry.load();
   const dryRun = flags.has('N');
   if (dryRun && !command.canDryRun) {
     streams.err('command does not implement -N (dryrun) option');
@@ -90,7 +65,7 @@ export async function main(argv: string[], streams: Streams = PROCESS_STREAMS): 
     dryRun,
     verbosity,
     force: flags.has('f'),
-    help,
+    help: () => streams.out(commandHelp(command)),
   };
   try {
     return await command.run(words, context);
@@ -100,6 +75,13 @@ export async function main(argv: string[], streams: Streams = PROCESS_STREAMS): 
     );
     return 1;
   }
+}
+
+/** What `xl help` and `xl help WORD` print. */
+async function helpFor(word: string | undefined): Promise<string> {
+  if (word === undefined || word === 'help') return await listHelp(COMMANDS);
+  const entry = findEntry(COMMANDS, word);
+  return entry === undefined ? `command "${word}" not implemented\n` : commandHelp(await entry.load());
 }
 
 /** -T: libxl's lines get the time and the process behind their level. */
