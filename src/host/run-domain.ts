@@ -49,6 +49,7 @@ import {
 } from './engines.ts';
 import { createGuestPort } from './guest-port.ts';
 import { HostError } from './host-error.ts';
+import { askForHugePages } from './huge-pages.ts';
 import { stateRoot, xenstoredPath } from './state-dir.ts';
 import { startVcpuWorkers, type VcpuWorkers } from './vcpu-workers.ts';
 import { XenstoredError } from './xenstored.ts';
@@ -457,7 +458,9 @@ function bindFirst(domain: Domain, channels: Dom0Channels, port: number, onEvent
 
 function allocateMemory(ramPages: number, maxPages: number): MachineMemory {
   try {
-    return createMachineMemory(ramPages, maxPages);
+    const machine = createMachineMemory(ramPages, maxPages);
+    askForHugePages(machine.u8);
+    return machine;
   } catch (error) {
     // What WebAssembly.Memory() throws when the host has no room for it.
     if (!(error instanceof RangeError)) throw error;
