@@ -6,7 +6,8 @@
  * its response: the frontend looks. A request that makes no sense gets an error, as from Linux's blkback; indices that make none
  * end the device.
  *
- * Requests run side by side, REQUESTS_MAX at most, and complete in any order. A flush covers all that had been answered when it
+ * What the image can do within the call is done and answered in it. All else runs side by side, REQUESTS_MAX requests at most, and
+ * completes in any order. A flush covers all that had been answered when it
  * was taken from the ring. A barrier waits until all before it have completed, and nothing after it begins before it has.
  *
  * Source: xen/include/public/io/blkif.h.
@@ -25,6 +26,8 @@ export const INDIRECT_SEGMENTS_MAX = 256;
 const REQUESTS_MAX = 64;
 /** Requests taken in one call, so that a guest that never stops asking leaves room for others. */
 const REQUESTS_PER_CALL = 256;
+/** One that is done in the call counts once more for each piece of data of so many bytes, as power of two. */
+const PIECE_BITS = 14;
 
 const { SECTOR_SIZE, SECTORS_PER_PAGE, BLKIF_REQUEST, BLKIF_REQUEST_SEGMENT, BLKIF_RESPONSE } = blkif;
 const TWO_32 = 0x100000000;
@@ -123,8 +126,8 @@ export class BlockQueue {
           this.#starved = true;
           break;
         }
-        if (left-- === 0) break;
-        this.#take();
+        if (left <= 0) break;
+        left -= this.#take();
       }
     } while (!this.#starved && left > 0 && ring.askForEvent());
     this.#push();
@@ -153,8 +156,8 @@ export class BlockQueue {
     this.#ring.putResponse(this.#response, BLKIF_RESPONSE.SIZE);
   }
 
-  /** Takes one request from the ring and begins with it, or answers it at once. */
-  #take(): void {
+  /** Takes one request from the ring and begins with it, or answers it at once; what that counts of REQUESTS_PER_CALL. */
+  #take(): number {
     this.#ring.takeRequest(this.#bytes, BLKIF_REQUEST.SIZE);
     const request = this.#free.pop()!;
     for (let i = 0; i < 8; i++) request.idBytes[i] = this.#bytes[BLKIF_REQUEST.id + i];
@@ -162,17 +165,28 @@ export class BlockQueue {
     request.kind = request.operation;
     request.fills = false;
     const status = this.#prepare(request);
-    if (status === null) {
-      this.#underWay++;
-      if (request.kind === blkif.BLKIF_OP_WRITE_BARRIER) {
-        this.#barrier = request;
-        if (this.#underWay > 1) return;
-      }
-      void this.#run(request);
-      return;
+    if (status !== null) {
+      this.#respond(request, status);
+      this.#free.push(request);
+      return 1;
     }
-    this.#respond(request, status);
-    this.#free.push(request);
+    if (this.#doNow(request)) {
+      this.#release(request);
+      this.#respond(request, blkif.BLKIF_RSP_OKAY);
+      this.#free.push(request);
+      return 1 + (request.lengthBytes >>> PIECE_BITS);
+    }
+    this.#underWay++;
+    if (request.kind === blkif.BLKIF_OP_WRITE_BARRIER) this.#barrier = request;
+    if (this.#barrier === null || this.#underWay === 1) void this.#run(request);
+    return 1;
+  }
+
+  /** False: it is not done yet. */
+  #doNow({ kind, offset, buffers, lengthBytes }: Request): boolean {
+    const { image } = this.#options;
+    if (kind === blkif.BLKIF_OP_READ) return image.readNow?.(offset, buffers, lengthBytes) === true;
+    return kind === blkif.BLKIF_OP_WRITE && image.writeNow?.(offset, buffers, lengthBytes) === true;
   }
 
   /** Checks the request and maps its pages. Null, or the status that answers it. */
@@ -285,14 +299,17 @@ export class BlockQueue {
     return blkif.BLKIF_RSP_ERROR;
   }
 
+  /** Gives the guest's pages back, with the word that they were stored into if they may have been. */
   #release(request: Request): void {
-    for (let i = 0; i < request.grants; i++) this.#options.port.unmapGrant(request.grefs[i], request.fills);
+    const { port } = this.#options;
+    if (request.fills) for (const buffer of request.buffers) port.memoryStored(buffer.byteOffset, buffer.byteLength);
+    for (let i = 0; i < request.grants; i++) port.unmapGrant(request.grefs[i], request.fills);
     request.grants = 0;
     request.buffers.length = 0;
   }
 
   async #run(request: Request): Promise<void> {
-    const { image, port, bus } = this.#options;
+    const { image, bus } = this.#options;
     let status = blkif.BLKIF_RSP_OKAY;
     try {
       switch (request.kind) {
@@ -315,7 +332,6 @@ export class BlockQueue {
       status = blkif.BLKIF_RSP_ERROR;
       bus.complain(error instanceof Error ? error.message : String(error));
     }
-    if (request.fills) for (const buffer of request.buffers) port.memoryStored(buffer.byteOffset, buffer.byteLength);
     this.#release(request);
     this.#completed(request, status);
   }

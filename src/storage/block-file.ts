@@ -26,6 +26,12 @@ export interface BlockFile {
   read(offset: number, buffers: readonly Uint8Array[]): Promise<void>;
   /** Writes all buffers one behind the other. The bytes are durable only after `flush`. */
   write(offset: number, buffers: readonly Uint8Array[]): Promise<void>;
+  /**
+   * The same at once, in this call, where that is likely to be quick. False: it is not done, or only in part; `read` is wanted.
+   * Absent where a request always has to wait.
+   */
+  readNow?(offset: number, buffers: readonly Uint8Array[], lengthBytes: number): boolean;
+  writeNow?(offset: number, buffers: readonly Uint8Array[], lengthBytes: number): boolean;
   /** All writes that were answered before this call survive a power cut: fdatasync. */
   flush(): Promise<void>;
   /**

@@ -24,6 +24,13 @@ export interface DiskImage {
   read(offset: number, buffers: readonly Uint8Array[]): Promise<void>;
   /** Writes the buffers one behind the other. Survives a crash only after `flush`. */
   write(offset: number, buffers: readonly Uint8Array[]): Promise<void>;
+  /**
+   * The same within the call, for `lengthBytes` in `buffers` that are on the disk: for what the host's cache has, the way to another
+   * thread and back is most of the time. False: `read` or `write` is wanted, and tells what is wrong, if anything is. Absent
+   * where every request has to wait.
+   */
+  readNow?(offset: number, buffers: readonly Uint8Array[], lengthBytes: number): boolean;
+  writeNow?(offset: number, buffers: readonly Uint8Array[], lengthBytes: number): boolean;
   /** Every write, discard and resize that was answered before this call survives a crash. */
   flush(): Promise<void>;
   /** The range is not needed any more: it reads as zeroes or as before. Storage is given back where that is possible. */

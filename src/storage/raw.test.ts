@@ -65,6 +65,21 @@ describe('a raw image', () => {
     expect((await stat(path)).size).toBe(4096);
   });
 
+  test('is read and written at once where that is no waiting, and only where the file is', async () => {
+    const image = await openDiskImage(hostFiles, await newFile('now', 8192), WRITABLE);
+    const shared = new Uint8Array(new SharedArrayBuffer(4096)).fill(7);
+    expect(image.writeNow?.(4096, [shared.subarray(0, 512), shared.subarray(512)], 4096)).toBe(true);
+    expect(image.writeNow?.(8192 - 512, [shared], 4096)).toBe(false);
+    const found = new Uint8Array(4096);
+    expect(image.readNow?.(4096 - 512, [found], 4096)).toBe(true);
+    expect(found.subarray(0, 512)).toEqual(new Uint8Array(512));
+    expect(found.subarray(512)).toEqual(new Uint8Array(3584).fill(7));
+    expect(image.readNow?.(8192 - 512, [found], 4096)).toBe(false);
+    const large = new Uint8Array(8192);
+    expect(image.readNow?.(0, [large], 8192)).toBe(true);
+    await image.close();
+  });
+
   test('discards: zeroes, and the storage is given back', async (context) => {
     const path = await newFile('discard', 4 << 20);
     const image = await openDiskImage(hostFiles, path, WRITABLE);

@@ -32,6 +32,15 @@ export class RawImage implements DiskImage {
     await this.#file.write(offset, buffers);
   }
 
+  readNow(offset: number, buffers: readonly Uint8Array[], lengthBytes: number): boolean {
+    return offset + lengthBytes <= this.#sizeBytes && this.#file.readNow?.(offset, buffers, lengthBytes) === true;
+  }
+
+  writeNow(offset: number, buffers: readonly Uint8Array[], lengthBytes: number): boolean {
+    if (this.readOnly || offset + lengthBytes > this.#sizeBytes) return false;
+    return this.#file.writeNow?.(offset, buffers, lengthBytes) === true;
+  }
+
   async flush(): Promise<void> {
     if (!this.readOnly) await this.#file.flush();
   }

@@ -5,7 +5,19 @@
  * a guest's pages are never copied here. A call may do less than it was asked for (IOV_MAX is 1024); what is left is
  * asked for again.
  */
-import { close, constants, fdatasync, fstat, ftruncate, open, readSync, readv, writev } from 'node:fs';
+import {
+  close,
+  constants,
+  fdatasync,
+  fstat,
+  ftruncate,
+  open,
+  readSync,
+  readv,
+  readvSync,
+  writev,
+  writevSync,
+} from 'node:fs';
 import { realpath } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { promisify } from 'node:util';
@@ -20,9 +32,12 @@ import {
 import { decompress } from './decompress.ts';
 import { linuxCalls } from './libc.ts';
 import { lockImage, type Unlock } from './lock.ts';
+import { Pace } from './pace.ts';
 
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
+/** Of more than this, the copying takes longer than the way to another thread. */
+const NOW_BYTES_MAX = 1 << 17;
 
 const closeFile = promisify(close);
 const syncData = promisify(fdatasync);
@@ -48,6 +63,8 @@ class NodeFile implements BlockFile {
   readonly #fd: number;
   readonly #isDevice: boolean;
   readonly #unlock: Unlock;
+  readonly #readPace = new Pace(() => performance.now());
+  readonly #writePace = new Pace(() => performance.now());
   #sizeBytes: number;
   #punches = linuxCalls() !== undefined;
 
@@ -95,6 +112,30 @@ class NodeFile implements BlockFile {
       if (done < lengthBytes) rest = sliceBuffers(buffers, done, lengthBytes);
     }
     if (!this.#isDevice) this.#sizeBytes = Math.max(this.#sizeBytes, offset + lengthBytes);
+  }
+
+  readNow(offset: number, buffers: readonly Uint8Array[], lengthBytes: number): boolean {
+    if (lengthBytes > NOW_BYTES_MAX || !this.#readPace.begin()) return false;
+    try {
+      return readvSync(this.#fd, buffers as Uint8Array[], offset) === lengthBytes;
+    } catch {
+      // Whoever waits for it is told why.
+      return false;
+    } finally {
+      this.#readPace.end();
+    }
+  }
+
+  writeNow(offset: number, buffers: readonly Uint8Array[], lengthBytes: number): boolean {
+    // A file that grows may need a while, and knows its size only when it has grown.
+    if (lengthBytes > NOW_BYTES_MAX || offset + lengthBytes > this.#sizeBytes || !this.#writePace.begin()) return false;
+    try {
+      return writevSync(this.#fd, buffers as Uint8Array[], offset) === lengthBytes;
+    } catch {
+      return false;
+    } finally {
+      this.#writePace.end();
+    }
   }
 
   async flush(): Promise<void> {

@@ -64,6 +64,24 @@ export class MemoryFile implements BlockFile {
     this.#apply({ kind: 'write', offset, bytes });
   }
 
+  readNow(offset: number, buffers: readonly Uint8Array[], lengthBytes: number): boolean {
+    if (offset + lengthBytes > this.#sizeBytes) return false;
+    for (const buffer of buffers) {
+      buffer.set(this.#bytes.subarray(offset, offset + buffer.length));
+      offset += buffer.length;
+    }
+    return true;
+  }
+
+  writeNow(offset: number, buffers: readonly Uint8Array[], lengthBytes: number): boolean {
+    if (this.readOnly || offset + lengthBytes > this.#sizeBytes) return false;
+    for (const buffer of buffers) {
+      this.#apply({ kind: 'write', offset, bytes: buffer.slice() });
+      offset += buffer.length;
+    }
+    return true;
+  }
+
   async flush(): Promise<void> {
     await this.#delay();
     this.log.push({ kind: 'flush' });

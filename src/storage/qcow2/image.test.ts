@@ -244,6 +244,15 @@ describe("qemu-img's images", () => {
   });
 });
 
+/** Reads and writes as a backend does: at once where that works. */
+async function readSoon(image: DiskImage, offset: number, bytes: Uint8Array): Promise<void> {
+  if (!image.readNow?.(offset, [bytes], bytes.length)) await image.read(offset, [bytes]);
+}
+async function writeSoon(image: DiskImage, offset: number, buffers: readonly Uint8Array[]): Promise<void> {
+  const lengthBytes = buffers.reduce((sum, { length }) => sum + length, 0);
+  if (!image.writeNow?.(offset, buffers, lengthBytes)) await image.write(offset, buffers);
+}
+
 /** One random request on the image and on the model. */
 async function randomRequest(
   image: DiskImage,
@@ -257,7 +266,7 @@ async function randomRequest(
   if (kind < 0.6) {
     const content = pattern(length, random() * 2 ** 31);
     const cut = 512 * Math.floor((random() * length) / 512);
-    await image.write(offset, [content.subarray(0, cut), content.subarray(cut)]);
+    await writeSoon(image, offset, [content.subarray(0, cut), content.subarray(cut)]);
     model.set(content, offset);
   } else if (kind < 0.75) {
     await image.writeZeroes(offset, length);
@@ -269,7 +278,7 @@ async function randomRequest(
     model.fill(0, offset, offset + length);
   } else if (kind < 0.95) {
     const found = new Uint8Array(length);
-    await image.read(offset, [found]);
+    await readSoon(image, offset, found);
     expectSame(found, model.subarray(offset, offset + length));
   } else await image.flush();
 }
@@ -326,7 +335,7 @@ describe('random requests', () => {
           part.fill(0);
         } else {
           const content = pattern(part.length, unit + round);
-          tasks.push(image.write(unit, [content]));
+          tasks.push(writeSoon(image, unit, [content]));
           part.set(content);
         }
         if (random() < 0.05) tasks.push(image.flush());
@@ -348,6 +357,31 @@ describe('random requests', () => {
     await writeFile(at('parallel.raw'), expected);
     await qemu.img('compare', '-f', 'qcow2', '-F', 'raw', at('parallel.qcow2'), at('parallel.raw'));
   });
+});
+
+test('at once: what lies in one piece is read and overwritten; all that would change the image is left to a request', async () => {
+  const files = new MemoryFiles();
+  files.contents.set('disk', new Uint8Array(0));
+  const file = await files.open('disk', { readOnly: false, sharing: 'exclusive' });
+  await createQcow2(file, 4 << 20);
+  files.contents.set('disk', files.opened.get('disk')!.content.slice());
+  const image = await openDiskImage(files, 'disk', WRITABLE);
+  const bytes = pattern(4096, 1);
+  const found = new Uint8Array(4096);
+  expect(image.readNow?.(0, [found], 4096)).toBe(false);
+  expect(image.writeNow?.(0, [bytes], 4096)).toBe(false);
+  await image.write(0, [new Uint8Array(65_536)]);
+  expect(image.writeNow?.(4096, [bytes], 4096)).toBe(true);
+  expect(image.readNow?.(4096, [found], 4096)).toBe(true);
+  expectSame(found, bytes);
+  // Into the next cluster, which has no place; and off the disk.
+  expect(image.writeNow?.(65_536 - 2048, [bytes], 4096)).toBe(false);
+  expect(image.writeNow?.((4 << 20) - 2048, [bytes], 4096)).toBe(false);
+  expect(image.readNow?.((4 << 20) - 2048, [found], 4096)).toBe(false);
+  await image.close();
+  const readOnly = await openDiskImage(files, 'disk', READABLE);
+  expect(readOnly.writeNow?.(4096, [bytes], 4096)).toBe(false);
+  await readOnly.close();
 });
 
 test('a cluster that is still being read is given to no other', async () => {
@@ -438,7 +472,7 @@ describe('a crash at any moment', () => {
         if (kind < 0.65) {
           const content = new Uint8Array(count * 512);
           for (let index = 0; index < count; index++) content.set(contentOf(first + index, tag), index * 512);
-          await image.write(first * 512, [content]);
+          await writeSoon(image, first * 512, [content]);
         } else if (kind < 0.85) await image.writeZeroes(first * 512, count * 512);
         if (kind < 0.85) {
           for (let sector = first; sector < first + count; sector++) {

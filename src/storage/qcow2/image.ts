@@ -169,6 +169,33 @@ export class Qcow2Image implements DiskImage {
     });
   }
 
+  readNow(offset: number, buffers: readonly Uint8Array[], lengthBytes: number): boolean {
+    const run = this.#runNow(offset, lengthBytes);
+    if (run?.kind !== 'data') return false;
+    return (this.#dataFile ?? this.#file).readNow?.(run.hostOffset, buffers, lengthBytes) === true;
+  }
+
+  /** Only where the data has its place: nothing of the image changes then, and nobody has to be waited for. */
+  writeNow(offset: number, buffers: readonly Uint8Array[], lengthBytes: number): boolean {
+    if (this.#writing === undefined || this.#damage !== undefined) return false;
+    const run = this.#runNow(offset, lengthBytes);
+    if (run?.kind !== 'data' || !run.isOwn) return false;
+    if (!this.#dataFile && this.#whyNoDataPlace(run.hostOffset, lengthBytes) !== null) return false;
+    return (this.#dataFile ?? this.#file).writeNow?.(run.hostOffset, buffers, lengthBytes) === true;
+  }
+
+  /** What lies there, if that is known, and all of it is alike. What is wrong with it is found again by who may wait. */
+  #runNow(offset: number, lengthBytes: number): Run | undefined {
+    if (lengthBytes === 0 || offset + lengthBytes > this.#sizeBytes) return undefined;
+    try {
+      const run = this.#mapping.lookupNow(offset, lengthBytes);
+      return run?.lengthBytes === lengthBytes ? run : undefined;
+    } catch (error) {
+      if (error instanceof DamagedImageError) return undefined;
+      throw error;
+    }
+  }
+
   /** Undefined if another writer was in the way: the mapping must be looked at again. */
   #lock(offset: number, lengthBytes: number): Promise<RangeLock | undefined> {
     const first = Math.floor(offset / this.#clusterBytes);
@@ -319,23 +346,18 @@ export class Qcow2Image implements DiskImage {
   /** @throws DamagedImageError if the image says that data lies where its tables are, or behind its end */
   #checkDataPlace(hostOffset: number, lengthBytes: number): void {
     if (this.#dataFile) return;
+    const why = this.#whyNoDataPlace(hostOffset, lengthBytes);
+    if (why !== null) throw new DamagedImageError(this.#file.path, why);
+  }
+
+  #whyNoDataPlace(hostOffset: number, lengthBytes: number): string | null {
     const { tables, refcounts } = this.#writing!;
     const first = Math.floor(hostOffset / this.#clusterBytes);
     const last = Math.floor((hostOffset + lengthBytes - 1) / this.#clusterBytes);
-    for (let cluster = first; cluster <= last; cluster++) {
-      if (tables.has(cluster)) {
-        throw new DamagedImageError(
-          this.#file.path,
-          `data at ${cluster * this.#clusterBytes}, where a table of the image is`,
-        );
-      }
-    }
-    if (last >= refcounts.endCluster) {
-      throw new DamagedImageError(
-        this.#file.path,
-        `data at ${last * this.#clusterBytes}, behind the end of the file (${this.#file.sizeBytes} bytes)`,
-      );
-    }
+    for (let cluster = first; cluster <= last; cluster++)
+      if (tables.has(cluster)) return `data at ${cluster * this.#clusterBytes}, where a table of the image is`;
+    if (last < refcounts.endCluster) return null;
+    return `data at ${last * this.#clusterBytes}, behind the end of the file (${this.#file.sizeBytes} bytes)`;
   }
 
   #free(extent: Extent | undefined): void {

@@ -128,18 +128,24 @@ export class Mapping {
 
   /** What lies at `offset`: as many of the next `lengthMax` bytes as are alike and in one piece. */
   async lookup(offset: number, lengthMax: number): Promise<Run> {
-    const tableIndex = Math.floor(offset / bytesPerTable(this.#clusterBits));
     for (;;) {
-      const tableOffset = this.#l1.offsets[tableIndex] ?? 0;
-      if (tableOffset === 0) {
-        const end = (tableIndex + 1) * bytesPerTable(this.#clusterBits);
-        const lengthBytes = Math.min(lengthMax, end - offset);
-        return { kind: 'hole', lengthBytes, hostOffset: 0, isOwn: false, compressedBytes: 0 };
-      }
-      const table = this.#cache.get(tableOffset);
-      if (table !== undefined) return this.#lookupIn(table, offset, lengthMax);
-      await this.#cache.load(tableOffset);
+      const run = this.lookupNow(offset, lengthMax);
+      if (run !== undefined) return run;
+      await this.#cache.load(this.#l1.offsets[Math.floor(offset / bytesPerTable(this.#clusterBits))]!);
     }
+  }
+
+  /** The same, or undefined while the table for it is not in memory. */
+  lookupNow(offset: number, lengthMax: number): Run | undefined {
+    const tableIndex = Math.floor(offset / bytesPerTable(this.#clusterBits));
+    const tableOffset = this.#l1.offsets[tableIndex] ?? 0;
+    if (tableOffset === 0) {
+      const end = (tableIndex + 1) * bytesPerTable(this.#clusterBits);
+      const lengthBytes = Math.min(lengthMax, end - offset);
+      return { kind: 'hole', lengthBytes, hostOffset: 0, isOwn: false, compressedBytes: 0 };
+    }
+    const table = this.#cache.get(tableOffset);
+    return table && this.#lookupIn(table, offset, lengthMax);
   }
 
   #lookupIn(table: Table, offset: number, lengthMax: number): Run {
