@@ -2,7 +2,7 @@
 
 import type { ControlState } from '../../host/control-protocol.ts';
 import { DomainClientError, domainStateOf } from '../../host/domain-client.ts';
-import { openXenstored, XenstoredError } from '../../host/xenstored.ts';
+import { openXenstoreSession, XenstoredError } from '../../host/xenstored.ts';
 import { DevicePlugError } from '../../toolstack/device-plug.ts';
 import { DomainControlError } from '../../toolstack/domain-control.ts';
 import { introduceControlDomain } from '../../toolstack/xenstore-nodes.ts';
@@ -24,7 +24,8 @@ export class CommandError extends Error {
 export async function withStore(context: Context, act: (store: XenstoreClient) => Promise<number>): Promise<number> {
   let store: XenstoreClient | null = null;
   try {
-    store = new XenstoreClient(await openXenstored());
+    // A daemon that dies meanwhile is a delay, not an error.
+    store = new XenstoreClient(await openXenstoreSession(0, () => {}));
     await introduceControlDomain(store);
     return await act(store);
   } catch (error) {
