@@ -31,6 +31,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
     'host/domain-client.ts',
     'host/domain-record.ts',
     'host/control-protocol.ts',
+    'host/restore-domain.ts',
     'host/console-ends.ts',
     'host/xenstored.ts',
     'host/domusd.ts',

@@ -93,6 +93,8 @@ export class BlockQueue {
   #starved = false;
   #stopped = false;
   #whenIdle: (() => void) | null = null;
+  /** No more requests are taken: `drain`. */
+  #isDraining = false;
 
   /** Null when the event channel is not the guest's to give. */
   static open(options: BlockQueueOptions, ring: BackRing, eventChannel: number): BlockQueue | null {
@@ -111,7 +113,7 @@ export class BlockQueue {
 
   /** Takes what the guest asks for. True: it asks for more; call again in a later turn. */
   service(): boolean {
-    if (this.#stopped) return false;
+    if (this.#stopped || this.#isDraining) return false;
     const ring = this.#ring;
     let left = REQUESTS_PER_CALL;
     this.#starved = false;
@@ -134,14 +136,24 @@ export class BlockQueue {
     return left <= 0 && !this.#starved;
   }
 
-  /** Takes no more requests; when this resolves, those under way are over and the ring is the guest's again. */
-  async stop(): Promise<void> {
-    this.#stopped = true;
-    this.#channel.close();
+  /** Takes no more requests; when this resolves, those under way have been answered. Before `stop`. */
+  async drain(): Promise<void> {
+    this.#isDraining = true;
+    await this.#idle();
+  }
+
+  async #idle(): Promise<void> {
     if (this.#underWay > 0)
       await new Promise<void>((resolve) => {
         this.#whenIdle = resolve;
       });
+  }
+
+  /** Takes no more requests; when this resolves, those under way are over and the ring is the guest's again. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#channel.close();
+    await this.#idle();
     this.#ring.unmap();
   }
 

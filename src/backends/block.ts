@@ -119,6 +119,12 @@ export class BlockDevice implements BackendDevice {
     await this.#bus.update(this.#size());
   }
 
+  async drain(): Promise<void> {
+    await Promise.all(this.#queues.map((queue) => queue.drain()));
+    // What a guest was told is done, is; and who opens the file next sees it.
+    if (this.#queues.length > 0 && !this.#options.readOnly) await this.#options.image.flush();
+  }
+
   async disconnect(): Promise<void> {
     await Promise.all(this.#queues.splice(0).map((queue) => queue.stop()));
   }

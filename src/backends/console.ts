@@ -30,6 +30,7 @@ export class ConsoleBackend {
   readonly #hasRoom: () => boolean;
   #input: Uint8Array[] = [];
   #inputBytes = 0;
+  #isHeld = false;
 
   constructor(options: ConsoleBackendOptions) {
     this.#page = options.page;
@@ -45,6 +46,7 @@ export class ConsoleBackend {
    * again in a later turn.
    */
   service(): boolean {
+    if (this.#isHeld) return false;
     const words = this.#words;
     let cons = words[XENCONS.out_cons >> 2];
     let took = false;
@@ -75,6 +77,16 @@ export class ConsoleBackend {
     return this.#inputBytes;
   }
 
+  /** From here on the page is not touched, until `release`. */
+  hold(): void {
+    this.#isHeld = true;
+  }
+
+  release(): void {
+    this.#isHeld = false;
+    this.#feed();
+  }
+
   /** What somebody typed. */
   input(bytes: Uint8Array): void {
     if (this.#inputBytes + bytes.length > INPUT_MAX) return;
@@ -84,7 +96,7 @@ export class ConsoleBackend {
   }
 
   #feed(): void {
-    if (this.#inputBytes === 0) return;
+    if (this.#inputBytes === 0 || this.#isHeld) return;
     const words = this.#words;
     let prod = words[XENCONS.in_prod >> 2];
     let wrote = false;

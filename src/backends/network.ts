@@ -141,6 +141,10 @@ export class NetworkDevice implements BackendDevice, FramePort {
     return {};
   }
 
+  async drain(): Promise<void> {
+    this.flush();
+  }
+
   async disconnect(): Promise<void> {
     const link = this.#link;
     if (link === null) return;

@@ -59,6 +59,8 @@ export interface BackendDevice {
    * @throws FrontendError; then `disconnect` follows
    */
   connect(frontend: FrontendNodes): Promise<Nodes>;
+  /** Answers what is under way, and takes no more: `disconnect` follows, and after it perhaps a `connect` to the same frontend. */
+  drain?(): Promise<void>;
   /** The frontend is gone: when this resolves, nothing of the guest's is used any more. May come without a connect. */
   disconnect(): Promise<void>;
   /** The device is gone for good. After `disconnect`. */
@@ -143,6 +145,8 @@ export class XenbusBackend implements DeviceBus {
   #changed = false;
   #running: Promise<void> | null = null;
   #stopped = false;
+  /** Let go of the guest: `detach`. */
+  #isDetached = false;
   #closing: Promise<void> | null = null;
   #whenGone: () => void = () => {};
   /** Resolves when the device has been unplugged, or stopped. */
@@ -164,12 +168,16 @@ export class XenbusBackend implements DeviceBus {
     return this.#device.waitsForHotplug;
   }
 
-  /** Publishes what the device offers and waits for its frontend. The toolstack has made the nodes of both ends. */
-  async start(): Promise<void> {
+  /**
+   * Publishes what the device offers and waits for its frontend. The toolstack has made the nodes of both ends. `goesOn`: the frontend
+   * is that of a restored domain, which does not know that this is another backend.
+   */
+  async start(goesOn = false): Promise<void> {
     const frontend = await this.#store.read(`${this.path}/frontend`);
     if (frontend === null) throw new Error(`${this.path}/frontend: expected the frontend's path, found nothing`);
     this.#frontendPath = frontend;
-    await this.#waitForFrontend();
+    if (goesOn) await this.#goOn();
+    else await this.#waitForFrontend();
     const watched = [`${frontend}/state`, `${this.path}/state`, `${this.path}/online`];
     if (this.#device.waitsForHotplug) watched.push(`${this.path}/hotplug-status`);
     for (const path of watched) {
@@ -208,6 +216,30 @@ export class XenbusBackend implements DeviceBus {
     await this.#finish();
   }
 
+  /** Answers what is under way and lets go of the guest's memory, events and grants. The nodes stay, and the frontend does not notice. */
+  async detach(): Promise<void> {
+    this.#isDetached = true;
+    await this.#running;
+    if (!this.#connected) return;
+    await this.#device.drain?.();
+    await this.#device.disconnect();
+  }
+
+  /** After `detach`: goes on where it was. */
+  async attach(): Promise<void> {
+    if (this.#connected && !this.#stopped) await this.#connect(false);
+    this.#isDetached = false;
+    if (this.#changed) this.#look();
+  }
+
+  /** The nodes of both ends are those of a domain that was saved. */
+  async #goOn(): Promise<void> {
+    await this.#publish(this.#device.announce());
+    const own = await this.#readState(this.path);
+    if (own === XenbusStateConnected) await this.#connect(false);
+    else if (own === XenbusStateInitialising) await this.#switchState(XenbusStateInitWait);
+  }
+
   #look(): void {
     this.#changed = true;
     this.#running ??= this.#run();
@@ -215,7 +247,7 @@ export class XenbusBackend implements DeviceBus {
 
   async #run(): Promise<void> {
     try {
-      while (this.#changed && !this.#stopped) {
+      while (this.#changed && !this.#stopped && !this.#isDetached) {
         this.#changed = false;
         await this.#step();
       }
@@ -272,11 +304,12 @@ export class XenbusBackend implements DeviceBus {
     }
   }
 
-  async #connect(): Promise<void> {
+  /** `tells`: the frontend waits for it. */
+  async #connect(tells = true): Promise<void> {
     try {
       await this.#publish(await this.#device.connect(new FrontendNodes(this.#store, this.#frontendPath)));
       this.#connected = true;
-      await this.#switchState(XenbusStateConnected);
+      if (tells) await this.#switchState(XenbusStateConnected);
     } catch (error) {
       if (!(error instanceof FrontendError)) throw error;
       await this.#refuse(error);

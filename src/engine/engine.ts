@@ -22,6 +22,9 @@ export const EXIT_INTERRUPTED = 2;
 /** The engine cannot go on with this guest (triple fault, KVM internal error): exitDetail; the domain crashes. */
 export const EXIT_INTERNAL_ERROR = 3;
 
+/** Legacy region, header, and state components 2, 5, 6 and 7. Source: Intel SDM vol. 1, 13.4 and 13.5. */
+export const VECTOR_STATE_BYTES = 2688;
+
 export interface CpuidResult {
   eax: number;
   ebx: number;
@@ -69,6 +72,13 @@ export interface Engine {
   readTsc(): { tscLo: number; tscHi: number; atNs: number };
   /** The CPU's own CPUID answer for what this engine can run, before the hypervisor's policy. */
   cpuid(leaf: number, subleaf: number): CpuidResult;
+  /**
+   * The vCPU's x87, SSE, AVX and AVX-512 state, which no block holds, as an XSAVE area in the standard form: VECTOR_STATE_BYTES, each
+   * component where Intel's CPUs have it, whatever the host's CPU does. Not while the guest runs.
+   */
+  saveVectorState(area: Uint8Array): void;
+  /** The other way round. Components that the engine does not have must be in their initial state, or are lost. */
+  loadVectorState(area: Uint8Array): void;
   /** After EXIT_INTERNAL_ERROR: what happened, in words for the log. */
   describeError(): string;
   /** What the engine counted, a line each, for DOMUS_STATS. */

@@ -6,10 +6,12 @@
  *   nmi [vcpu]       -> null; an error if there is no such vCPU
  *   wait             -> SHUTDOWN_*, when the domain has shut down; no answer if it never does
  *   destroy          -> null; the connection ends when the domain is gone
+ *   save             -> null, when it is written. params: { path, absolute; then: 'end', 'pause' or 'run' }. After 'end' the connection
+ *                       ends when the domain is gone. An error leaves the domain as it was.
  */
 import type { DomainState } from '../hypervisor/domain-state.ts';
 
-export const CONTROL_METHODS = ['state', 'pause', 'unpause', 'nmi', 'wait', 'destroy'] as const;
+export const CONTROL_METHODS = ['state', 'pause', 'unpause', 'nmi', 'wait', 'destroy', 'save'] as const;
 export type ControlMethod = (typeof CONTROL_METHODS)[number];
 
 export interface ControlState extends DomainState {

@@ -4,10 +4,10 @@ import { CONTROL_METHODS, type ControlMethod, type ControlState, LineReader } fr
 import { listenLocally } from './local-socket.ts';
 
 /** `params`: what the request has under that name, unchecked. */
-export type ControlHandler = (params: unknown) => ControlState | null | Promise<number>;
+export type ControlHandler = (params: unknown) => ControlState | null | Promise<number | null>;
 export type ControlHandlers = Readonly<Record<ControlMethod, ControlHandler>>;
 
-/** The request asks for what cannot be done. One line. */
+/** A request cannot be done: one line. */
 export class ControlError extends Error {
   override readonly name = 'ControlError';
 }
@@ -22,7 +22,8 @@ const CLIENTS_MAX = 256;
 const PARSE_ERROR = -32700;
 const INVALID_REQUEST = -32600;
 const METHOD_NOT_FOUND = -32601;
-const INVALID_PARAMS = -32602;
+/** Not one of JSON-RPC's own: a ControlError. */
+const REFUSED = 1;
 
 export async function openControlServer(path: string, handlers: ControlHandlers): Promise<ControlServer> {
   const clients = new Set<Socket>();
@@ -69,7 +70,7 @@ async function answer(line: string, handlers: ControlHandlers): Promise<Record<s
   try {
     return { jsonrpc: '2.0', id, result: await handlers[method]('params' in request ? request.params : undefined) };
   } catch (error) {
-    if (!(error instanceof ControlError)) throw error;
-    return failed(id, INVALID_PARAMS, error.message);
+    if (error instanceof ControlError) return failed(id, REFUSED, error.message);
+    throw error;
   }
 }

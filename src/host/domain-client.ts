@@ -7,6 +7,7 @@ import { type ControlMethod, type ControlState, LineReader } from './control-pro
 import { forgetRecord } from './domain-record.ts';
 import { connectLocally } from './local-socket.ts';
 import { type ProcessId, parseProcessId, processLives } from './process-id.ts';
+import type { AfterSave } from './run-domain.ts';
 import { consolePath, controlPath, domainFolder, endedPath, stateRoot } from './state-dir.ts';
 
 /** The domain's process does not answer as it should. One line. */
@@ -22,7 +23,7 @@ async function ask(
   domid: number,
   method: ControlMethod,
   limitMs: number | null = ANSWER_LIMIT_MS,
-  params: readonly unknown[] = [],
+  params: unknown = undefined,
 ): Promise<{ result: unknown; socket: Socket } | null> {
   const socket = await connectLocally(controlPath(root, domid));
   if (socket === null) return null;
@@ -87,6 +88,35 @@ export async function waitForShutdown(domid: number, root: string = stateRoot())
   const answer = await ask(root, domid, 'wait', null);
   answer?.socket.destroy();
   return answer === null || answer.result === undefined ? null : Number(answer.result);
+}
+
+/**
+ * Writes a domain to a file, an absolute path; after 'end' it is gone when this resolves. False if there is none. Throws
+ * DomainClientError when it cannot be saved; then it is as it was.
+ */
+export async function saveDomain(
+  domid: number,
+  path: string,
+  then: AfterSave,
+  root: string = stateRoot(),
+): Promise<boolean> {
+  const known = pidOf(root, domid) !== null;
+  const answer = await ask(root, domid, 'save', null, { path, then });
+  if (answer === null) {
+    if (known) throw new DomainClientError(`Domain ${domid}: its process has ended meanwhile`);
+    return false;
+  }
+  if (then === 'end') await closed(answer.socket);
+  answer.socket.destroy();
+  return true;
+}
+
+async function closed(socket: Socket): Promise<void> {
+  await new Promise<void>((resolve) => {
+    socket.on('close', () => resolve());
+    socket.resume();
+    if (socket.destroyed) resolve();
+  });
 }
 
 /**

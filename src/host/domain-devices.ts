@@ -4,7 +4,7 @@
  * `xl create`, with nothing left behind.
  */
 
-import { XenbusStateClosed, XenbusStateInitialising } from '../abi/io/xenbus.ts';
+import { XenbusStateClosed, XenbusStateConnected, XenbusStateInitialising } from '../abi/io/xenbus.ts';
 import { BlockDevice } from '../backends/block.ts';
 import { ConsoleChannelDevice } from '../backends/console-channel.ts';
 import { FramebufferDevice } from '../backends/framebuffer.ts';
@@ -15,6 +15,7 @@ import { type BackendDevice, type DeviceBus, XenbusBackend } from '../backends/x
 import type { ChannelConfig } from '../toolstack/config/channel.ts';
 import { diskFromNodes, vifFromNodes } from '../toolstack/config/device-from-nodes.ts';
 import type { DiskConfig } from '../toolstack/config/disk.ts';
+import type { DomainConfig } from '../toolstack/config/domain-config.ts';
 import type { VfbConfig } from '../toolstack/config/framebuffer.ts';
 import { makeUpMac, type VifConfig } from '../toolstack/config/network-interface.ts';
 import {
@@ -35,7 +36,7 @@ import { type DiskPlace, openDisk, placeDisk } from './domain-disk.ts';
 import { openNetwork } from './domain-network.ts';
 import { HostError } from './host-error.ts';
 import { runHotplugScript } from './hotplug-script.ts';
-import { PlugWatcher } from './plug-watcher.ts';
+import { BACKEND_KINDS, PlugWatcher } from './plug-watcher.ts';
 import { RfbServer } from './rfb/server.ts';
 
 export interface DomainDevicesOptions {
@@ -73,6 +74,8 @@ export class DomainDevices {
   readonly #adding = new Set<string>();
   readonly #servers: RfbServer[] = [];
   #watcher: PlugWatcher | null = null;
+  /** The nodes are those of a domain that was saved: devices go on where they were. */
+  #isRestoring = false;
 
   constructor(options: DomainDevicesOptions) {
     this.#options = options;
@@ -181,7 +184,8 @@ export class DomainDevices {
   async #add(nodes: DeviceNodes, script: DeviceScript | null, open: OpenDevice): Promise<void> {
     const { store, port } = this.#options;
     const path = backendPath(port.domid, nodes);
-    if (this.#devices.has(path) || !(await addDeviceNodes(store, port.domid, nodes)))
+    const isThere = this.#isRestoring ? (await store.read(`${path}/state`)) !== null : false;
+    if (this.#devices.has(path) || !(isThere || (await addDeviceNodes(store, port.domid, nodes))))
       throw new HostError(`Domain ${port.domid}: device ${nodes.kind} ${nodes.id} is there already`);
     this.#adding.add(path);
     let backend: XenbusBackend | null = null;
@@ -215,7 +219,7 @@ export class DomainDevices {
       await this.#runUnplugScript(path, script);
     });
     try {
-      await backend.start();
+      await backend.start(this.#isRestoring);
     } catch (error) {
       this.#devices.delete(path);
       await backend.stop();
@@ -224,13 +228,56 @@ export class DomainDevices {
     return backend;
   }
 
+  /** Lets go of the guest's memory, which nobody touches any more when this resolves. No device comes or goes meanwhile. */
+  async detach(): Promise<void> {
+    await this.#watcher?.stop();
+    this.#watcher = null;
+    await Promise.all([...this.#devices.values()].map(({ backend }) => backend.detach()));
+  }
+
+  /** After `detach`: all go on where they were. */
+  async attach(): Promise<void> {
+    await Promise.all([...this.#devices.values()].map(({ backend }) => backend.attach()));
+    await this.watch();
+  }
+
+  /**
+   * Opens the devices of a restored domain, whose nodes are there, and goes on with each where it was. `config` has what no nodes say.
+   * @throws HostError
+   */
+  async restore(config: DomainConfig): Promise<void> {
+    this.#isRestoring = true;
+    const { store, port } = this.#options;
+    for (const backendKind of BACKEND_KINDS)
+      for (const name of (await store.directory(`/local/domain/0/backend/${backendKind}/${port.domid}`)) ?? []) {
+        const path = `/local/domain/0/backend/${backendKind}/${port.domid}/${name}`;
+        const nodes = await this.#readNodes(path);
+        // Those that had been unplugged.
+        if (Number(nodes['state']) > XenbusStateConnected) continue;
+        const script = diskScript(backendKind, nodes);
+        if (script !== null)
+          await runHotplugScript({ path: script.path, words: script.plug, backendPath: path }, this.#options);
+        const made = script === null ? nodes : await this.#readNodes(path);
+        const forwarding = config.vifs.find((vif) => backendKind === 'vif' && String(vif.devid) === name);
+        await this.#start(path, script, await this.#openFromNodes(backendKind, made, forwarding));
+      }
+    for (const vfb of config.vfbs) await this.addVfb(vfb);
+    this.#isRestoring = false;
+  }
+
+  async #readNodes(path: string): Promise<Record<string, string>> {
+    const { store } = this.#options;
+    const nodes: Record<string, string> = {};
+    for (const name of (await store.directory(path)) ?? []) nodes[name] = (await store.read(`${path}/${name}`)) ?? '';
+    return nodes;
+  }
+
   /** Somebody else has made the nodes of a device: it is opened, and its backend started. What is wrong is told in xenstore. */
   async #adopt(backendKind: string, id: number): Promise<void> {
     const { store, port, log } = this.#options;
     const path = `/local/domain/0/backend/${backendKind}/${port.domid}/${id}`;
     if (this.#devices.has(path) || this.#adding.has(path)) return;
-    const nodes: Record<string, string> = {};
-    for (const name of (await store.directory(path)) ?? []) nodes[name] = (await store.read(`${path}/${name}`)) ?? '';
+    const nodes = await this.#readNodes(path);
     if (nodes['state'] !== String(XenbusStateInitialising)) return;
     try {
       await this.#start(path, null, await this.#openFromNodes(backendKind, nodes));
@@ -242,10 +289,16 @@ export class DomainDevices {
     }
   }
 
-  async #openFromNodes(backendKind: string, nodes: Readonly<Record<string, string>>): Promise<MakeDevice> {
+  /** `configured`: the same interface in the domain's config, for what no node says of it. */
+  async #openFromNodes(
+    backendKind: string,
+    nodes: Readonly<Record<string, string>>,
+    configured: VifConfig | undefined = undefined,
+  ): Promise<MakeDevice> {
     if (backendKind === 'vif') {
       const vif = vifFromNodes(nodes);
-      if (vif?.mac) return await this.#openVif(vif, vif.mac);
+      const { forwards, loopback } = configured ?? vif ?? { forwards: [], loopback: true };
+      if (vif?.mac) return await this.#openVif({ ...vif, forwards, loopback }, vif.mac);
     } else {
       const disk = diskFromNodes(nodes);
       if (disk !== null) return await this.#openBlock(disk, await placeDisk(disk));
@@ -285,4 +338,10 @@ export class DomainDevices {
       }),
     );
   }
+}
+
+/** The script of the user's that a disk has, by its nodes. */
+function diskScript(backendKind: string, { script, type }: Readonly<Record<string, string>>): DeviceScript | null {
+  if (backendKind !== 'vbd' || type !== 'phy' || script === undefined || script === scriptPath('block')) return null;
+  return { path: script, plug: ['add'], unplug: ['remove'] };
 }

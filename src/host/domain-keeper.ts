@@ -114,12 +114,13 @@ export class DomainKeeper {
 
   async #restart(record: DomainRecord): Promise<void> {
     const { root, log } = this.#options;
-    const { config, quiet, preserve, cwd, environment } = record;
+    const { config, configText, quiet, preserve, cwd, environment } = record;
     this.#note(record, 'Done. Rebooting now');
     try {
       const started = await startDomain(config, {
         quiet,
         preserve,
+        configText,
         paused: false,
         log: () => {},
         note: () => {},

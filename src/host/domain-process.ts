@@ -4,7 +4,7 @@
  * its logs. Whoever started it hears what happens as long as it listens.
  */
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { isAbsolute, join } from 'node:path';
 import { useCompileCache } from '../toolstack/compile-cache.ts';
 import { configJson } from '../toolstack/config/domain-config.ts';
 import { ConsoleServer } from './console-server.ts';
@@ -12,6 +12,8 @@ import type { ControlServer } from './control-server.ts';
 import { forgetRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
 import { openLogFile, rotateLog } from './log-file.ts';
 import { formatProcessId, thisProcess } from './process-id.ts';
+import type { OpenSaved } from './restore-domain.ts';
+import type { AfterSave, LiveDomain } from './run-domain.ts';
 import type { FromDomainProcess, ToDomainProcess } from './start-domain.ts';
 import { consolePath, controlPath, domainFolder, domainLogPath, hypervisorLogPath, stateRoot } from './state-dir.ts';
 
@@ -40,14 +42,23 @@ function keepLog(path: string, kept: string): void {
   }
 }
 
-async function run({ config: first, quiet, paused, preserve, logPath }: ToDomainProcess): Promise<void> {
-  const [{ runDomain }, { ControlError, openControlServer }] = await Promise.all([
+/** What the control socket was sent, if it makes sense. */
+function saveParams(params: unknown): { readonly path: string; readonly then: AfterSave } | null {
+  const { path, then } = { ...(params as { path?: unknown; then?: unknown } | null) };
+  if (typeof path !== 'string' || !isAbsolute(path)) return null;
+  return then === 'end' || then === 'pause' || then === 'run' ? { path, then } : null;
+}
+
+async function run(request: ToDomainProcess): Promise<void> {
+  const { quiet, paused, preserve, restoreFrom, logPath } = request;
+  const [{ runDomain }, { openControlServer, ControlError }, { openSaved }] = await Promise.all([
     import('./run-domain.ts'),
     import('./control-server.ts'),
+    import('./restore-domain.ts'),
   ]);
   const root = stateRoot();
   const hypervisorLog = openLogFile(hypervisorLogPath(root), HYPERVISOR_LOG_BYTES, 1);
-  const console = new ConsoleServer(openLogFile(domainLogPath(root, 'console', first.name), CONSOLE_LOG_BYTES, 1));
+  const console = new ConsoleServer(openLogFile(domainLogPath(root, 'console', config.name), CONSOLE_LOG_BYTES, 1));
   // Standard error is the log xl-NAME.log.
   const note = (line: string): void => {
     process.stderr.write(`${line}\n`);
@@ -58,14 +69,31 @@ async function run({ config: first, quiet, paused, preserve, logPath }: ToDomain
     if (line.startsWith('(XEN) ')) hypervisorLog.add(`${line}\n`);
     void say({ kind: 'log', line });
   };
-  let config = first;
+  let { config, configText } = request;
   let domid = 0;
   let hasLived = false;
   /** Folder of the domain before a restart, which is kept until the next one has its own. */
   let previous: string | null = null;
   let control: ControlServer | null = null;
+  const save = (live: LiveDomain) => async (params: unknown) => {
+    const { path, then } = saveParams(params) ?? {};
+    if (path === undefined || then === undefined) throw new ControlError('save: expected path and then');
+    try {
+      await live.save(path, then);
+    } catch (error) {
+      // The domain cannot be saved, or the file cannot be written.
+      if (error instanceof Error && (error.name === 'NotSavable' || 'syscall' in error))
+        throw new ControlError(error.message);
+      throw error;
+    }
+    return null;
+  };
+  let saved: OpenSaved | null = null;
   try {
+    if (restoreFrom !== null) saved = await openSaved(restoreFrom);
     const { exitCode } = await runDomain(config, {
+      configText: () => configText,
+      ...(saved === null ? {} : { restore: saved.domain }),
       console,
       log,
       note,
@@ -73,7 +101,10 @@ async function run({ config: first, quiet, paused, preserve, logPath }: ToDomain
       xenstore: 'daemon',
       paused,
       preserve,
-      onStart: () => void say({ kind: 'started', domid }),
+      onStart: () => {
+        saved?.close();
+        void say({ kind: 'started', domid });
+      },
       nextConfig: () => config,
       onAllocated: (allocated) => {
         domid = allocated;
@@ -85,7 +116,7 @@ async function run({ config: first, quiet, paused, preserve, logPath }: ToDomain
         hasLived = true;
         const folder = domainFolder(root, domid);
         writeFileSync(join(folder, 'config.json'), configJson(config), { mode: 0o600 });
-        writeRecord(root, domid, recordOf(config, quiet, preserve));
+        writeRecord(root, domid, recordOf({ config, configText, quiet, preserve }));
         const acting = (act: () => void) => () => {
           act();
           return null;
@@ -101,6 +132,7 @@ async function run({ config: first, quiet, paused, preserve, logPath }: ToDomain
           },
           wait: () => live.ended,
           destroy: acting(live.destroy),
+          save: save(live),
         });
         await console.listen(consolePath(root, domid));
         if (previous !== null) rmSync(previous, { recursive: true, force: true });
@@ -109,7 +141,7 @@ async function run({ config: first, quiet, paused, preserve, logPath }: ToDomain
         return {
           onEnding: (restarts) => {
             // What `xl config-update` may have changed.
-            config = readRecord(root, domid)?.config ?? config;
+            ({ config, configText } = readRecord(root, domid) ?? { config, configText });
             if (restarts) previous = folder;
             else forgetRecord(root, domid);
           },
@@ -126,7 +158,7 @@ async function run({ config: first, quiet, paused, preserve, logPath }: ToDomain
     console.close();
     if (!(error instanceof Error)) throw error;
     // Those are the user's to solve; all else is a defect of ours.
-    const isExpected = ['HostError', 'KernelImageError', 'BuildError'].includes(error.name);
+    const isExpected = ['HostError', 'KernelImageError', 'BuildError', 'SaveFileError'].includes(error.name);
     const message = isExpected ? error.message : (error.stack ?? error.message);
     process.stderr.write(`${message}\n`);
     if (isExpected && !hasLived) rmSync(logPath, { force: true });

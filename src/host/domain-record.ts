@@ -9,6 +9,8 @@ import { domainFolder } from './state-dir.ts';
 
 export interface DomainRecord {
   readonly config: DomainConfig;
+  /** What it was read from. */
+  readonly configText: string;
   /** Options of `xl create`: nothing is said of restarts; no on_* action is done. */
   readonly quiet: boolean;
   readonly preserve: boolean;
@@ -31,11 +33,11 @@ export function hostBootId(): string {
 }
 
 /** A record of a domain of this process. */
-export function recordOf(config: DomainConfig, quiet: boolean, preserve: boolean): DomainRecord {
+export function recordOf(started: Pick<DomainRecord, 'config' | 'configText' | 'quiet' | 'preserve'>): DomainRecord {
   const environment: Record<string, string> = {};
   for (const [name, value] of Object.entries(process.env))
     if (/^(?:DOMUS_|XDG_CACHE_HOME$)/.test(name) && value !== undefined) environment[name] = value;
-  return { config, quiet, preserve, cwd: process.cwd(), environment, bootId: hostBootId() };
+  return { ...started, cwd: process.cwd(), environment, bootId: hostBootId() };
 }
 
 function recordPath(root: string, domid: number): string {

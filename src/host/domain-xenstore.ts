@@ -21,6 +21,8 @@ export interface DomainXenstore {
   connect(domid: number): Promise<LinkConnection>;
   /** The domid for a new domain. */
   allocateDomid(): Promise<number>;
+  /** That very domid for a domain; false if another one has it. */
+  claimDomid(domid: number): Promise<boolean>;
   /**
    * Takes away what was made for a domain that has ended. Never throws: if xenstored cannot do it now, a line in the log says
    * so, and the daemon does it when it finds the domain's process gone.
@@ -41,6 +43,7 @@ export async function openDomainXenstore(choice: XenstoreChoice, log: (line: str
     client,
     connect: async (domid) => new LinkConnection(await link(domid)),
     allocateDomid: async () => Number(await client.control(['allocate-domid'])),
+    claimDomid: async (domid) => (await client.control(['claim-domid', String(domid)])) === 'OK',
     remove: async (domid) => {
       const late = new AbortController();
       try {

@@ -1,6 +1,6 @@
 /** The engines by name: which one runs a domain, and how its parts are made in the main thread and in the vCPU workers. */
 
-import type { Engine, Kicker } from '../engine/engine.ts';
+import type { Engine, EngineFacts, Kicker } from '../engine/engine.ts';
 import { createKvmKicker } from '../engine/kvm/kicker.ts';
 import { closeKvmDomain, createKvmDomain, type KvmDomainHandle } from '../engine/kvm/kvm-domain.ts';
 import { probeKvm } from '../engine/kvm/self-test.ts';
@@ -43,6 +43,15 @@ export function closeEngineDomain(handle: EngineHandle): void {
 
 export function createKicker(handle: EngineHandle): Kicker {
   return handle.kind === 'kvm' ? createKvmKicker(handle.kvm) : createWasmKicker();
+}
+
+export function factsOf(handle: EngineHandle): EngineFacts {
+  return handle.kind === 'kvm' ? handle.kvm.facts : handle.facts;
+}
+
+/** CPUID of the guest's programs is answered by its policy. */
+export function interceptsCpuid(handle: EngineHandle): boolean {
+  return handle.kind !== 'kvm' || handle.kvm.interceptsCpuid;
 }
 
 /** What the main thread calls after it has stored into guest memory, with offset and size in bytes: there may be code. */

@@ -3,6 +3,7 @@
  * xenstore ring, and does what on_poweroff, on_reboot and on_crash say.
  */
 
+import { resolve as resolvePath } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import {
   SHUTDOWN_crash,
@@ -13,6 +14,7 @@ import {
   SHUTDOWN_watchdog,
 } from '../abi/xen.ts';
 import { ConsoleBackend } from '../backends/console.ts';
+import { missingFeatures, unsavedState } from '../hypervisor/cpu-features.ts';
 import { type Dom0Channel, Dom0Channels, type EventHandler } from '../hypervisor/dom0-channels.ts';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { type DomainState, domainState, pauseDomain, raiseNmi, unpauseDomain } from '../hypervisor/domain-state.ts';
@@ -20,11 +22,15 @@ import { ECS_UNBOUND, notifyVcpu, setPort } from '../hypervisor/event-channels.t
 import { GrantMappings } from '../hypervisor/grant-mappings.ts';
 import { adoptPageTables } from '../hypervisor/mmu.ts';
 import { STAT_NAMES } from '../hypervisor/run-vcpu.ts';
-import { createMachineMemory, type MachineMemory, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
+import { createMachineMemory, type MachineMemory, MFN_BASE, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { buildDomain } from '../toolstack/builder/build-domain.ts';
 import { BuildError } from '../toolstack/builder/build-error.ts';
 import { type DomainConfig, formatUuid, type ShutdownAction } from '../toolstack/config/domain-config.ts';
+import { SaveFileError } from '../toolstack/saved/save-file.ts';
+import { completeConfig } from '../toolstack/saved/saved-config.ts';
+import { NotSavable } from '../toolstack/saved/saved-state.ts';
+import { writeDomainNodes } from '../toolstack/saved/saved-store.ts';
 import {
   DomainNameTaken,
   introduceControlDomain,
@@ -46,10 +52,15 @@ import {
   createStoreListener,
   type EngineHandle,
   type EngineKind,
+  factsOf,
+  interceptsCpuid,
 } from './engines.ts';
 import { createGuestPort } from './guest-port.ts';
 import { HostError } from './host-error.ts';
 import { askForHugePages } from './huge-pages.ts';
+import type { SavedDomain } from './restore-domain.ts';
+import { freeze, type SavableDomain, thaw, writeDomain } from './save-domain.ts';
+import { writeWhole } from './save-stream.ts';
 import { stateRoot, xenstoredPath } from './state-dir.ts';
 import { startVcpuWorkers, type VcpuWorkers } from './vcpu-workers.ts';
 import { XenstoredError } from './xenstored.ts';
@@ -68,6 +79,8 @@ export interface LiveDomain {
   readonly ended: Promise<number>;
   /** Ends it at once, and for good. */
   destroy(): void;
+  /** Writes it to a file, after which it does `then`. Rejects with one line, and the domain goes on. */
+  save(path: string, then: AfterSave): Promise<void>;
 }
 
 /** What is called at the end of a domain. */
@@ -77,6 +90,7 @@ export interface LiveHooks {
   /** When it is gone from xenstore. */
   readonly onGone: () => void;
 }
+export type AfterSave = 'end' | 'pause' | 'run';
 
 export interface RunOptions {
   readonly console: ConsoleEnds | null;
@@ -100,6 +114,10 @@ export interface RunOptions {
   readonly note?: (line: string) => void;
   /** Ends the domain at once. */
   readonly signal?: AbortSignal;
+  /** The text that `config` was read from, without which the domain cannot be saved. */
+  readonly configText?: () => string;
+  /** A saved domain, which goes on instead of being built. Read once. */
+  readonly restore?: SavedDomain;
 }
 
 export interface DomainEnd {
@@ -155,7 +173,7 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
     if (!options.quiet) options.log(`xl: kernel: ${step} ${detail}`);
   };
   const load = (next: DomainConfig): Promise<BootFiles> => loadBootFiles(next, onProgress);
-  let first: BootFiles | null = await load(config);
+  let first: BootFiles | null = options.restore === undefined ? await load(config) : null;
   // A running domain does not need them: a restart loads them again.
   const takeBootFiles = async (next: DomainConfig): Promise<BootFiles> => {
     const files = first ?? (await load(next));
@@ -182,18 +200,19 @@ async function openXenstore(options: RunOptions): Promise<DomainXenstore> {
 /** Runs the domain and what it becomes by restarts, each with a domid of its own. */
 async function runToEnd(
   first: DomainConfig,
-  run: Omit<OneRun, 'config' | 'domid' | 'isFirst' | 'engine'>,
+  run: Omit<OneRun, 'config' | 'domid' | 'isFirst' | 'engine' | 'restore'>,
 ): Promise<DomainEnd> {
   const { options, xenstore } = run;
   let config = first;
-  let engine = engineFor(config);
+  let engine = engineFor(config, options.restore?.description.engine);
   await introduceControlDomain(xenstore.client);
   // Before the work of building it; what counts is the look when it is introduced.
   await hostErrorOf(nameMustBeFree(xenstore.client, config.name));
   for (let isFirst = true; ; isFirst = false) {
-    const domid = await xenstore.allocateDomid();
+    const restore = (isFirst && options.restore) || null;
+    const domid = restore === null ? await xenstore.allocateDomid() : await claimDomid(restore, xenstore);
     options.onAllocated?.(domid);
-    const reason = await runOnce({ ...run, config, domid, isFirst, engine });
+    const reason = await runOnce({ ...run, config, domid, isFirst, engine, restore });
     if (reason === 'detached' || reason === 'destroyed') return { reason, exitCode: 0 };
     const action = actionFor(config, reason);
     const failed = reason === 'crash' || reason === 'watchdog';
@@ -201,7 +220,7 @@ async function runToEnd(
     if (restarts(action)) {
       if (!options.quiet) options.log(line);
       config = options.nextConfig?.() ?? config;
-      engine = engineFor(config);
+      engine = engineFor(config, undefined);
       continue;
     }
     if (failed) options.log(line);
@@ -209,11 +228,18 @@ async function runToEnd(
   }
 }
 
-/** The engine that runs the domain, or a HostError that says why none can. */
-function engineFor(config: DomainConfig): EngineKind {
+/** The guest knows its domid, and the paths of its devices that contain it. */
+async function claimDomid({ description: { domid } }: SavedDomain, xenstore: DomainXenstore): Promise<number> {
+  if (await xenstore.claimDomid(domid)) return domid;
+  throw new HostError(`Domain ${domid}: the saved domain has this domid, and another domain has it now`);
+}
+
+/** The engine that runs the domain, or a HostError that says why none can. `before`: the one that it was saved on. */
+function engineFor(config: DomainConfig, before: EngineKind | undefined): EngineKind {
   const asked = process.env['DOMUS_ENGINE'] || config.engine;
   if (asked !== 'auto' && asked !== 'kvm' && asked !== 'wasm')
     throw new HostError(`DOMUS_ENGINE: expected auto, kvm or wasm, found \`${asked}'`);
+  if (asked === 'auto' && before === 'wasm') return before;
   try {
     return chooseEngine(asked).kind;
   } catch (error) {
@@ -222,6 +248,7 @@ function engineFor(config: DomainConfig): EngineKind {
 }
 
 interface OneRun {
+  readonly restore: SavedDomain | null;
   readonly config: DomainConfig;
   readonly options: RunOptions;
   /** What it boots, to be let go of after building. */
@@ -231,6 +258,25 @@ interface OneRun {
   /** It is no restart. */
   readonly isFirst: boolean;
   readonly engine: EngineKind;
+}
+
+/** What others need to know of a domain that stands in its memory. */
+interface Built {
+  readonly storePfn: number;
+  readonly consolePfn: number;
+  readonly cmdline: string;
+}
+
+async function build(run: OneRun, domain: Domain): Promise<Built> {
+  const { machine } = domain;
+  const built = await buildFromFiles(run, domain);
+  adoptPageTables(domain, built.pageTableFrames);
+  domain.vcpus.forEach((vcpu, id) => {
+    vcpu.u32[VCPU.vcpuInfo >> 2] = machine.layout.sharedInfoOffset + id * 64;
+  });
+  domain.vcpus[0].u32[VCPU.initialised >> 2] = 1;
+  for (const port of [STORE_PORT, CONSOLE_PORT]) setPort(domain, port, ECS_UNBOUND, 0, 0, 0);
+  return built;
 }
 
 async function buildFromFiles({ config, takeBootFiles }: OneRun, domain: Domain) {
@@ -246,6 +292,30 @@ async function buildFromFiles({ config, takeBootFiles }: OneRun, domain: Domain)
   return { ...built, cmdline };
 }
 
+/** Reads the rest of a saved domain, once its engine is known to have what the guest has seen. @throws HostError */
+async function load(saved: SavedDomain, domain: Domain, engine: EngineHandle, workers: VcpuWorkers): Promise<Built> {
+  const { description } = saved;
+  const here = await workers.ready;
+  const missing = missingFeatures(description.cpu, here);
+  if (missing.length > 0)
+    throw new HostError(
+      `the guest has seen CPU features that engine ${engine.kind} does not have here: ${missing.join(' ')}`,
+    );
+  const unsaved = unsavedState(description.cpu, factsOf(engine), interceptsCpuid(engine));
+  if (unsaved !== null)
+    throw new HostError(
+      `programs of the guest would find ${unsaved} on engine ${engine.kind} here, which the guest's kernel does not save`,
+    );
+  try {
+    await saved.load(domain.machine, domain);
+  } catch (error) {
+    if (error instanceof SaveFileError) throw new HostError(error.message);
+    throw error;
+  }
+  const { store, console, cmdline } = description;
+  return { storePfn: store.pfn, consolePfn: console.pfn, cmdline };
+}
+
 /**
  * Gives the memory of a file back that nobody reads any more. Left alone it would stay until a collection, which an idle process never
  * makes. Small ones may share Node's pool of buffers.
@@ -255,18 +325,19 @@ function letGo({ buffer, byteLength }: Uint8Array): void {
 }
 
 async function runOnce(run: OneRun): Promise<EndReason> {
-  const { config, domid } = run;
-  const ramPages = config.memoryMiB * 256;
-  const maxPages = Math.max(ramPages, config.maxmemMiB * 256);
+  const { config, domid, restore } = run;
+  const ramPages = restore?.shape.ramPages ?? config.memoryMiB * 256;
+  const maxPages = restore?.shape.maxPages ?? Math.max(ramPages, config.maxmemMiB * 256);
+  const vcpus = restore?.shape.vcpus ?? config.maxvcpus;
   if (maxPages > RAM_PAGES_MAX)
     throw new BuildError(
       `memory = ${Math.max(config.memoryMiB, config.maxmemMiB)} MiB is more than the ${RAM_PAGES_MAX / 256} MiB that a domain can have`,
     );
   const machine = allocateMemory(ramPages, maxPages);
-  const domain = createDomain(machine, domid, config.maxvcpus, config.uuid);
-  const engine = createEngineDomain(run.engine, machine, config.maxvcpus);
+  const domain = createDomain(machine, domid, vcpus, config.uuid);
+  const engine = createEngineDomain(run.engine, machine, vcpus);
   // They load the engine while this thread builds the domain.
-  const workers = startVcpuWorkers(domain, engine, run.options.log);
+  const workers = startVcpuWorkers(domain, engine, restore !== null, run.options.log);
   try {
     return await buildAndRun(run, domain, engine, workers);
   } finally {
@@ -281,43 +352,46 @@ async function buildAndRun(
   handle: EngineHandle,
   workers: VcpuWorkers,
 ): Promise<EndReason> {
-  const { config, options, xenstore, domid } = run;
+  const { config, options, xenstore, domid, restore } = run;
   const { machine } = domain;
-  const vcpu0 = domain.vcpus[0];
-  const built = await buildFromFiles(run, domain);
-  adoptPageTables(domain, built.pageTableFrames);
-  domain.vcpus.forEach((vcpu, id) => {
-    vcpu.u32[VCPU.vcpuInfo >> 2] = machine.layout.sharedInfoOffset + id * 64;
-  });
-  vcpu0.u32[VCPU.initialised >> 2] = 1;
+  const built = restore === null ? await build(run, domain) : await load(restore, domain, handle, workers);
+  const storePort = restore?.description.store.port ?? STORE_PORT;
+  const consolePort = restore?.description.console.port ?? CONSOLE_PORT;
+  const storeMfn = built.storePfn + MFN_BASE;
 
   const kicker = createKicker(handle);
   const channels = new Dom0Channels(domain, kicker);
-  const introduced = introduceDomain(xenstore.client, {
-    domid,
-    uuid: formatUuid(config.uuid),
-    name: config.name,
-    memoryKiB: config.memoryMiB * 1024,
-    maxMemKiB: config.maxmemMiB * 1024,
-    vcpus: config.vcpus,
-    vcpusMax: config.maxvcpus,
-    storePort: STORE_PORT,
-    storeMfn: built.storeMfn,
-    consolePort: CONSOLE_PORT,
-    consoleMfn: built.consoleMfn,
-    startTimeSeconds: Date.now() / 1000,
-  });
-  await hostErrorOf(introduced);
+  if (restore === null) {
+    const introduced = introduceDomain(xenstore.client, {
+      domid,
+      uuid: formatUuid(config.uuid),
+      name: config.name,
+      memoryKiB: config.memoryMiB * 1024,
+      maxMemKiB: config.maxmemMiB * 1024,
+      vcpus: config.vcpus,
+      vcpusMax: config.maxvcpus,
+      storePort,
+      storeMfn,
+      consolePort,
+      consoleMfn: built.consolePfn + MFN_BASE,
+      startTimeSeconds: Date.now() / 1000,
+    });
+    await hostErrorOf(introduced);
+  } else {
+    await hostErrorOf(writeDomainNodes(xenstore.client, domid, restore.description.nodes, config.name));
+    await xenstore.client.introduce(domid, storeMfn, storePort);
+  }
   const page = (pfn: number): Uint8Array => machine.u8.subarray(pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);
   const connection = await xenstore.connect(domid);
   connection.onEnd = (reason) =>
     options.log(`xl: domain \`${config.name}' (${domid}) has no xenstore any more: ${reason}`);
+  if (restore !== null) connection.setWatches(restore.description.watches);
   const ring = createRingServer({
     page: page(built.storePfn),
     connection,
     notify: () => storeChannel.notify(),
   });
-  const storeChannel = bindFirst(domain, channels, STORE_PORT, () => ring.service());
+  const storeChannel = bindFirst(channels, storePort, () => ring.service());
   const tail = new ConsoleTail();
   const console = new ConsoleBackend({
     page: page(built.consolePfn),
@@ -327,7 +401,7 @@ async function buildAndRun(
       options.console?.write(bytes);
     },
   });
-  const consoleChannel = bindFirst(domain, channels, CONSOLE_PORT, () => console.service());
+  const consoleChannel = bindFirst(channels, consolePort, () => console.service());
   options.console?.onInput((bytes) => console.input(bytes));
 
   const port = createGuestPort(domain, new GrantMappings(domain), channels, createStoreListener(handle, domain));
@@ -355,6 +429,8 @@ async function buildAndRun(
       Atomics.or(vcpu.i32, VCPU.flags >> 2, FLAG_STOP);
       notifyVcpu(domain, vcpu.vcpuId, kicker);
     }
+    // Those of a paused domain wait for nothing else.
+    Atomics.notify(domain.i32, DOMAIN.paused >> 2);
     domain.ringDoorbell();
   };
   let onDestroyed = (): void => {};
@@ -374,8 +450,47 @@ async function buildAndRun(
   const ended = new Promise<number>((resolve) => {
     onEnded = resolve;
   });
+  let isSaving = false;
+  let hasLeft = false;
+  const save = async (path: string, then: AfterSave): Promise<void> => {
+    const configText = options.configText?.();
+    if (configText === undefined) throw new NotSavable('it was made without a config that could be saved');
+    if (isSaving) throw new NotSavable('it is being saved already');
+    if (stopped || domain.shutdownReason !== -1) throw new NotSavable('it has shut down');
+    isSaving = true;
+    const wasPaused = live.state().paused;
+    try {
+      const savable: SavableDomain = {
+        ...{ domain, kicker, connection, ring, console, devices, service, store: xenstore.client },
+        cpu: await workers.ready,
+        facts: {
+          engine: handle.kind,
+          tscKhz: domain.u32[DOMAIN.tscKhz >> 2],
+          store: { pfn: built.storePfn, port: storePort },
+          console: { pfn: built.consolePfn, port: consolePort },
+          cmdline: built.cmdline,
+        },
+        config: (name) => completeConfig(configText, config, name, (file) => resolvePath(file)),
+      };
+      await freeze(savable);
+      let isWritten = false;
+      try {
+        await writeWhole(path, (sink) => writeDomain(savable, sink));
+        isWritten = true;
+      } finally {
+        if (!isWritten || then !== 'end') await thaw(savable, isWritten ? then === 'pause' : wasPaused);
+      }
+      if (then !== 'end') return;
+      note(`Domain ${domid} has been saved.`);
+      hasLeft = true;
+      destroy();
+    } finally {
+      isSaving = false;
+    }
+  };
   const live: LiveDomain = {
     domid,
+    save,
     state: () => domainState(domain, monotonicNs()),
     pause: () => pauseDomain(domain, kicker),
     unpause: () => unpauseDomain(domain),
@@ -387,20 +502,28 @@ async function buildAndRun(
   let startsAgain = false;
   if (options.signal?.aborted) stopped = true;
   options.signal?.addEventListener('abort', stop);
-  workers.run();
+  if (restore === null) workers.run();
+  else {
+    live.pause();
+    await workers.resume();
+  }
   try {
-    for (const disk of config.disks) await devices.addDisk(disk);
-    for (const vif of config.vifs) await devices.addVif(vif);
-    for (const vfb of config.vfbs) await devices.addVfb(vfb);
-    for (const channel of config.channels) await devices.addChannel(channel);
+    if (restore === null) {
+      for (const disk of config.disks) await devices.addDisk(disk);
+      for (const vif of config.vifs) await devices.addVif(vif);
+      for (const vfb of config.vfbs) await devices.addVfb(vfb);
+      for (const channel of config.channels) await devices.addChannel(channel);
+    } else await devices.restore(config);
     await devices.watch();
     await workers.ready;
     if (run.isFirst && options.paused) live.pause();
     hooks = await options.onLive?.(live);
     if (run.isFirst) options.onStart?.();
-    Atomics.store(vcpu0.i32, VCPU.state >> 2, VCPU_STATE_UP);
-    Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
-    notifyVcpu(domain, 0, kicker);
+    if (restore === null) {
+      Atomics.store(domain.vcpus[0].i32, VCPU.state >> 2, VCPU_STATE_UP);
+      Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
+      notifyVcpu(domain, 0, kicker);
+    } else if (!options.paused) live.unpause();
     if (stopped) stop();
     for (;;) {
       const ticket = Atomics.load(domain.i32, DOMAIN.doorbell >> 2);
@@ -416,7 +539,7 @@ async function buildAndRun(
     await workers.ended;
     service();
     if (reason === -1) {
-      if (destroyed) note(`Domain ${domid} has been destroyed.`);
+      if (destroyed && !hasLeft) note(`Domain ${domid} has been destroyed.`);
       return destroyed ? 'destroyed' : 'detached';
     }
     onEnded(reason);
@@ -448,11 +571,10 @@ async function buildAndRun(
   }
 }
 
-/** Makes one of the guest's first ports, as the toolstack does for it, and binds to it. */
-function bindFirst(domain: Domain, channels: Dom0Channels, port: number, onEvent: EventHandler): Dom0Channel {
-  setPort(domain, port, ECS_UNBOUND, 0, 0, 0);
+/** Binds to a port that the toolstack has made for the guest. */
+function bindFirst(channels: Dom0Channels, port: number, onEvent: EventHandler): Dom0Channel {
   const channel = channels.bind(port, onEvent);
-  if (channel === null) throw new Error(`bug: port ${port} of a new domain cannot be bound`);
+  if (channel === null) throw new HostError(`port ${port} of the domain is not free for Dom0`);
   return channel;
 }
 

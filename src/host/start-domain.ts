@@ -14,6 +14,10 @@ export interface ToDomainProcess {
   readonly quiet: boolean;
   readonly paused: boolean;
   readonly preserve: boolean;
+  /** What `config` was read from. */
+  readonly configText: string;
+  /** A saved domain that goes on: its file; null to build one. */
+  readonly restoreFrom: string | null;
   /** Where its standard error goes. */
   readonly logPath: string;
 }
@@ -31,6 +35,10 @@ export interface StartOptions {
   readonly quiet: boolean;
   readonly paused: boolean;
   readonly preserve: boolean;
+  /** What the config was read from. */
+  readonly configText: string;
+  /** A saved domain that goes on: its file. */
+  readonly restoreFrom?: string;
   readonly log: (line: string) => void;
   readonly note: (line: string) => void;
   /** For a domain of another state folder, working folder and settings than this process has. */
@@ -88,8 +96,8 @@ export async function startDomain(config: DomainConfig, options: StartOptions): 
     stdio: [logFile, logFile, logFile, 'ipc'],
   });
   closeSync(logFile);
-  const { quiet, paused, preserve } = options;
-  const request: ToDomainProcess = { config, quiet, paused, preserve, logPath: path };
+  const { quiet, paused, preserve, configText, restoreFrom = null } = options;
+  const request: ToDomainProcess = { config, quiet, paused, preserve, configText, restoreFrom, logPath: path };
   child.send(request, () => {});
   return await new Promise((resolve, reject) => {
     let end: (exitCode: number | null) => void = () => {};

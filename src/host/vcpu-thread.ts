@@ -2,11 +2,14 @@
 
 import { once } from 'node:events';
 import { parentPort, workerData } from 'node:worker_threads';
-import { Domain } from '../hypervisor/domain.ts';
-import { runVcpu } from '../hypervisor/run-vcpu.ts';
+import type { Engine } from '../engine/engine.ts';
+import { cpuFeatures } from '../hypervisor/cpu-features.ts';
+import { DOMAIN, Domain, FRAME_LEVEL_MASK } from '../hypervisor/domain.ts';
+import { runVcpu, unpark } from '../hypervisor/run-vcpu.ts';
 import { startClock, writeTimeInfo } from '../hypervisor/time.ts';
 import { crashDomain } from '../hypervisor/traps.ts';
 import { Vcpu } from '../hypervisor/vcpu.ts';
+import { PAGE_SIZE } from '../machine/memory.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
 import { monotonicNs } from './clock.ts';
 import { createKicker, openVcpu } from './engines.ts';
@@ -21,21 +24,29 @@ async function commanded(command: VcpuWorkerCommand): Promise<void> {
   if (said !== command) throw new Error(`bug: ${String(said)} where ${command} was expected`);
 }
 
+/** All roots that the guest has made, of which this engine has not seen one. */
+function prepareRoots({ frameTypes }: Domain, engine: Engine): void {
+  for (let frame = 0; frame < frameTypes.length; frame++)
+    if ((frameTypes[frame] & FRAME_LEVEL_MASK) === 4) engine.prepareRoot(frame * PAGE_SIZE);
+}
+
 async function main(data: VcpuWorkerData): Promise<void> {
   const isBuilt = commanded('run');
   const domain = new Domain(data.domain);
   const block = domain.vcpus[data.vcpuId];
   const engine = await openVcpu(data.engine, domain, data.vcpuId);
   try {
-    say({ kind: 'ready' });
-    await isBuilt;
     const host = { monotonicNs, log: (line: string) => say({ kind: 'log', line }) };
     const v = new Vcpu(domain, data.vcpuId, engine, createKicker(data.engine), host);
+    say({ kind: 'ready', cpu: cpuFeatures(v) });
+    await isBuilt;
     if (data.vcpuId === 0) {
       engine.prepareRoot(block.u32[VCPU.kernelRoot >> 2] * 4096);
-      startClock(domain, engine, Date.now() * 1e6);
+      if (data.restored) prepareRoots(domain, engine);
+      startClock(domain, engine, Date.now() * 1e6, Number(domain.u64[DOMAIN.baseNs >> 3]));
       writeTimeInfo(v);
     }
+    if (data.restored) unpark(v);
     try {
       runVcpu(v);
     } catch (error) {

@@ -2,17 +2,21 @@
 
 import { Worker } from 'node:worker_threads';
 import { SHUTDOWN_crash } from '../abi/xen.ts';
+import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
 import type { Domain } from '../hypervisor/domain.ts';
+import { untilParked } from '../hypervisor/domain-state.ts';
 import type { EngineHandle } from './engines.ts';
 import { HostError } from './host-error.ts';
 import type { VcpuWorkerCommand, VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
 
 export interface VcpuWorkers {
-  /** All have opened their engine. Rejects with a HostError. */
-  readonly ready: Promise<void>;
+  /** All have opened their engine: what it shows of a CPU. Rejects with a HostError. */
+  readonly ready: Promise<CpuFeatures>;
   readonly ended: Promise<void>;
   /** The domain is built: they may run it as soon as they are ready. */
   run(): void;
+  /** The domain is restored, and paused: resolves when all have taken up their vCPU and wait, or when the domain has ended. */
+  resume(): Promise<void>;
   /** The domain will not run. */
   abandon(): Promise<void>;
 }
@@ -21,13 +25,18 @@ export interface VcpuWorkers {
 const YOUNG_MIB = 8;
 
 /** Starts a worker for each vCPU; the domain need not be built yet. */
-export function startVcpuWorkers(domain: Domain, engine: EngineHandle, log: (line: string) => void): VcpuWorkers {
+export function startVcpuWorkers(
+  domain: Domain,
+  engine: EngineHandle,
+  restored: boolean,
+  log: (line: string) => void,
+): VcpuWorkers {
   const url = new URL(import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js', import.meta.url);
   const workers: Worker[] = [];
-  const ready: Promise<void>[] = [];
+  const ready: Promise<CpuFeatures>[] = [];
   const ended: Promise<void>[] = [];
   for (const vcpu of domain.vcpus) {
-    const data: VcpuWorkerData = { domain: domain.handle(), vcpuId: vcpu.vcpuId, engine };
+    const data: VcpuWorkerData = { restored, domain: domain.handle(), vcpuId: vcpu.vcpuId, engine };
     const worker = new Worker(url, { workerData: data, resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB } });
     workers.push(worker);
     ready.push(
@@ -38,7 +47,7 @@ export function startVcpuWorkers(domain: Domain, engine: EngineHandle, log: (lin
           domain.shutdown(SHUTDOWN_crash);
         };
         worker.on('message', (message: VcpuWorkerMessage) => {
-          if (message.kind === 'ready') resolve();
+          if (message.kind === 'ready') resolve(message.cpu);
           else if (message.kind === 'log') log(`(XEN) ${message.line}`);
           else fail(message.message);
         });
@@ -47,14 +56,22 @@ export function startVcpuWorkers(domain: Domain, engine: EngineHandle, log: (lin
     );
     ended.push(new Promise((resolve) => worker.on('exit', () => resolve())));
   }
-  const allReady = Promise.all(ready).then(() => undefined);
+  const allReady = Promise.all(ready).then(([first]) => first);
   allReady.catch(() => undefined);
+  const start = (some: readonly Worker[]): void => {
+    const command: VcpuWorkerCommand = 'run';
+    for (const worker of some) worker.postMessage(command);
+  };
   return {
     ready: allReady,
     ended: Promise.all(ended).then(() => undefined),
-    run: () => {
-      const command: VcpuWorkerCommand = 'run';
-      for (const worker of workers) worker.postMessage(command);
+    run: () => start(workers),
+    resume: async () => {
+      // vCPU 0 starts the clock by which the others set theirs.
+      start(workers.slice(0, 1));
+      await untilParked(domain, 1);
+      start(workers.slice(1));
+      await untilParked(domain, workers.length);
     },
     abandon: async () => {
       await Promise.all(workers.map((worker) => worker.terminate()));

@@ -1,16 +1,19 @@
 /** What the main thread of a domain and its vCPU workers say to each other. */
 
+import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
 import type { DomainHandle } from '../hypervisor/domain.ts';
 import type { EngineHandle } from './engines.ts';
 
 export interface VcpuWorkerData {
+  /** The vCPU goes on as it was parked; the domain is paused. */
+  readonly restored: boolean;
   readonly domain: DomainHandle;
   readonly vcpuId: number;
   readonly engine: EngineHandle;
 }
 
 export type VcpuWorkerMessage =
-  | { readonly kind: 'ready' }
+  | { readonly kind: 'ready'; readonly cpu: CpuFeatures }
   | { readonly kind: 'log'; readonly line: string }
   | { readonly kind: 'failed'; readonly message: string };
 

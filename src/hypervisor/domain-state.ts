@@ -56,6 +56,18 @@ export function pauseDomain(domain: Domain, kicker: Kicker): void {
   }
 }
 
+/** Resolves when `count` vCPUs of a paused domain are parked, or the domain has shut down. */
+export async function untilParked(domain: Domain, count: number): Promise<void> {
+  const index = DOMAIN.parked >> 2;
+  for (;;) {
+    const parked = Atomics.load(domain.i32, index);
+    if (parked >= count || domain.shutdownReason !== -1) return;
+    // A shutdown does not change the count.
+    const wait = Atomics.waitAsync(domain.i32, index, parked, 100);
+    if (wait.async) await wait.value;
+  }
+}
+
 /** Lets them go on. */
 export function unpauseDomain(domain: Domain): void {
   Atomics.store(domain.i32, DOMAIN.paused >> 2, 0);

@@ -50,6 +50,10 @@ export const DOMAIN = {
   vcpuCount: 0x64,
   /** i32: 1 while the toolstack has the domain paused. vCPUs wait on it. */
   paused: 0x68,
+  /** i32: vCPUs that are parked: paused, with all of their state in shared memory. Changes are notified. */
+  parked: 0x6c,
+  /** u64: system time at `tscBase`, ns: 0 but for a domain that was restored. */
+  baseNs: 0x70,
   /** i32: console_io bytes lock etc. unused space up to 0x100. */
   /** i32[128]: bit per local port whose Dom0 end has been signalled. */
   dom0Pending: 0x100,
@@ -62,6 +66,22 @@ export const DOMAIN = {
   consoleIoSize: 0x4000,
   /** u8 per nameable frame: FRAME_*. */
   frameTypes: 0x16000,
+} as const;
+
+/**
+ * What a vCPU leaves in shared memory when it is parked, beside its block. Written by its own worker, or by whoever restores the
+ * domain before the worker runs it.
+ */
+export const PARKED = {
+  /** Vector state: an XSAVE area as `Engine.saveVectorState` gives it. */
+  vector: 0,
+  /** u32: 1 = in SCHEDOP_block or SCHEDOP_poll; SCHEDOP_poll has ports, or a deadline. */
+  blocked: 0x1000,
+  /** u32, f64, u32[128]: ports, and deadline in system time ns, of SCHEDOP_poll. */
+  pollCount: 0x1004,
+  pollDeadlineNs: 0x1008,
+  pollPorts: 0x1010,
+  SIZE: 0x1210,
 } as const;
 
 /** A port record: u32 state, u32 vcpu to notify, u32 a, u32 b (see event-channels.ts). */
@@ -98,12 +118,17 @@ export class Domain {
     this.f64 = new Float64Array(handle.state);
     this.u64 = new BigUint64Array(handle.state);
     this.u8 = new Uint8Array(handle.state);
-    this.frameTypes = new Uint8Array(handle.state, DOMAIN.frameTypes);
+    this.frameTypes = new Uint8Array(handle.state, DOMAIN.frameTypes, this.machine.layout.nameableFrames);
     this.vcpus = handle.vcpus.map((memory, id) => new VcpuBlock(id, memory));
   }
 
   handle(): DomainHandle {
     return { machine: this.machine.handle(), state: this.state, vcpus: this.vcpus.map((vcpu) => vcpu.memory) };
+  }
+
+  /** Byte offset of what vCPU `id` leaves when it is parked. */
+  parkedOffset(id: number): number {
+    return parkedOffset(this.machine.layout.nameableFrames) + id * PARKED.SIZE;
   }
 
   get domid(): number {
@@ -137,9 +162,13 @@ export class Domain {
   }
 }
 
+function parkedOffset(frames: number): number {
+  return Math.ceil((DOMAIN.frameTypes + frames) / 64) * 64;
+}
+
 /** Allocates the shared state of a domain around its machine memory. */
 export function createDomain(machine: MachineMemory, domid: number, vcpuCount: number, uuid: Uint8Array): Domain {
-  const state = new SharedArrayBuffer(Math.ceil((DOMAIN.frameTypes + machine.layout.nameableFrames) / 8) * 8);
+  const state = new SharedArrayBuffer(parkedOffset(machine.layout.nameableFrames) + vcpuCount * PARKED.SIZE);
   const vcpus = Array.from({ length: vcpuCount }, (_, id) => createVcpuBlock(id).memory);
   const domain = new Domain({ machine: machine.handle(), state, vcpus });
   domain.i32[DOMAIN.shutdown >> 2] = -1;

@@ -5,7 +5,7 @@
  */
 
 import { VIRQ_TIMER } from '../abi/xen.ts';
-import { EXIT_EXCEPTION, EXIT_INTERNAL_ERROR, EXIT_SYSCALL } from '../engine/engine.ts';
+import { EXIT_EXCEPTION, EXIT_INTERNAL_ERROR, EXIT_SYSCALL, VECTOR_STATE_BYTES } from '../engine/engine.ts';
 import { PTE_P, PTE_US } from '../machine/page-table.ts';
 import {
   FLAG_FLUSH_TLB,
@@ -21,7 +21,7 @@ import {
   VCPU,
   VCPU_STATE_UP,
 } from '../machine/vcpu-block.ts';
-import { DOMAIN } from './domain.ts';
+import { DOMAIN, PARKED } from './domain.ts';
 import { setPending } from './event-channels.ts';
 import { emulateForcedCpuid } from './forced-cpuid.ts';
 import { endPoll, pollDone } from './hypercalls/sched.ts';
@@ -29,7 +29,7 @@ import { HYPERCALL_HANDLERS } from './hypercalls/table.ts';
 import { isSysenter } from './instruction.ts';
 import { emulatePageTableWrite } from './page-table-write.ts';
 import { emulatePrivileged } from './privileged-op.ts';
-import { keepTime, RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_running, setRunstate } from './time.ts';
+import { keepTime, RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_running, setRunstate, writeTimeInfo } from './time.ts';
 import {
   crashDomain,
   deliverPending,
@@ -69,6 +69,7 @@ export const STAT_NAMES = [
 
 const TF = 0x100;
 const DR6 = (VCPU.dr >> 2) + 12;
+const DR7 = (VCPU.dr >> 2) + 14;
 /** Single step. */
 const DR6_BS = 0x4000;
 
@@ -321,7 +322,10 @@ function sleep(v: Vcpu): void {
   for (;;) {
     const ticket = Atomics.load(i32, VCPU.wake >> 2);
     const deadlineNs = fireTimers(v);
-    if (mayRun(v) || domain.shutdownReason !== -1 || (Atomics.load(i32, VCPU.flags >> 2) & FLAG_STOP) !== 0) break;
+    const flags = Atomics.load(i32, VCPU.flags >> 2);
+    // It goes on sleeping when the domain goes on.
+    if ((flags & FLAG_PAUSE) !== 0) return;
+    if (mayRun(v) || domain.shutdownReason !== -1 || (flags & FLAG_STOP) !== 0) break;
     if (Atomics.load(i32, VCPU.state >> 2) !== VCPU_STATE_UP || Atomics.load(block.u32, VCPU.nmiPending >> 2) !== 0)
       break;
     const ms = deadlineNs === 0 ? Number.POSITIVE_INFINITY : Math.max(0, (deadlineNs - v.systemTimeNs()) / 1e6);
@@ -342,12 +346,51 @@ function waitUnpaused(v: Vcpu): void {
   const paused = DOMAIN.paused >> 2;
   const isUp = Atomics.load(block.i32, VCPU.state >> 2) === VCPU_STATE_UP;
   if (isUp && !v.blocked) setRunstate(v, RUNSTATE_offline);
+  park(v);
   while (Atomics.load(domain.i32, paused) !== 0) {
-    if (domain.shutdownReason !== -1 || (Atomics.load(block.i32, VCPU.flags >> 2) & FLAG_STOP) !== 0) return;
+    if (domain.shutdownReason !== -1 || (Atomics.load(block.i32, VCPU.flags >> 2) & FLAG_STOP) !== 0) break;
     Atomics.wait(domain.i32, paused, 1);
   }
-  if (!isUp) offline(v);
-  else if (!v.blocked) setRunstate(v, RUNSTATE_running);
+  countParked(v, -1);
+  if (isUp && !v.blocked) setRunstate(v, RUNSTATE_running);
+}
+
+/** Leaves what only this worker knows of the vCPU where others can read it. */
+function park(v: Vcpu): void {
+  const { domain } = v;
+  const at = domain.parkedOffset(v.id);
+  v.engine.saveVectorState(domain.u8.subarray(at + PARKED.vector, at + PARKED.vector + VECTOR_STATE_BYTES));
+  domain.u32[(at + PARKED.blocked) >> 2] = v.blocked ? 1 : 0;
+  domain.u32[(at + PARKED.pollCount) >> 2] = v.pollCount;
+  domain.f64[(at + PARKED.pollDeadlineNs) >> 3] = v.pollDeadlineNs;
+  domain.u32.set(v.pollPorts, (at + PARKED.pollPorts) >> 2);
+  countParked(v, 1);
+}
+
+function countParked({ domain }: Vcpu, change: 1 | -1): void {
+  Atomics.add(domain.i32, DOMAIN.parked >> 2, change);
+  Atomics.notify(domain.i32, DOMAIN.parked >> 2);
+}
+
+/**
+ * Takes up a vCPU as it was parked, in a domain that was restored: before `runVcpu`. The block, memory and the domain's clock are
+ * in place.
+ */
+export function unpark(v: Vcpu): void {
+  const { domain, engine, block } = v;
+  const at = domain.parkedOffset(v.id);
+  engine.loadVectorState(domain.u8.subarray(at + PARKED.vector, at + PARKED.vector + VECTOR_STATE_BYTES));
+  v.blocked = domain.u32[(at + PARKED.blocked) >> 2] !== 0;
+  v.pollCount = domain.u32[(at + PARKED.pollCount) >> 2];
+  v.pollDeadlineNs = domain.f64[(at + PARKED.pollDeadlineNs) >> 3];
+  v.pollPorts.set(
+    domain.u32.subarray((at + PARKED.pollPorts) >> 2, ((at + PARKED.pollPorts) >> 2) + v.pollPorts.length),
+  );
+  engine.descriptorTablesChanged();
+  engine.xcr0Changed();
+  if (block.u32[DR7] !== 0) engine.debugRegistersChanged();
+  engine.flushTlb();
+  writeTimeInfo(v);
 }
 
 /** A vCPU that is down waits here until VCPUOP_up. */
@@ -358,7 +401,7 @@ function offline(v: Vcpu): void {
   for (;;) {
     const ticket = Atomics.load(i32, VCPU.wake >> 2);
     if (Atomics.load(i32, VCPU.state >> 2) === VCPU_STATE_UP) break;
-    if (v.domain.shutdownReason !== -1 || (Atomics.load(i32, VCPU.flags >> 2) & FLAG_STOP) !== 0) return;
+    if (v.domain.shutdownReason !== -1 || (Atomics.load(i32, VCPU.flags >> 2) & (FLAG_STOP | FLAG_PAUSE)) !== 0) return;
     Atomics.wait(i32, VCPU.wake >> 2, ticket);
   }
   v.engine.descriptorTablesChanged();

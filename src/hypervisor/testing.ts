@@ -5,7 +5,14 @@
  * pages of RAM, so tests use the first ones. Nothing is mapped at UNMAPPED_VA. All these have the high word VA_HI.
  */
 
-import type { CpuidResult, Engine, EngineFacts, ExitKind, Kicker } from '../engine/engine.ts';
+import {
+  type CpuidResult,
+  type Engine,
+  type EngineFacts,
+  type ExitKind,
+  type Kicker,
+  VECTOR_STATE_BYTES,
+} from '../engine/engine.ts';
 import { createMachineMemory, type MachineMemory, MFN_BASE, PAGE_SIZE } from '../machine/memory.ts';
 import { PTE_A, PTE_D, PTE_P, PTE_RW, PTE_US } from '../machine/page-table.ts';
 import { NO_ROOT, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
@@ -39,6 +46,7 @@ export class TestEngine implements Engine {
   xcr0Changes = 0;
   debugRegisterChanges = 0;
   runDeadlineNs = 0;
+  readonly vectorState = new Uint8Array(VECTOR_STATE_BYTES);
 
   run(): ExitKind {
     throw new Error('a test engine does not run');
@@ -73,6 +81,12 @@ export class TestEngine implements Engine {
   }
   cpuid(_leaf: number, _subleaf: number): CpuidResult {
     return { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+  }
+  saveVectorState(area: Uint8Array): void {
+    area.set(this.vectorState.subarray(0, area.length));
+  }
+  loadVectorState(area: Uint8Array): void {
+    this.vectorState.set(area.subarray(0, this.vectorState.length));
   }
   describeError(): string {
     return '';

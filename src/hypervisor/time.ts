@@ -37,17 +37,22 @@ export function scaleTsc(delta: bigint, mul: number, shift: number): bigint {
   return (shifted * BigInt(mul)) >> 32n;
 }
 
-/** Starts the domain's clock: system time 0 is now. `wallclockNs`: ns since 1970 now. */
-export function startClock(domain: Domain, engine: Engine, wallclockNs: number): void {
+/**
+ * Starts the domain's clock: system time is `systemTimeNs` now, a whole number. `nowNs`: ns since 1970 now.
+ */
+export function startClock(domain: Domain, engine: Engine, nowNs: number, systemTimeNs = 0): void {
   const { tscLo, tscHi, atNs } = engine.readTsc();
   const { mul, shift } = timeScale(engine.facts.tscKhz);
   domain.u32[DOMAIN.tscBase >> 2] = tscLo;
   domain.u32[(DOMAIN.tscBase >> 2) + 1] = tscHi;
-  domain.f64[DOMAIN.bootNs >> 3] = atNs;
+  domain.u64[DOMAIN.baseNs >> 3] = BigInt(systemTimeNs);
+  domain.f64[DOMAIN.bootNs >> 3] = atNs - systemTimeNs;
+  domain.f64[DOMAIN.driftNs >> 3] = 0;
   domain.u32[DOMAIN.tscMul >> 2] = mul;
   domain.i32[DOMAIN.tscShift >> 2] = shift;
   domain.u32[DOMAIN.tscKhz >> 2] = engine.facts.tscKhz;
   domain.u32[DOMAIN.tscStable >> 2] = engine.facts.tscStable ? 1 : 0;
+  const wallclockNs = nowNs - systemTimeNs;
   domain.f64[DOMAIN.wallclockNs >> 3] = wallclockNs;
   const sec = Math.floor(wallclockNs / 1e9);
   const u32 = domain.machine.u32;
@@ -72,8 +77,8 @@ export function writeTimeInfo(v: Vcpu): void {
   writePoint(v, {
     tscLo: u32[DOMAIN.tscBase >> 2],
     tscHi: u32[(DOMAIN.tscBase >> 2) + 1],
-    nsLo: 0,
-    nsHi: 0,
+    nsLo: u32[DOMAIN.baseNs >> 2],
+    nsHi: u32[(DOMAIN.baseNs >> 2) + 1],
   });
 }
 
@@ -88,7 +93,7 @@ export function keepTime(v: Vcpu): void {
   const base = d.u64[DOMAIN.tscBase >> 3];
   // No reading could be made: the vCPU is about to end.
   if (tsc < base) return;
-  const ns = scaleTsc(tsc - base, d.u32[DOMAIN.tscMul >> 2], d.i32[DOMAIN.tscShift >> 2]);
+  const ns = d.u64[DOMAIN.baseNs >> 3] + scaleTsc(tsc - base, d.u32[DOMAIN.tscMul >> 2], d.i32[DOMAIN.tscShift >> 2]);
   d.f64[DOMAIN.driftNs >> 3] = Number(ns) - (atNs - d.f64[DOMAIN.bootNs >> 3]);
   writePoint(v, { tscLo, tscHi, nsLo: Number(ns & 0xffffffffn), nsHi: Number(ns >> 32n) });
 }

@@ -6,6 +6,8 @@
  *   print TEXT       a line in xenstored's log
  *   allocate-domid   the domid for a new domain (Domus's own; in Xen the hypervisor hands them out)
  *
+ *   claim-domid DOMID  that very domid for a new domain: OK, or TAKEN (Domus's own)
+ *
  * What would have an effect in the C xenstored and has none here is ENOSYS. Everything else is answered with OK, as recorded
  * from Xen 4.17's oxenstored, `check` and `help` included.
  *
@@ -38,6 +40,12 @@ export function executeControl(store: Store, words: readonly string[]): Answer {
     case 'allocate-domid': {
       const domid = store.allocateDomid();
       return typeof domid === 'string' ? domid : joinStrings([String(domid)]);
+    }
+    case 'claim-domid': {
+      const domid = words[1] ?? '';
+      if (!/^[1-9]\d{0,4}$/.test(domid)) return 'EINVAL';
+      const claimed = store.claimDomid(Number(domid));
+      return typeof claimed === 'string' ? claimed : joinStrings([claimed ? 'OK' : 'TAKEN']);
     }
     default:
       return REFUSED.includes(words[0] ?? '') ? 'ENOSYS' : OK;

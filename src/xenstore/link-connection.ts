@@ -8,7 +8,10 @@ import { XS } from '../abi/io/xs-wire.ts';
 import type { StoreLink } from './link.ts';
 import { DEFAULT_QUOTAS } from './quotas.ts';
 import type { RingConnection } from './ring-server.ts';
-import type { Message } from './wire.ts';
+import { joinStrings, type Message, splitStrings } from './wire.ts';
+
+/** What a WATCH request says: path, token, and perhaps a depth. */
+export type Watch = readonly string[];
 
 export class LinkConnection implements RingConnection {
   onEvent: (() => void) | null = null;
@@ -25,6 +28,13 @@ export class LinkConnection implements RingConnection {
   /** Replies to come that belong to the time before a reset, and what comes until then. */
   #stale = 0;
   #closed = false;
+  /** Requests whose replies are to come, oldest first: xenstored answers in order. */
+  readonly #asked: Message[] = [];
+  /** Of those that the guest knows nothing of: the first ones. */
+  #silent = 0;
+  /** The guest's watches, by path and token. */
+  readonly #watches = new Map<string, Watch>();
+  readonly #transactions = new Set<number>();
 
   constructor(link: StoreLink) {
     this.#link = link;
@@ -46,8 +56,27 @@ export class LinkConnection implements RingConnection {
     return this.#unanswered + this.#repliesInOutput;
   }
 
+  /** No request, reply or transaction of the guest is under way. Events may wait. */
+  get isIdle(): boolean {
+    return this.repliesWaiting + this.#stale + this.#silent + this.#transactions.size === 0;
+  }
+
+  get watches(): readonly Watch[] {
+    return [...this.#watches.values()];
+  }
+
+  /** Sets watches on the guest's behalf, without its knowing; each fires once. Before the guest asks anything. */
+  setWatches(watches: readonly Watch[]): void {
+    for (const watch of watches) {
+      this.#silent++;
+      this.#watches.set(keyOf(watch), watch);
+      this.#link.send({ type: XS.WATCH, reqId: 0, txId: 0, payload: joinStrings(watch) });
+    }
+  }
+
   submit(request: Message): void {
     this.#unanswered++;
+    this.#asked.push(request);
     this.#link.send(request);
   }
 
@@ -63,6 +92,9 @@ export class LinkConnection implements RingConnection {
     this.#repliesInOutput = 0;
     this.#stale += this.#unanswered + 1;
     this.#unanswered = 0;
+    this.#asked.length = 0;
+    this.#watches.clear();
+    this.#transactions.clear();
     this.#link.send({ type: XS.RESET_WATCHES, reqId: 0, txId: 0, payload: Uint8Array.of(0) });
   }
 
@@ -73,12 +105,17 @@ export class LinkConnection implements RingConnection {
 
   #onMessage(message: Message): void {
     if (message.type !== XS.WATCH_EVENT) {
+      if (this.#silent > 0) {
+        this.#silent--;
+        return;
+      }
       if (this.#stale > 0) {
         this.#stale--;
         return;
       }
       this.#unanswered--;
       this.#repliesInOutput++;
+      this.#note(message);
     } else if (this.#stale > 0) {
       return;
     } else if (this.#output.length - this.#repliesInOutput >= DEFAULT_QUOTAS.watchEventsMax) {
@@ -88,4 +125,25 @@ export class LinkConnection implements RingConnection {
     this.#output.push(message);
     this.onEvent?.();
   }
+
+  /** Keeps what the request that this answers has set up. */
+  #note(reply: Message): void {
+    const request = this.#asked.shift();
+    if (request === undefined) return;
+    if (request.type === XS.TRANSACTION_END) this.#transactions.delete(request.txId);
+    if (reply.type === XS.ERROR) return;
+    const words = splitStrings(request.payload).strings;
+    if (request.type === XS.WATCH) this.#watches.set(keyOf(words), words.slice(0, 3));
+    else if (request.type === XS.UNWATCH) this.#watches.delete(keyOf(words));
+    else if (request.type === XS.TRANSACTION_START)
+      this.#transactions.add(Number(splitStrings(reply.payload).strings[0]));
+    else if (request.type === XS.RESET_WATCHES) {
+      this.#watches.clear();
+      this.#transactions.clear();
+    }
+  }
+}
+
+function keyOf(watch: Watch): string {
+  return watch.slice(0, 2).join('\0');
 }

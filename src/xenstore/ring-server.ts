@@ -87,6 +87,8 @@ export class RingServer {
   #isServing = false;
   /** Requests may be in the ring that were left there because of REPLIES_MAX. */
   #isThrottled = false;
+  /** Nothing is read or written: `hold`. */
+  #isHeld = false;
 
   constructor({ page, connection, notify }: RingServerOptions) {
     if (page.length !== PAGE_SIZE || page.byteOffset % 4 !== 0) {
@@ -104,7 +106,7 @@ export class RingServer {
       XENSTORE_SERVER_FEATURE_RECONNECTION | XENSTORE_SERVER_FEATURE_ERROR | XENSTORE_SERVER_FEATURE_WATCHDEPTH,
     );
     connection.onEvent = () => {
-      if (this.#isServing || this.#failed) return;
+      if (this.#isServing || this.#failed || this.#isHeld) return;
       // Only writes: handling requests here would run them in the middle of another client's request.
       if (this.#writeResponses()) this.#notify();
       if (this.#isThrottled && connection.repliesWaiting < REPLIES_MAX) this.#serveLater();
@@ -121,7 +123,7 @@ export class RingServer {
    * from the guest. True if it stopped with requests left, to be fair to others: call it again in a later turn.
    */
   service(): boolean {
-    if (this.#connection.isClosed) return false;
+    if (this.#connection.isClosed || this.#isHeld) return false;
     this.#isServing = true;
     const hadFailed = this.#failed;
     let moved = false;
@@ -141,6 +143,21 @@ export class RingServer {
     this.#isServing = false;
     if (moved || this.#failed !== hadFailed) this.#notify();
     return requestsLeft === 0;
+  }
+
+  /** Neither a request nor a response is on its way in part: all that there is stands in the ring, or in the connection. */
+  get isBetweenMessages(): boolean {
+    return this.#decoder.isEmpty && this.#writing === null;
+  }
+
+  /** From here on the page is not touched, until `release`. */
+  hold(): void {
+    this.#isHeld = true;
+  }
+
+  release(): void {
+    this.#isHeld = false;
+    if (this.service()) this.#serveLater();
   }
 
   #serveLater(): void {

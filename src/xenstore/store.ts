@@ -158,6 +158,15 @@ export class Store {
     return 'ENOSPC';
   }
 
+  /** Takes a domid out of turn: false if it is in use. EINVAL if no domain can have it. */
+  claimDomid(domid: number): boolean | XsErrorName {
+    if (domid <= 0 || domid >= DOMID_FIRST_RESERVED) return 'EINVAL';
+    if (this.isIntroduced(domid)) return false;
+    if (domid < this.#nextDomid) return true;
+    this.#nextDomid = domid + 1 < DOMID_FIRST_RESERVED ? domid + 1 : 1;
+    return this.#keep({ kind: 'domids', next: this.#nextDomid }) ?? true;
+  }
+
   /** Has this very request been done already? */
   isDone(key: RequestKey): boolean {
     return this.#sessions.get(key.session) === key.sequence;

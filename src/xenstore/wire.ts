@@ -77,6 +77,11 @@ export class MessageDecoder {
     return { kind: 'message', message };
   }
 
+  /** No part of a message has come. */
+  get isEmpty(): boolean {
+    return this.#filled === 0;
+  }
+
   /** Forgets a message read in part. */
   reset(): void {
     this.#filled = 0;

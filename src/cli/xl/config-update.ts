@@ -61,6 +61,7 @@ export const configUpdate: Command = {
           path === null || bootloader !== null ? path : resolve(path);
         writeRecord(stateRoot(), domid, {
           ...record,
+          configText: appendOverrides(text, overrides),
           config: { ...config, kernel: absolute(kernel), ramdisk: absolute(ramdisk) },
         });
       } catch (error) {

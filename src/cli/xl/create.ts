@@ -107,11 +107,11 @@ export const create: Command = {
       paused: given.has('p'),
       preserve: given.has('e'),
     };
-    return await run(config, flags, context);
+    return await runNew(config, { ...flags, configText: appendOverrides(text, overrides) }, context);
   },
 };
 
-interface RunFlags {
+export interface RunFlags {
   readonly console: boolean;
   readonly foreground: boolean;
   readonly viewer: boolean;
@@ -119,10 +119,14 @@ interface RunFlags {
   readonly quiet: boolean;
   readonly paused: boolean;
   readonly preserve: boolean;
+  /** What the config was read from. */
+  readonly configText: string;
+  /** A saved domain that goes on. */
+  readonly restoreFrom?: string;
 }
 
 /** Starts the domain, and stays as long as the flags say. An error that is nobody's but ours passes through. */
-async function run(config: DomainConfig, flags: RunFlags, context: Context): Promise<number> {
+export async function runNew(config: DomainConfig, flags: RunFlags, context: Context): Promise<number> {
   const starter = context.starter ?? (await hostStarter());
   let leave: (exitCode: number) => void = () => {};
   const left = new Promise<number>((resolve) => {
@@ -134,6 +138,8 @@ async function run(config: DomainConfig, flags: RunFlags, context: Context): Pro
       quiet: flags.quiet,
       paused: flags.paused,
       preserve: flags.preserve,
+      configText: flags.configText,
+      ...(flags.restoreFrom === undefined ? {} : { restoreFrom: flags.restoreFrom }),
       log: context.err,
       note: flags.foreground ? context.err : () => {},
     });

@@ -2,17 +2,6 @@
 
 import type { Command } from './command.ts';
 
-export const save = command(
-  'save',
-  'Save a domain state to restore later',
-  '[options] <Domain> <CheckpointFile> [<ConfigFile>]',
-  [
-    '-h  Print this help.',
-    '-c  Leave domain running after creating the snapshot.',
-    '-p  Leave domain paused after creating the snapshot.',
-    '-D  Store the domain id in the configuration.',
-  ],
-);
 export const migrate = command('migrate', 'Migrate a domain to another host', '[options] <Domain> <host>', [
   '-h              Print this help.',
   '-C <config>     Send <config> instead of config file from creation.',
@@ -25,19 +14,6 @@ export const migrate = command('migrate', 'Migrate a domain to another host', '[
   '-p              Do not unpause domain after migrating it.',
   '-D              Preserve the domain id',
 ]);
-export const restore = command(
-  'restore',
-  'Restore a domain from a saved state',
-  '[options] [<ConfigFile>] <CheckpointFile>',
-  [
-    '-h                       Print this help.',
-    '-p                       Do not unpause domain after restoring it.',
-    '-e                       Do not wait in the background for the death of the domain.',
-    '-d                       Enable debug messages.',
-    '-V, --vncviewer          Connect to the VNC display after the domain is created.',
-    '-A, --vncviewer-autopass Pass VNC password to viewer via stdin.',
-  ],
-);
 export const dumpCore = command('dump-core', 'Core dump a domain', '<Domain> <filename>');
 export const suspend = command('suspend', 'Suspend a domain to RAM', '<Domain>');
 export const resume = command('resume', 'Resume a domain from RAM', '<Domain>');

@@ -27,6 +27,8 @@ export const KVM_GET_DEBUGREGS = 0x8080aea1;
 export const KVM_SET_DEBUGREGS = 0x4080aea2;
 export const KVM_GET_TSC_KHZ = 0xaea3;
 export const KVM_SET_XCRS = 0x4188aea7;
+export const KVM_GET_XSAVE = 0x9000aea4;
+export const KVM_SET_XSAVE = 0x5000aea5;
 
 export const KVM_CAP_USER_MEMORY = 3;
 export const KVM_CAP_SYNC_REGS = 74;
@@ -101,6 +103,8 @@ export const KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1;
 
 /** struct kvm_debugregs: db[4], dr6, dr7, flags, reserved[9]. */
 export const DEBUGREGS_BYTES = 128;
+/** struct kvm_xsave: an XSAVE area in the standard form, components where the host's CPU has them. */
+export const XSAVE_BYTES = 4096;
 /** struct kvm_xcrs: nr_xcrs, flags, { u32 xcr, reserved, u64 value }[16], padding. */
 export const XCRS_BYTES = 392;
 

@@ -23,6 +23,7 @@
  *   descriptor-tables.ts the guest's GDT and LDT                    exceptions.ts          frames of the stubs
  *   system-registers.ts  control and debug registers, MSRs          software-interrupt.ts  INT n where KVM has none
  *   cpuid-list.ts        CPUID where KVM intercepts it              internal-error.ts      what went wrong, in words
+ *   vector-state.ts      x87, SSE, AVX, AVX-512 for who keeps them
  */
 
 import type { MachineMemory } from '../../machine/memory.ts';
@@ -78,6 +79,7 @@ import { SoftwareInterrupts } from './software-interrupt.ts';
 import { cr4Base, DebugRegisters, initialiseSystemRegisters, setXcr0 } from './system-registers.ts';
 import { RERUNS_MAX, VcpuFile } from './vcpu-file.ts';
 import { createViews, vcpuWindow } from './vcpu-views.ts';
+import { VectorState } from './vector-state.ts';
 import type { KvmDomainHandle } from './vm.ts';
 
 // Word indexes of the vCPU block.
@@ -91,6 +93,9 @@ const USER_ROOT = VCPU.userRoot / 4;
 const CR0_TS_WORD = VCPU.cr0Ts / 4;
 const CR4_WORD = VCPU.cr4 / 4;
 const XCR0 = VCPU.xcr0 / 4;
+
+/** CPUID of the state components: size and place of each in a subleaf. */
+const XSAVE_LEAF = 0xd;
 
 /** Bits of CR4 that are the guest's. */
 const CR4_GUEST = CR4_TSD | CR4_DE;
@@ -115,6 +120,7 @@ export class KvmVcpu implements Engine {
   readonly #debug: DebugRegisters;
   readonly #probe: Probe;
   readonly #error: InternalError;
+  readonly #vector: VectorState;
   #deadlineNs = 0;
 
   constructor(handle: KvmDomainHandle, machine: MachineMemory, block: VcpuBlock) {
@@ -146,6 +152,7 @@ export class KvmVcpu implements Engine {
     this.#debug = debug;
     this.#probe = new Probe(file, alone, this.#cr4Base);
     this.#error = error;
+    this.#vector = new VectorState(file, (component) => this.#probe.cpuid(XSAVE_LEAF, component));
 
     setCpuidList(file, handle.cpuid, handle.interceptsCpuid);
     initialiseSystemRegisters(file, window, this.#cr4Base);
@@ -318,6 +325,14 @@ export class KvmVcpu implements Engine {
 
   cpuid(leaf: number, subleaf: number): CpuidResult {
     return this.#probe.cpuid(leaf, subleaf);
+  }
+
+  saveVectorState(area: Uint8Array): void {
+    this.#vector.save(area);
+  }
+
+  loadVectorState(area: Uint8Array): void {
+    this.#vector.load(area);
   }
 
   /** Runs code of the probe page at CPL 3 until its INT3, with these values in eax and ecx. False when it does not come there. */

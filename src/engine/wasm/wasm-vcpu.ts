@@ -35,6 +35,7 @@ import { Rare } from './rare.ts';
 import { JUMP, NEXT } from './rare-status.ts';
 import { RegionCache } from './region-cache.ts';
 import { isStackFault } from './stack-fault.ts';
+import { loadVectorState, saveVectorState } from './vector-state.ts';
 import { CodeNews, type WasmDomainHandle } from './wasm-domain.ts';
 import { divideWide } from './wide-divide.ts';
 import type { World } from './world.ts';
@@ -626,6 +627,14 @@ export class WasmVcpu implements Engine {
 
   cpuid(leaf: number, subleaf: number): CpuidResult {
     return cpuid(leaf, subleaf);
+  }
+
+  saveVectorState(area: Uint8Array): void {
+    saveVectorState(this.#processor, area);
+  }
+
+  loadVectorState(area: Uint8Array): void {
+    loadVectorState(this.#processor, area);
   }
 
   describeError(): string {

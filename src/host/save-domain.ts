@@ -1,0 +1,117 @@
+/**
+ * Saves a domain that runs, without its help: its vCPUs are parked between two instructions, its backends answer what is under way
+ * and let go of it, and what is left is memory and registers.
+ *
+ *   1. park all vCPUs (hypervisor/run-vcpu.ts)
+ *   2. wait until no message to or from xenstore is half way; if the guest has to run for that, let it, and begin again
+ *   3. detach all devices: rings are drained, grants and event channels given back
+ *   4. write
+ *   5. the domain ends; or all of this backwards, and it goes on
+ */
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ConsoleBackend } from '../backends/console.ts';
+import type { Kicker } from '../engine/engine.ts';
+import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
+import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
+import { pauseDomain, unpauseDomain, untilParked } from '../hypervisor/domain-state.ts';
+import {
+  PART_DESCRIPTION,
+  PART_DOMAIN,
+  PART_END,
+  PART_M2P,
+  PART_PAGES,
+  PART_VCPU,
+  SaveWriter,
+  type Sink,
+} from '../toolstack/saved/save-file.ts';
+import { type Description, encodeDescription } from '../toolstack/saved/saved-description.ts';
+import { encodeM2p, encodePages } from '../toolstack/saved/saved-memory.ts';
+import { encodeDomain, encodeVcpu, NotSavable } from '../toolstack/saved/saved-state.ts';
+import { readDomainNodes } from '../toolstack/saved/saved-store.ts';
+import type { XenstoreClient } from '../xenstore/client.ts';
+import type { LinkConnection } from '../xenstore/link-connection.ts';
+import type { RingServer } from '../xenstore/ring-server.ts';
+import { monotonicNs } from './clock.ts';
+import type { DomainDevices } from './domain-devices.ts';
+import { NODE_CODEC } from './save-stream.ts';
+
+/** How often a guest may be found in the middle of a conversation with xenstore. */
+const ATTEMPTS_MAX = 200;
+/** How long it may go on then, and how long replies of xenstore are waited for. */
+const CONVERSATION_MS = 20;
+const REPLY_MS = 100;
+
+export interface SavableDomain {
+  readonly domain: Domain;
+  readonly kicker: Kicker;
+  readonly connection: LinkConnection;
+  readonly ring: RingServer;
+  readonly console: ConsoleBackend;
+  readonly devices: DomainDevices;
+  readonly store: XenstoreClient;
+  /** Calls the handlers of event channels that were signalled. */
+  service(): void;
+  readonly cpu: CpuFeatures;
+  readonly facts: Pick<Description, 'engine' | 'tscKhz' | 'store' | 'console' | 'cmdline'>;
+  /** The text of the config that describes it now; its name and domid are put in from xenstore. */
+  config(name: string): string;
+}
+
+/** Stops a domain where it can be saved; `thaw` makes it go on. @throws NotSavable, and then it goes on */
+export async function freeze(saved: SavableDomain): Promise<void> {
+  const { domain, kicker, connection, ring, console, devices } = saved;
+  for (let attempt = 0; ; attempt++) {
+    pauseDomain(domain, kicker);
+    await untilParked(domain, domain.vcpus.length);
+    if (domain.shutdownReason !== -1) throw new NotSavable('the domain has shut down meanwhile');
+    saved.service();
+    for (let waited = 0; !connection.isIdle && waited < REPLY_MS; waited++) await sleep(1);
+    saved.service();
+    if (connection.isIdle && ring.isBetweenMessages) break;
+    unpauseDomain(domain);
+    if (attempt === ATTEMPTS_MAX) throw new NotSavable('the guest never stops asking xenstore');
+    await sleep(CONVERSATION_MS);
+  }
+  // In this turn nothing else can have happened.
+  ring.hold();
+  console.service();
+  console.hold();
+  await devices.detach();
+}
+
+export async function thaw(saved: SavableDomain, paused: boolean): Promise<void> {
+  await saved.devices.attach();
+  saved.console.release();
+  saved.ring.release();
+  if (!paused) unpauseDomain(saved.domain);
+}
+
+/** Writes a domain that is frozen. @throws NotSavable, and what the sink throws */
+export async function writeDomain(saved: SavableDomain, sink: Sink): Promise<void> {
+  const { domain, connection, store, cpu, facts } = saved;
+  const { domid, machine } = domain;
+  const name = (await store.read(`/local/domain/${domid}/name`)) ?? '';
+  const nodes = await readDomainNodes(store, domid);
+  const { watches } = connection;
+  const writer = new SaveWriter(sink, NODE_CODEC);
+  const config = saved.config(name);
+  // Before anything is written: it may refuse.
+  const shared = encodeDomain(domain, systemTimeNs(domain));
+  await writer.start();
+  await writer.part(PART_DESCRIPTION, encodeDescription({ domid, name, config, cpu, nodes, watches, ...facts }));
+  await writer.part(PART_DOMAIN, shared);
+  for (const { vcpuId } of domain.vcpus) await writer.part(PART_VCPU, encodeVcpu(domain, vcpuId));
+  await writer.part(PART_M2P, encodeM2p(machine));
+  let parts = 0;
+  for (const pages of encodePages(machine)) {
+    await writer.part(PART_PAGES, pages);
+    parts++;
+  }
+  await writer.part(PART_END, new Uint8Array(Uint32Array.of(parts).buffer));
+}
+
+/** What the guest would read off its clock now. */
+function systemTimeNs({ f64 }: Domain): number {
+  return monotonicNs() - f64[DOMAIN.bootNs >> 3] + f64[DOMAIN.driftNs >> 3];
+}

@@ -1,0 +1,82 @@
+/** Saved domains as files of this host: zstd and CRC-32 of Node, and files that are there whole or not at all. */
+
+import { createReadStream } from 'node:fs';
+import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { constants, crc32, zstdCompress, zstdDecompress } from 'node:zlib';
+import type { Codec, Sink, Source } from '../toolstack/saved/save-file.ts';
+
+const compress = promisify(zstdCompress);
+const decompress = promisify(zstdDecompress);
+/** The quickest: what a save waits for. */
+const LEVEL = 1;
+
+export const NODE_CODEC: Codec = {
+  crc32: (bytes) => crc32(bytes),
+  compress: (bytes) => compress(bytes, { params: { [constants.ZSTD_c_compressionLevel]: LEVEL } }),
+  decompress: (bytes, bytesMax) => decompress(bytes, { maxOutputLength: Math.max(bytesMax, 1) }),
+};
+
+/**
+ * Calls `body` with where the bytes go. A regular file appears under its name, and on the disk, when `body` has succeeded; what was
+ * there stays until then. Anything else, a pipe or a device, is written to as it is.
+ */
+export async function writeWhole(path: string, body: (sink: Sink) => Promise<void>): Promise<void> {
+  const isFile = await isRegular(path);
+  const partial = isFile ? `${path}.${process.pid}.part` : path;
+  // Nobody else may read the memory of a guest.
+  const file = await open(partial, 'w', 0o600);
+  try {
+    await body((bytes) => writeAll(file, bytes));
+    if (isFile) await file.sync();
+    await file.close();
+    if (isFile) await rename(partial, path);
+  } catch (error) {
+    await file.close();
+    if (isFile) await rm(partial, { force: true });
+    throw error;
+  }
+}
+
+async function isRegular(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isFile();
+  } catch {
+    return true;
+  }
+}
+
+async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length; ) at += (await file.write(bytes, at)).bytesWritten;
+}
+
+export interface OpenSource {
+  readonly source: Source;
+  close(): void;
+}
+
+/** Reads a file, a pipe or a device from its start. What is wrong with it comes out of the source. */
+export function openSource(path: string): OpenSource {
+  const stream = createReadStream(path, { highWaterMark: 1 << 20 });
+  const chunks = stream.iterator() as AsyncIterableIterator<Uint8Array>;
+  let rest = new Uint8Array(0);
+  return {
+    source: async (count) => {
+      const bytes = new Uint8Array(count);
+      let filled = 0;
+      while (filled < count) {
+        if (rest.length === 0) {
+          const next = await chunks.next();
+          if (next.done === true) break;
+          rest = Uint8Array.from(next.value);
+        }
+        const part = rest.subarray(0, count - filled);
+        bytes.set(part, filled);
+        filled += part.length;
+        rest = rest.subarray(part.length);
+      }
+      return bytes.subarray(0, filled);
+    },
+    close: () => stream.destroy(),
+  };
+}

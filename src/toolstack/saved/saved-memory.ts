@@ -1,0 +1,89 @@
+/**
+ * A domain's memory as parts of a saved domain (save-file.ts): pages that are not zero, in the order of their frames, and the M2P.
+ * Frames that the guest has given back, whose M2P entry is invalid, are left out.
+ *
+ *   PART_M2P     u64 for each frame that the guest may name
+ *   PART_PAGES   u32 count, u32[count] frames, each with 4096 bytes behind them all; frames ascend from part to part
+ */
+
+import { type Domain, FRAME_LEVEL_MASK } from '../../hypervisor/domain.ts';
+import { HOLE_END_SLOT, HOLE_FIRST_SLOT } from '../../hypervisor/guest-access.ts';
+import { type MachineMemory, PAGE_SIZE } from '../../machine/memory.ts';
+import { SaveFileError } from './save-file.ts';
+
+/** Pages of a part: 4 MiB, which compress while others are read. */
+const PAGES_MAX = 1024;
+const PAGE_WORDS = PAGE_SIZE / 8;
+const INVALID_M2P_ENTRY = 0xffffffff;
+
+export function encodeM2p({ u8, layout }: MachineMemory): Uint8Array {
+  return Uint8Array.from(u8.subarray(layout.m2pOffset, layout.m2pOffset + layout.m2pEntries * 8));
+}
+
+/** @throws SaveFileError */
+export function decodeM2p(bytes: Uint8Array, { u8, layout }: MachineMemory): void {
+  if (bytes.length !== layout.m2pEntries * 8) throw new SaveFileError('damaged: an M2P of another length');
+  u8.set(bytes, layout.m2pOffset);
+}
+
+/** The parts, one after the other; the domain must not run meanwhile. */
+export function* encodePages(machine: MachineMemory): Generator<Uint8Array> {
+  const { layout, u8 } = machine;
+  const frames: number[] = [];
+  for (let frame = 0; frame < layout.nameableFrames; frame++) {
+    if (!isOwned(machine, frame) || isZero(machine, frame)) continue;
+    frames.push(frame);
+    if (frames.length === PAGES_MAX) yield encodeFrames(u8, frames.splice(0));
+  }
+  if (frames.length > 0) yield encodeFrames(u8, frames);
+}
+
+function isOwned({ layout, u32 }: MachineMemory, frame: number): boolean {
+  if (frame >= layout.maxPages) return true;
+  const entry = (layout.m2pOffset >>> 2) + frame * 2;
+  return u32[entry] !== INVALID_M2P_ENTRY || u32[entry + 1] !== INVALID_M2P_ENTRY;
+}
+
+function isZero({ u64 }: MachineMemory, frame: number): boolean {
+  const first = frame * PAGE_WORDS;
+  for (let word = first; word < first + PAGE_WORDS; word++) if (u64[word] !== 0n) return false;
+  return true;
+}
+
+function encodeFrames(u8: Uint8Array, frames: readonly number[]): Uint8Array {
+  const bytes = new Uint8Array(4 + frames.length * (4 + PAGE_SIZE));
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, frames.length, true);
+  let at = 4 + frames.length * 4;
+  frames.forEach((frame, i) => {
+    view.setUint32(4 + i * 4, frame, true);
+    bytes.set(u8.subarray(frame * PAGE_SIZE, (frame + 1) * PAGE_SIZE), at);
+    at += PAGE_SIZE;
+  });
+  return bytes;
+}
+
+/** Stores the pages of one part; the last frame. `after`: the last one of the part before. @throws SaveFileError */
+export function decodePages(bytes: Uint8Array, { u8, layout }: MachineMemory, after: number): number {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const count = bytes.length >= 4 ? view.getUint32(0, true) : 0;
+  if (count === 0 || count > PAGES_MAX || bytes.length !== 4 + count * (4 + PAGE_SIZE))
+    throw new SaveFileError(`damaged: ${count} pages in a part of ${bytes.length} bytes`);
+  let at = 4 + count * 4;
+  let last = after;
+  for (let i = 0; i < count; i++, at += PAGE_SIZE) {
+    const frame = view.getUint32(4 + i * 4, true);
+    if (frame <= last || frame >= layout.nameableFrames)
+      throw new SaveFileError(`damaged: frame ${frame} behind frame ${last}`);
+    u8.set(bytes.subarray(at, at + PAGE_SIZE), frame * PAGE_SIZE);
+    last = frame;
+  }
+  return last;
+}
+
+/** What an engine has put into the slots of root page tables that are Xen's. The next engine puts in its own. */
+export function clearHoles({ frameTypes, machine: { u32 } }: Domain): void {
+  for (let frame = 0; frame < frameTypes.length; frame++)
+    if ((frameTypes[frame] & FRAME_LEVEL_MASK) === 4)
+      u32.fill(0, frame * 1024 + HOLE_FIRST_SLOT * 2, frame * 1024 + HOLE_END_SLOT * 2);
+}

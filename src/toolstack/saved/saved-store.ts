@@ -1,0 +1,91 @@
+/**
+ * What xenstore holds of a domain, as a part of a saved domain: its own nodes, those of the toolstack and of its backends, with values
+ * and permissions; and the watches of the guest.
+ */
+
+import type { XenstoreClient, XenstoreNodes } from '../../xenstore/client.ts';
+import { bytesToText, textToBytes } from '../../xenstore/wire.ts';
+import { nameMustBeFree } from '../xenstore-nodes.ts';
+import { SaveFileError } from './save-file.ts';
+
+const BACKENDS = '/local/domain/0/backend';
+const UUID_PATH = /^\/vm\/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+/** Far above what quotas allow a domain. */
+const NODES_MAX = 100_000;
+
+/** Path, value (a character a byte), permissions. */
+export type SavedNode = readonly [path: string, value: string, permissions: readonly string[]];
+
+/** All that belongs to a domain, parents before children. */
+export async function readDomainNodes(store: XenstoreClient, domid: number): Promise<SavedNode[]> {
+  const nodes: SavedNode[] = [];
+  const visit = async (path: string): Promise<void> => {
+    const [value, permissions, names] = await Promise.all([
+      store.readBytes(path),
+      store.getPermissions(path),
+      store.directory(path),
+    ]);
+    if (value === null || permissions === null || names === null) return;
+    nodes.push([path, bytesToText(value), permissions]);
+    for (const name of names) await visit(`${path}/${name}`);
+  };
+  const vm = await store.read(`/local/domain/${domid}/vm`);
+  if (vm !== null && UUID_PATH.test(vm)) await visit(vm);
+  await visit(`/local/domain/${domid}`);
+  await visit(`/libxl/${domid}`);
+  for (const kind of (await store.directory(BACKENDS)) ?? []) await visit(`${BACKENDS}/${kind}/${domid}`);
+  return nodes;
+}
+
+/** Checks what was read from a file. @throws SaveFileError */
+export function checkNodes(value: unknown, domid: number): SavedNode[] {
+  if (!Array.isArray(value) || value.length > NODES_MAX)
+    throw new SaveFileError('damaged: xenstore is no list of nodes');
+  return value.map((node: unknown) => {
+    if (!Array.isArray(node) || node.length !== 3) throw new SaveFileError('damaged: a node of xenstore is none');
+    const [path, text, permissions] = node as unknown[];
+    if (typeof path !== 'string' || !isOf(path, domid))
+      throw new SaveFileError(`${JSON.stringify(path)} is no node of domain ${domid}`);
+    const isSane =
+      typeof text === 'string' &&
+      !/[^\0-\xff]/.test(text) &&
+      Array.isArray(permissions) &&
+      permissions.length > 0 &&
+      permissions.every((entry) => typeof entry === 'string' && /^[nrwb]\d{1,5}$/.test(entry));
+    if (!isSane) throw new SaveFileError(`damaged: ${path}`);
+    return [path, text, permissions as string[]];
+  });
+}
+
+/** A path that a domain's nodes may have, so that a file touches nobody else's. */
+function isOf(path: string, domid: number): boolean {
+  if (path.length > 3072 || !/^(\/[A-Za-z0-9@_:.-]+)+$/.test(path)) return false;
+  const words = path.split('/').slice(1);
+  if (words[0] === 'vm') return UUID_PATH.test(`/vm/${words[1]}`);
+  if (words[0] === 'libxl') return words[1] === String(domid);
+  if (words[0] !== 'local' || words[1] !== 'domain') return false;
+  if (words[2] === String(domid)) return domid !== 0;
+  return words[2] === '0' && words[3] === 'backend' && words.length > 5 && words[5] === String(domid);
+}
+
+/**
+ * Makes the nodes, all or none. `name`: what the domain is called now.
+ * @throws DomainNameTaken
+ */
+export async function writeDomainNodes(
+  store: XenstoreClient,
+  domid: number,
+  saved: readonly SavedNode[],
+  name: string,
+): Promise<void> {
+  await store.transaction(async (nodes: XenstoreNodes) => {
+    await nameMustBeFree(nodes, name);
+    const made: Promise<void>[] = [];
+    for (const [path, value, permissions] of saved) {
+      const isName =
+        path === `/local/domain/${domid}/name` || (UUID_PATH.test(path.slice(0, -5)) && path.endsWith('/name'));
+      made.push(nodes.write(path, isName ? name : textToBytes(value)), nodes.setPermissions(path, permissions));
+    }
+    await Promise.all(made);
+  });
+}
