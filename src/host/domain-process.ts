@@ -51,6 +51,7 @@ function saveParams(params: unknown): { readonly path: string; readonly then: Af
 
 async function run(request: ToDomainProcess): Promise<void> {
   const { quiet, paused, preserve, restoreFrom, logPath } = request;
+  let { config, configText } = request;
   const [{ runDomain }, { openControlServer, ControlError }, { openSaved }] = await Promise.all([
     import('./run-domain.ts'),
     import('./control-server.ts'),
@@ -69,7 +70,6 @@ async function run(request: ToDomainProcess): Promise<void> {
     if (line.startsWith('(XEN) ')) hypervisorLog.add(`${line}\n`);
     void say({ kind: 'log', line });
   };
-  let { config, configText } = request;
   let domid = 0;
   let hasLived = false;
   /** Folder of the domain before a restart, which is kept until the next one has its own. */
