@@ -49,7 +49,7 @@ export function factsOf(handle: EngineHandle): EngineFacts {
   return handle.kind === 'kvm' ? handle.kvm.facts : handle.facts;
 }
 
-/** CPUID of the guest's programs is answered by its policy. */
+/** CPUID of the guest's programs is answered by its policy, and they see no vector state but that which its kernel sees. */
 export function interceptsCpuid(handle: EngineHandle): boolean {
   return handle.kind !== 'kvm' || handle.kvm.interceptsCpuid;
 }

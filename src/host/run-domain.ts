@@ -15,6 +15,7 @@ import {
 } from '../abi/xen.ts';
 import { ConsoleBackend } from '../backends/console.ts';
 import { missingFeatures, unsavedState } from '../hypervisor/cpu-features.ts';
+import { type CpuidSettings, CpuidStatementError, cpuidSettings, OF_STATE } from '../hypervisor/cpuid-settings.ts';
 import { type Dom0Channel, Dom0Channels, type EventHandler } from '../hypervisor/dom0-channels.ts';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { type DomainState, domainState, pauseDomain, raiseNmi, unpauseDomain } from '../hypervisor/domain-state.ts';
@@ -334,15 +335,32 @@ async function runOnce(run: OneRun): Promise<EndReason> {
       `memory = ${Math.max(config.memoryMiB, config.maxmemMiB)} MiB is more than the ${RAM_PAGES_MAX / 256} MiB that a domain can have`,
     );
   const machine = allocateMemory(ramPages, maxPages);
-  const domain = createDomain(machine, domid, vcpus, config.uuid);
   const engine = createEngineDomain(run.engine, machine, vcpus);
-  // They load the engine while this thread builds the domain.
-  const workers = startVcpuWorkers(domain, engine, restore !== null, run.options.log);
   try {
-    return await buildAndRun(run, domain, engine, workers);
+    const cpuid = cpuidOf(config, interceptsCpuid(engine), run.options.log);
+    const domain = createDomain(machine, domid, vcpus, config.uuid, cpuid);
+    // They load the engine while this thread builds the domain.
+    const workers = startVcpuWorkers(domain, engine, restore !== null, run.options.log);
+    try {
+      return await buildAndRun(run, domain, engine, workers);
+    } finally {
+      await workers.abandon();
+    }
   } finally {
-    await workers.abandon();
     closeEngineDomain(engine);
+  }
+}
+
+function cpuidOf({ cpuid }: DomainConfig, hides: boolean, log: (line: string) => void): CpuidSettings {
+  try {
+    const settings = cpuidSettings(cpuid.cpuid, hides);
+    if (hides) return settings;
+    const kept = cpuidSettings(cpuid.cpuid).without.filter((feature) => OF_STATE.has(feature));
+    if (kept.length > 0) log(`xl: warning: cpuid: this KVM cannot hide ${kept.join(', ')} from programs: they stay`);
+    return settings;
+  } catch (error) {
+    if (!(error instanceof CpuidStatementError)) throw error;
+    throw new BuildError(`Failed to apply CPUID policy: ${error.message}`);
   }
 }
 

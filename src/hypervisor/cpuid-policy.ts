@@ -5,6 +5,8 @@
  * Hidden with reason: everything of page tables and of kernel mode (a PV kernel runs at CPL 3), performance counters, speculation
  * controls (each comes with an MSR), state that needs XSAVES, and FSGSBASE and RDPID (their registers are ours to virtualise).
  *
+ * A domain's config takes features away, and has its say where a guest may be told anything (cpuid-settings.ts).
+ *
  * The topology is fixed: every vCPU is a package with one core and one thread, and its APIC id is its number.
  *
  * Quirks
@@ -26,7 +28,6 @@ import type { Vcpu } from './vcpu.ts';
 /** Xen 4.17, as XENVER_version says. */
 const XEN_VERSION = (4 << 16) | 17;
 const XEN_FIRST_LEAF = 0x40000000;
-const XEN_LAST_LEAF = 0x40000005;
 
 export const XSTATE_X87 = 1;
 export const XSTATE_SSE = 2;
@@ -163,6 +164,10 @@ function setAnswer(eax: number, ebx: number, ecx: number, edx: number): CpuidRes
 /** The bits of XCR0 that this guest may set; 0: it has no XSAVE. */
 export function offeredXcr0(v: Vcpu): number {
   let mask = v.engine.facts.xcr0Mask & XCR0_OFFERED;
+  const { without } = v.domain.cpuid;
+  if (without.includes('xsave')) return 0;
+  if (without.includes('avx')) mask &= ~XSTATE_AVX;
+  if (without.includes('avx512f')) mask &= ~XSTATE_AVX512;
   if ((mask & (XSTATE_X87 | XSTATE_SSE)) !== (XSTATE_X87 | XSTATE_SSE)) return 0;
   if ((mask & XSTATE_AVX) === 0 || (mask & XSTATE_AVX512) !== XSTATE_AVX512) mask &= ~XSTATE_AVX512;
   return (v.engine.cpuid(1, 0).ecx & LEAF1_ECX_XSAVE) !== 0 ? mask : 0;
@@ -183,10 +188,21 @@ function visible(native: number, word: FeatureWord, xcr0: number): number {
 export function cpuidPolicy(v: Vcpu, leaf: number, subleaf: number, kernelForced = false): CpuidResult {
   leaf >>>= 0;
   subleaf >>>= 0;
-  if (leaf < XEN_FIRST_LEAF) return basicLeaf(v, leaf, subleaf, kernelForced);
-  if (leaf <= XEN_LAST_LEAF) return xenLeaf(v, leaf, subleaf);
-  if (leaf >= 0x80000000) return extendedLeaf(v, leaf);
-  return setAnswer(0, 0, 0, 0);
+  const { changes, maxBasicLeaf, maxExtendedLeaf, maxXenLeaf } = v.domain.cpuid;
+  if (leaf < XEN_FIRST_LEAF) {
+    if (leaf > maxBasicLeaf) return setAnswer(0, 0, 0, 0);
+    basicLeaf(v, leaf, subleaf, kernelForced);
+    if (leaf === 0) answer.eax = Math.min(answer.eax, maxBasicLeaf);
+  } else if (leaf <= XEN_FIRST_LEAF + maxXenLeaf) return xenLeaf(v, leaf, subleaf);
+  else if (leaf >= 0x80000000 && leaf <= maxExtendedLeaf) {
+    extendedLeaf(v, leaf);
+    if (leaf === 0x80000000) answer.eax = Math.min(answer.eax, maxExtendedLeaf);
+  } else setAnswer(0, 0, 0, 0);
+  for (const change of changes) {
+    if (change.leaf !== leaf || (change.subleaf !== null && change.subleaf !== subleaf)) continue;
+    answer[change.register] = ((answer[change.register] & ~change.clear) | change.set) >>> 0;
+  }
+  return answer;
 }
 
 /** Source: xen/include/public/arch-x86/cpuid.h; xen/arch/x86/traps.c, cpuid_hypervisor_leaves() (behaviour). */
@@ -196,7 +212,7 @@ function xenLeaf(v: Vcpu, leaf: number, subleaf: number): CpuidResult {
   switch (leaf - XEN_FIRST_LEAF) {
     case 0:
       // "XenVMMXenVMM"
-      return setAnswer(XEN_LAST_LEAF, 0x566e6558, 0x65584d4d, 0x4d4d566e);
+      return setAnswer(XEN_FIRST_LEAF + shared.cpuid.maxXenLeaf, 0x566e6558, 0x65584d4d, 0x4d4d566e);
     case 1:
       return setAnswer(XEN_VERSION, 0, 0, 0);
     case 2:

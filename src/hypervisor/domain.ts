@@ -9,6 +9,7 @@
 
 import { MachineMemory, type MachineMemoryHandle } from '../machine/memory.ts';
 import { createVcpuBlock, VcpuBlock } from '../machine/vcpu-block.ts';
+import { type CpuidSettings, NO_CPUID_SETTINGS } from './cpuid-settings.ts';
 
 export const EVENT_CHANNELS = 4096;
 
@@ -97,6 +98,8 @@ export interface DomainHandle {
   readonly machine: MachineMemoryHandle;
   readonly state: SharedArrayBuffer;
   readonly vcpus: readonly WebAssembly.Memory[];
+  /** What its config says of CPUID. */
+  readonly cpuid: CpuidSettings;
 }
 
 export class Domain {
@@ -109,6 +112,7 @@ export class Domain {
   readonly u8: Uint8Array<SharedArrayBuffer>;
   readonly frameTypes: Uint8Array<SharedArrayBuffer>;
   readonly vcpus: readonly VcpuBlock[];
+  readonly cpuid: CpuidSettings;
 
   constructor(handle: DomainHandle) {
     this.machine = new MachineMemory(handle.machine);
@@ -120,10 +124,12 @@ export class Domain {
     this.u8 = new Uint8Array(handle.state);
     this.frameTypes = new Uint8Array(handle.state, DOMAIN.frameTypes, this.machine.layout.nameableFrames);
     this.vcpus = handle.vcpus.map((memory, id) => new VcpuBlock(id, memory));
+    this.cpuid = handle.cpuid;
   }
 
   handle(): DomainHandle {
-    return { machine: this.machine.handle(), state: this.state, vcpus: this.vcpus.map((vcpu) => vcpu.memory) };
+    const vcpus = this.vcpus.map((vcpu) => vcpu.memory);
+    return { machine: this.machine.handle(), state: this.state, vcpus, cpuid: this.cpuid };
   }
 
   /** Byte offset of what vCPU `id` leaves when it is parked. */
@@ -167,10 +173,16 @@ function parkedOffset(frames: number): number {
 }
 
 /** Allocates the shared state of a domain around its machine memory. */
-export function createDomain(machine: MachineMemory, domid: number, vcpuCount: number, uuid: Uint8Array): Domain {
+export function createDomain(
+  machine: MachineMemory,
+  domid: number,
+  vcpuCount: number,
+  uuid: Uint8Array,
+  cpuid: CpuidSettings = NO_CPUID_SETTINGS,
+): Domain {
   const state = new SharedArrayBuffer(parkedOffset(machine.layout.nameableFrames) + vcpuCount * PARKED.SIZE);
   const vcpus = Array.from({ length: vcpuCount }, (_, id) => createVcpuBlock(id).memory);
-  const domain = new Domain({ machine: machine.handle(), state, vcpus });
+  const domain = new Domain({ machine: machine.handle(), state, vcpus, cpuid });
   domain.i32[DOMAIN.shutdown >> 2] = -1;
   domain.i32[DOMAIN.crashVcpu >> 2] = -1;
   domain.i32[DOMAIN.domid >> 2] = domid;

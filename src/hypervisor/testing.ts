@@ -16,6 +16,7 @@ import {
 import { createMachineMemory, type MachineMemory, MFN_BASE, PAGE_SIZE } from '../machine/memory.ts';
 import { PTE_A, PTE_D, PTE_P, PTE_RW, PTE_US } from '../machine/page-table.ts';
 import { NO_ROOT, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
+import type { CpuidSettings } from './cpuid-settings.ts';
 import { createDomain, DOMAIN, type Domain } from './domain.ts';
 import { type Host, Vcpu } from './vcpu.ts';
 
@@ -101,6 +102,7 @@ export interface TestGuestOptions {
   readonly ramPages?: number;
   readonly maxPages?: number;
   readonly vcpus?: number;
+  readonly cpuid?: CpuidSettings;
 }
 
 export class TestGuest {
@@ -117,9 +119,9 @@ export class TestGuest {
   readonly root: number;
   #nextTable: number;
 
-  constructor({ ramPages = 64, maxPages = ramPages, vcpus = 1 }: TestGuestOptions = {}) {
+  constructor({ ramPages = 64, maxPages = ramPages, vcpus = 1, cpuid }: TestGuestOptions = {}) {
     this.machine = createMachineMemory(ramPages, maxPages);
-    this.domain = createDomain(this.machine, TEST_DOMID, vcpus, TEST_UUID);
+    this.domain = createDomain(this.machine, TEST_DOMID, vcpus, TEST_UUID, cpuid);
     this.domain.i32[DOMAIN.vcpusUp >> 2] = 1;
     this.#nextTable = ramPages - 1;
     this.root = this.#nextTable--;

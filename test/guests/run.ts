@@ -48,6 +48,7 @@ function configFor(engine: EngineKind, kernel: string, vcpus: number): DomainCon
     onCrash: 'destroy',
     onSoftReset: 'destroy',
     engine,
+    cpuid: { cpuid: [], msr: [] },
     disks: [],
     vifs: [],
     vfbs: [],

@@ -62,6 +62,7 @@ describe('readDomainConfig()', () => {
       onCrash: 'preserve',
       onSoftReset: 'soft-reset',
       engine: 'wasm',
+      cpuid: { cpuid: [], msr: [] },
       disks: [],
       vifs: [],
       vfbs: [],

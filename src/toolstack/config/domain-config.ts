@@ -16,6 +16,7 @@
 
 import { XEN_LEGACY_MAX_VCPUS } from '../../abi/arch-x86/shared-info.ts';
 import { type ChannelConfig, channelJson, parseChannel } from './channel.ts';
+import { type CpuidConfig, cpuidJson, parseCpuid } from './cpuid.ts';
 import { type DiskConfig, diskJson, parseDisk } from './disk.ts';
 import { parseVfb, type VfbConfig, vfbJson } from './framebuffer.ts';
 import { parseVif, type VifConfig, vifJson } from './network-interface.ts';
@@ -83,6 +84,7 @@ export interface DomainConfig {
   readonly onCrash: ShutdownAction;
   readonly onSoftReset: ShutdownAction;
   readonly engine: EngineChoice;
+  readonly cpuid: CpuidConfig;
   readonly disks: readonly DiskConfig[];
   readonly vifs: readonly VifConfig[];
   readonly vfbs: readonly VfbConfig[];
@@ -109,6 +111,7 @@ export interface StatedConfig {
   readonly onCrash: ShutdownAction;
   readonly onSoftReset: ShutdownAction;
   readonly engine: EngineChoice;
+  readonly cpuid: CpuidConfig;
   readonly disks: readonly DiskConfig[];
   readonly vifs: readonly VifConfig[];
   readonly vfbs: readonly VfbConfig[];
@@ -122,7 +125,7 @@ const UNSUPPORTED_KEYS: readonly string[] = [
   ...['init_seclabel', 'seclabel', 'driver_domain', 'nomigrate', 'e820_host'],
   ...['cpus', 'cpus_soft', 'cpu_weight', 'cap', 'period', 'slice', 'latency', 'extratime', 'pool', 'vnuma'],
   ...['max_event_channels', 'max_grant_frames', 'max_maptrack_frames', 'max_grant_version'],
-  ...['tsc_mode', 'cpuid', 'msr_relaxed', 'localtime', 'rtc_timeoffset', 'xenstore_feature_mask', 'xenstore_quota'],
+  ...['tsc_mode', 'msr_relaxed', 'localtime', 'rtc_timeoffset', 'xenstore_feature_mask', 'xenstore_quota'],
 ];
 
 /** Of those, the ones that have to be lists; `cpus` and the like may be both. */
@@ -170,6 +173,7 @@ export function readStated(source: string, text: string, options: ReadOptions): 
   const bootloader = config.getString('bootloader') ?? null;
   const bootloaderArgs = getBootloaderArgs(config, options.warn);
   const cmdline = getCmdline(config, options.warn);
+  const cpuid = getCpuid(config, options.warn);
   warnOfUnsupported(config);
   if (kernel === null && bootloader === null) throw new ConfigError('Neither kernel nor bootloader specified');
   return {
@@ -190,6 +194,7 @@ export function readStated(source: string, text: string, options: ReadOptions): 
     onCrash,
     onSoftReset,
     engine,
+    cpuid,
     disks: readStrings(config, 'disk').map((spec) => parseDisk(source, spec)),
     vifs: readStrings(config, 'vif').map((spec, devid) => parseVif(source, spec, devid, options.warn)),
     vfbs: readStrings(config, 'vfb').map(parseVfb),
@@ -236,6 +241,7 @@ export function configJson(stated: StatedConfig): string {
       avail_vcpus: stated.vcpus === 0 ? undefined : Array.from({ length: stated.vcpus }, (_, vcpu) => vcpu),
       max_memkb: maxmemMiB === null ? undefined : maxmemMiB * 1024,
       target_memkb: stated.memoryMiB === null ? undefined : stated.memoryMiB * 1024,
+      cpuid: cpuidJson(stated.cpuid),
       sched_params: {},
       claim_mode: 'True',
       kernel: stated.kernel ?? undefined,
@@ -344,6 +350,12 @@ function getBootloaderArgs(config: XlConfig, warn: (line: string) => void): stri
   if (setting.value.kind === 'list') return readStrings(config, 'bootloader_args');
   warn('WARNING: Specifying "bootloader_args" as a string is deprecated. Please use a list of arguments.');
   return (config.getString('bootloader_args') ?? '').split(/[ \t\n]+/).filter((word) => word !== '');
+}
+
+function getCpuid(config: XlConfig, warn: (line: string) => void): CpuidConfig {
+  const value = config.settings.get('cpuid')?.value;
+  if (value?.kind === 'list') return parseCpuid(readStrings(config, 'cpuid'), warn);
+  return parseCpuid(config.getString('cpuid') ?? '', warn);
 }
 
 function warnOfUnsupported(config: XlConfig): void {
