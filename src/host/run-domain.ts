@@ -3,6 +3,7 @@
  * xenstore ring, and does what on_poweroff, on_reboot and on_crash say.
  */
 
+import { closeSync } from 'node:fs';
 import { resolve as resolvePath } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import {
@@ -16,7 +17,7 @@ import {
 import { ConsoleBackend } from '../backends/console.ts';
 import { missingFeatures, unsavedState } from '../hypervisor/cpu-features.ts';
 import { type CpuidSettings, CpuidStatementError, cpuidSettings, OF_STATE } from '../hypervisor/cpuid-settings.ts';
-import { type Dom0Channel, Dom0Channels, type EventHandler } from '../hypervisor/dom0-channels.ts';
+import { Dom0Channels, type EventHandler, type FarEnd } from '../hypervisor/dom0-channels.ts';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { type DomainState, domainState, pauseDomain, raiseNmi, unpauseDomain } from '../hypervisor/domain-state.ts';
 import { ECS_UNBOUND, notifyVcpu, setPort } from '../hypervisor/event-channels.ts';
@@ -59,9 +60,11 @@ import {
 import { createGuestPort } from './guest-port.ts';
 import { HostError } from './host-error.ts';
 import { askForHugePages } from './huge-pages.ts';
+import { Peers } from './peers.ts';
 import type { SavedDomain } from './restore-domain.ts';
 import { freeze, type SavableDomain, thaw, writeDomain } from './save-domain.ts';
 import { writeWhole } from './save-stream.ts';
+import { shareMemory } from './shared-memory.ts';
 import { stateRoot, xenstoredPath } from './state-dir.ts';
 import { startVcpuWorkers, type VcpuWorkers } from './vcpu-workers.ts';
 import { XenstoredError } from './xenstored.ts';
@@ -334,20 +337,23 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     throw new BuildError(
       `memory = ${Math.max(config.memoryMiB, config.maxmemMiB)} MiB is more than the ${RAM_PAGES_MAX / 256} MiB that a domain can have`,
     );
-  const machine = allocateMemory(ramPages, maxPages);
+  const hasPeers = run.options.xenstore === 'daemon';
+  const { machine, memoryFd } = allocateMemory(ramPages, maxPages, hasPeers);
   const engine = createEngineDomain(run.engine, machine, vcpus);
   try {
     const cpuid = cpuidOf(config, interceptsCpuid(engine), run.options.log);
     const domain = createDomain(machine, domid, vcpus, config.uuid, cpuid);
     // They load the engine while this thread builds the domain.
-    const workers = startVcpuWorkers(domain, engine, restore !== null, run.options.log);
+    const workers = startVcpuWorkers({ domain, engine, restored: restore !== null, hasPeers, log: run.options.log });
     try {
-      return await buildAndRun(run, domain, engine, workers);
+      return await buildAndRun(run, domain, engine, workers, memoryFd);
     } finally {
       await workers.abandon();
     }
   } finally {
     closeEngineDomain(engine);
+    // It lives on as long as others have pages of it mapped.
+    if (memoryFd >= 0) closeSync(memoryFd);
   }
 }
 
@@ -369,6 +375,7 @@ async function buildAndRun(
   domain: Domain,
   handle: EngineHandle,
   workers: VcpuWorkers,
+  memoryFd: number,
 ): Promise<EndReason> {
   const { config, options, xenstore, domid, restore } = run;
   const { machine } = domain;
@@ -422,7 +429,15 @@ async function buildAndRun(
   const consoleChannel = bindFirst(channels, consolePort, () => console.service());
   options.console?.onInput((bytes) => console.input(bytes));
 
-  const port = createGuestPort(domain, new GrantMappings(domain), channels, createStoreListener(handle, domain));
+  const grants = new GrantMappings(domain);
+  const memoryStored = createStoreListener(handle, domain);
+  const port = createGuestPort(domain, grants, channels, memoryStored);
+  // Guests of a private store have no others around them.
+  const peers =
+    options.xenstore === 'daemon'
+      ? new Peers({ domain, channels, grants, memoryFd, memoryStored, stateRoot: stateRoot(), log: options.log })
+      : null;
+  if (peers !== null) workers.serveForeign((call) => void peers.serve(call));
   const devices = new DomainDevices({
     store: xenstore.client,
     port,
@@ -536,6 +551,7 @@ async function buildAndRun(
     await workers.ready;
     if (run.isFirst && options.paused) live.pause();
     hooks = await options.onLive?.(live);
+    await peers?.listen();
     if (run.isFirst) options.onStart?.();
     if (restore === null) {
       Atomics.store(domain.vcpus[0].i32, VCPU.state >> 2, VCPU_STATE_UP);
@@ -580,6 +596,7 @@ async function buildAndRun(
     stop();
     await workers.ended;
     options.signal?.removeEventListener('abort', stop);
+    peers?.close();
     await devices.close();
     connection.onEnd = null;
     hooks?.onEnding(startsAgain);
@@ -590,17 +607,25 @@ async function buildAndRun(
 }
 
 /** Binds to a port that the toolstack has made for the guest. */
-function bindFirst(channels: Dom0Channels, port: number, onEvent: EventHandler): Dom0Channel {
+function bindFirst(channels: Dom0Channels, port: number, onEvent: EventHandler): FarEnd {
   const channel = channels.bind(port, onEvent);
   if (channel === null) throw new HostError(`port ${port} of the domain is not free for Dom0`);
   return channel;
 }
 
-function allocateMemory(ramPages: number, maxPages: number): MachineMemory {
+/** `shared`: so that other processes can map pages of it, if the host has means for that; else the descriptor is -1. */
+function allocateMemory(
+  ramPages: number,
+  maxPages: number,
+  shared: boolean,
+): { readonly machine: MachineMemory; readonly memoryFd: number } {
+  let memoryFd = -1;
   try {
-    const machine = createMachineMemory(ramPages, maxPages);
+    const machine = createMachineMemory(ramPages, maxPages, (memory) => {
+      if (shared) memoryFd = shareMemory(memory);
+    });
     askForHugePages(machine.u8);
-    return machine;
+    return { machine, memoryFd };
   } catch (error) {
     // What WebAssembly.Memory() throws when the host has no room for it.
     if (!(error instanceof RangeError)) throw error;

@@ -13,6 +13,7 @@ import { PAGE_SIZE } from '../machine/memory.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
 import { monotonicNs } from './clock.ts';
 import { createKicker, openVcpu } from './engines.ts';
+import { ForeignCalls } from './foreign-calls.ts';
 import type { VcpuWorkerCommand, VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
 
 const say = (message: VcpuWorkerMessage): void => parentPort?.postMessage(message);
@@ -36,7 +37,8 @@ async function main(data: VcpuWorkerData): Promise<void> {
   const block = domain.vcpus[data.vcpuId];
   const engine = await openVcpu(data.engine, domain, data.vcpuId);
   try {
-    const host = { monotonicNs, log: (line: string) => say({ kind: 'log', line }) };
+    const foreign = data.hasPeers ? new ForeignCalls(domain, block, (call) => say({ kind: 'foreign', call })) : null;
+    const host = { monotonicNs, log: (line: string) => say({ kind: 'log', line }), foreign };
     const v = new Vcpu(domain, data.vcpuId, engine, createKicker(data.engine), host);
     say({ kind: 'ready', cpu: cpuFeatures(v) });
     await isBuilt;

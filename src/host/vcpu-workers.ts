@@ -6,6 +6,7 @@ import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
 import type { Domain } from '../hypervisor/domain.ts';
 import { untilParked } from '../hypervisor/domain-state.ts';
 import type { EngineHandle } from './engines.ts';
+import { type ForeignCall, refuseForeignCall } from './foreign-calls.ts';
 import { HostError } from './host-error.ts';
 import type { VcpuWorkerCommand, VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
 
@@ -17,26 +18,35 @@ export interface VcpuWorkers {
   run(): void;
   /** The domain is restored, and paused: resolves when all have taken up their vCPU and wait, or when the domain has ended. */
   resume(): Promise<void>;
+  /** From now on, who does what a vCPU asks of other domains. */
+  serveForeign(serve: (call: ForeignCall) => void): void;
   /** The domain will not run. */
   abandon(): Promise<void>;
+}
+
+export interface VcpuWorkersOptions {
+  readonly domain: Domain;
+  readonly engine: EngineHandle;
+  /** They take up vCPUs that were saved. */
+  readonly restored: boolean;
+  /** They may ask for what belongs to other domains. */
+  readonly hasPeers: boolean;
+  readonly log: (line: string) => void;
 }
 
 /** V8's young generation by default may take three times 16 MiB of a thread; what a translator leaves behind dies young. */
 const YOUNG_MIB = 8;
 
 /** Starts a worker for each vCPU; the domain need not be built yet. */
-export function startVcpuWorkers(
-  domain: Domain,
-  engine: EngineHandle,
-  restored: boolean,
-  log: (line: string) => void,
-): VcpuWorkers {
+export function startVcpuWorkers({ domain, engine, restored, hasPeers, log }: VcpuWorkersOptions): VcpuWorkers {
   const url = new URL(import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js', import.meta.url);
   const workers: Worker[] = [];
   const ready: Promise<CpuFeatures>[] = [];
   const ended: Promise<void>[] = [];
+  // Before somebody serves them, other domains are as good as gone.
+  const served: { serve: (call: ForeignCall) => void } = { serve: refuseForeignCall };
   for (const vcpu of domain.vcpus) {
-    const data: VcpuWorkerData = { restored, domain: domain.handle(), vcpuId: vcpu.vcpuId, engine };
+    const data: VcpuWorkerData = { restored, domain: domain.handle(), vcpuId: vcpu.vcpuId, engine, hasPeers };
     const worker = new Worker(url, { workerData: data, resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB } });
     workers.push(worker);
     ready.push(
@@ -49,6 +59,7 @@ export function startVcpuWorkers(
         worker.on('message', (message: VcpuWorkerMessage) => {
           if (message.kind === 'ready') resolve(message.cpu);
           else if (message.kind === 'log') log(`(XEN) ${message.line}`);
+          else if (message.kind === 'foreign') served.serve(message.call);
           else fail(message.message);
         });
         worker.on('error', (error) => fail(error.stack ?? error.message));
@@ -65,6 +76,9 @@ export function startVcpuWorkers(
   return {
     ready: allReady,
     ended: Promise.all(ended).then(() => undefined),
+    serveForeign: (serve) => {
+      served.serve = serve;
+    },
     run: () => start(workers),
     resume: async () => {
       // vCPU 0 starts the clock by which the others set theirs.

@@ -3,6 +3,7 @@
 import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
 import type { DomainHandle } from '../hypervisor/domain.ts';
 import type { EngineHandle } from './engines.ts';
+import type { ForeignCall } from './foreign-calls.ts';
 
 export interface VcpuWorkerData {
   /** The vCPU goes on as it was parked; the domain is paused. */
@@ -10,12 +11,15 @@ export interface VcpuWorkerData {
   readonly domain: DomainHandle;
   readonly vcpuId: number;
   readonly engine: EngineHandle;
+  /** Other domains can be reached. */
+  readonly hasPeers: boolean;
 }
 
 export type VcpuWorkerMessage =
   | { readonly kind: 'ready'; readonly cpu: CpuFeatures }
   | { readonly kind: 'log'; readonly line: string }
-  | { readonly kind: 'failed'; readonly message: string };
+  | { readonly kind: 'failed'; readonly message: string }
+  | { readonly kind: 'foreign'; readonly call: ForeignCall };
 
 /** The domain is built: run it. */
 export type VcpuWorkerCommand = 'run';

@@ -84,6 +84,10 @@ export const PARKED = {
   pollPorts: 0x1010,
   SIZE: 0x1210,
 } as const;
+/** Grants of other domains that a domain can have mapped at a time, each with a handle. */
+export const MAPTRACK_ENTRIES = 8192;
+/** A maptrack entry, see maptrack.ts. They stand behind the frame types. */
+export const MAPTRACK_WORDS = 3;
 
 /** A port record: u32 state, u32 vcpu to notify, u32 a, u32 b (see event-channels.ts). */
 export const EVTCHN_RECORD = 16;
@@ -111,6 +115,7 @@ export class Domain {
   readonly u64: BigUint64Array<SharedArrayBuffer>;
   readonly u8: Uint8Array<SharedArrayBuffer>;
   readonly frameTypes: Uint8Array<SharedArrayBuffer>;
+  readonly maptrack: Uint32Array<SharedArrayBuffer>;
   readonly vcpus: readonly VcpuBlock[];
   readonly cpuid: CpuidSettings;
 
@@ -123,6 +128,11 @@ export class Domain {
     this.u64 = new BigUint64Array(handle.state);
     this.u8 = new Uint8Array(handle.state);
     this.frameTypes = new Uint8Array(handle.state, DOMAIN.frameTypes, this.machine.layout.nameableFrames);
+    this.maptrack = new Uint32Array(
+      handle.state,
+      maptrackOffset(this.machine.layout.nameableFrames),
+      MAPTRACK_ENTRIES * MAPTRACK_WORDS,
+    );
     this.vcpus = handle.vcpus.map((memory, id) => new VcpuBlock(id, memory));
     this.cpuid = handle.cpuid;
   }
@@ -168,8 +178,12 @@ export class Domain {
   }
 }
 
-function parkedOffset(frames: number): number {
-  return Math.ceil((DOMAIN.frameTypes + frames) / 64) * 64;
+function maptrackOffset(nameableFrames: number): number {
+  return Math.ceil((DOMAIN.frameTypes + nameableFrames) / 64) * 64;
+}
+
+function parkedOffset(nameableFrames: number): number {
+  return Math.ceil((maptrackOffset(nameableFrames) + MAPTRACK_ENTRIES * MAPTRACK_WORDS * 4) / 64) * 64;
 }
 
 /** Allocates the shared state of a domain around its machine memory. */

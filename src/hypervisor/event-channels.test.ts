@@ -14,7 +14,7 @@ import {
   setPending,
   setPort,
   setPortVcpu,
-  signalDom0,
+  signalFarEnd,
   takeDom0Pending,
   unmask,
 } from './event-channels.ts';
@@ -169,7 +169,7 @@ test("Dom0's end: a bit for each port, taken once, and the doorbell", () => {
   const d = guest.domain;
   for (const port of [1, 31, 32, 4095]) {
     const bell = d.i32[DOMAIN.doorbell >> 2];
-    signalDom0(d, port);
+    signalFarEnd(d, port);
     expect(d.i32[DOMAIN.doorbell >> 2]).toBe(bell + 1);
     expect(takeDom0Pending(d, port - 1)).toBe(false);
     expect(takeDom0Pending(d, port)).toBe(true);

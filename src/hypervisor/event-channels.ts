@@ -3,7 +3,7 @@
  * bits are in the guest's shared_info and change with Atomics.
  *
  * Dom0 is no guest here: the far end of an interdomain channel to domid 0 is a bit in `dom0Pending` and the doorbell, which the
- * backends' thread waits for. Source: xen/include/public/event_channel.h; xen/common/event_2l.c (behaviour).
+ * backends' thread waits for. For a channel to another guest it is the same: that thread tells the other domain's. Source: xen/include/public/event_channel.h; xen/common/event_2l.c (behaviour).
  */
 
 import type { Kicker } from '../engine/engine.ts';
@@ -11,6 +11,8 @@ import { FLAG_EVENT, VCPU } from '../machine/vcpu-block.ts';
 import { DOMAIN, type Domain, EVENT_CHANNELS, EVTCHN_RECORD } from './domain.ts';
 
 export const ECS_FREE = 0;
+/** Being bound to another domain's port: nobody may use it yet. */
+export const ECS_RESERVED = 1;
 export const ECS_UNBOUND = 2;
 export const ECS_INTERDOMAIN = 3;
 export const ECS_VIRQ = 5;
@@ -101,8 +103,11 @@ export function unmask(d: Domain, port: number, kicker: Kicker): void {
   if (isPending(d, port)) raise(d, port, kicker);
 }
 
-/** Signals the Dom0 end of an interdomain port. What is pending already has rung, or is about to. */
-export function signalDom0(d: Domain, port: number): void {
+/**
+ * Signals the far end of an interdomain port, Dom0's or another guest's, or tells it that this end is closed. What is pending
+ * already has rung, or is about to.
+ */
+export function signalFarEnd(d: Domain, port: number): void {
   if ((Atomics.or(d.i32, (DOMAIN.dom0Pending >> 2) + (port >>> 5), bit(port)) & bit(port)) !== 0) return;
   d.ringDoorbell();
 }

@@ -1,6 +1,6 @@
 /**
- * Grants of a domain that Dom0 holds mapped. Mapping costs nothing here, since Dom0's half of a domain sees all its memory; what
- * remains is what a frontend can notice: who may map what, and the in-use bits of the entry.
+ * Grants of a domain that others hold mapped: Dom0, and guests (peer-server.ts). Mapping costs nothing here, since Dom0's half of a
+ * domain sees all its memory; what remains is what a frontend can notice: who may map what, and the in-use bits of the entry.
  *
  * One object for each domain, used by the domain's main thread only. As under Xen, what counts for a grant in use is the frame
  * that it named when it was first mapped: a guest that changes the entry meanwhile changes nothing. A guest that takes the page
@@ -27,6 +27,8 @@ export class GrantMappings {
   readonly #writers = new Uint32Array(ENTRIES_MAX);
   /** Byte offset of the page in memory 0 while there are mappings. */
   readonly #pages = new Uint32Array(ENTRIES_MAX);
+  /** Who has it mapped. */
+  readonly #holders = new Uint16Array(ENTRIES_MAX);
   #inUse = 0;
 
   constructor(domain: Domain) {
@@ -39,14 +41,16 @@ export class GrantMappings {
     return this.#inUse;
   }
 
-  /** Maps the page that a reference grants to Dom0. Byte offset of the page in memory 0, or a GNTST_* (negative). */
-  map(gref: number, writable: boolean): number {
+  /** Maps the page that a reference grants to a domain. Byte offset of the page in memory 0, or a GNTST_* (negative). */
+  map(gref: number, writable: boolean, domid = DOM0): number {
     if (gref >>> 0 !== gref || gref >= Atomics.load(this.#domain.i32, DOMAIN.grantFrames >> 2) * ENTRIES_PER_FRAME)
       return gnttab.GNTST_bad_gntref;
+    if (this.#mappings[gref] > 0 && this.#holders[gref] !== domid) return gnttab.GNTST_general_error;
     if (this.#mappings[gref] === 0 || (writable && this.#writers[gref] === 0)) {
-      const status = this.#setInUse(gref, writable);
+      const status = this.#setInUse(gref, writable, domid);
       if (status < 0) return status;
     }
+    this.#holders[gref] = domid;
     this.#mappings[gref]++;
     if (writable) this.#writers[gref]++;
     this.#inUse++;
@@ -69,13 +73,13 @@ export class GrantMappings {
   }
 
   /** Checks the entry and marks it in use. For its first mapping, finds its page. */
-  #setInUse(gref: number, writable: boolean): number {
+  #setInUse(gref: number, writable: boolean, domid: number): number {
     const i32 = this.#machine.i32;
     const index = this.#entry(gref);
     const bits = writable ? gnttab.GTF_reading | gnttab.GTF_writing : gnttab.GTF_reading;
     let old = Atomics.load(i32, index);
     for (let attempt = 1; ; attempt++) {
-      if ((old & gnttab.GTF_type_mask) !== gnttab.GTF_permit_access || old >>> 16 !== DOM0)
+      if ((old & gnttab.GTF_type_mask) !== gnttab.GTF_permit_access || old >>> 16 !== domid)
         return gnttab.GNTST_general_error;
       if (writable && (old & gnttab.GTF_readonly) !== 0) return gnttab.GNTST_general_error;
       const seen = Atomics.compareExchange(i32, index, old, old | bits);

@@ -9,6 +9,7 @@
  */
 
 import { EINVAL } from '../abi/errno.ts';
+import type { MachineMemory } from '../machine/memory.ts';
 import { PTE_A, PTE_D, PTE_G, PTE_P, PTE_PSE, PTE_RW, PTE_US } from '../machine/page-table.ts';
 import { FLAG_FLUSH_TLB, NO_ROOT, VCPU } from '../machine/vcpu-block.ts';
 import { DOMAIN, type Domain, FRAME_LEVEL_MASK, FRAME_PINNED, FRAME_VALIDATING } from './domain.ts';
@@ -39,9 +40,19 @@ function writeEntry(i32: Int32Array, index: number, lo: number, hi: number): voi
 /**
  * Stores a page-table entry at a byte offset of memory 0 (8-aligned) as mmu_update does: checks the frame it names, adds the U bit,
  * links and marks lower tables. Returns 0 or -EINVAL. `keepAd`: A and D of the old entry stay set (MMU_PT_UPDATE_PRESERVE_AD).
+ * A frame of another domain is named by `storeGrantPte` only; what is there may lose rights.
  * Source: xen/arch/x86/mm.c, mod_l1_entry .. mod_l4_entry (behaviour).
  */
 export function storePte(v: Vcpu, offset: number, lo: number, hi: number, keepAd = false): number {
+  return store(v, offset, lo, hi, keepAd, false);
+}
+
+/** Stores an L1 entry that names a frame of another domain, which this one has mapped by a grant. 0 or -EINVAL. */
+export function storeGrantPte(v: Vcpu, offset: number, lo: number, hi: number): number {
+  return store(v, offset, lo, hi, false, true);
+}
+
+function store(v: Vcpu, offset: number, lo: number, hi: number, keepAd: boolean, isGrant: boolean): number {
   const domain = v.domain;
   const machine = v.machine;
   const level = domain.frameTypes[offset >>> 12] & FRAME_LEVEL_MASK;
@@ -57,6 +68,7 @@ export function storePte(v: Vcpu, offset: number, lo: number, hi: number, keepAd
     value = (value | PTE_US) >>> 0;
     const frame = target >>> 12;
     if (level === 1) {
+      if (!isGrant && target >= machine.layout.foreignOffset && !losesRights(machine, index, lo, hi)) return -EINVAL;
       value = (value & ~PTE_G) >>> 0;
       if ((lo & PTE_RW) !== 0 && domain.frameTypes[frame] !== 0) {
         if ((domain.frameTypes[frame] & FRAME_PINNED) !== 0) return -EINVAL;
@@ -89,6 +101,13 @@ export function storePte(v: Vcpu, offset: number, lo: number, hi: number, keepAd
   return 0;
 }
 
+/** The entry stays with its frame, and gets no right to write that it has not had. */
+function losesRights({ u32 }: MachineMemory, index: number, lo: number, hi: number): boolean {
+  const [oldLo, oldHi] = [u32[index], u32[index + 1]];
+  if ((oldLo & PTE_P) === 0 || pteMfn(oldLo, oldHi) !== pteMfn(lo, hi)) return false;
+  return (lo & ~oldLo & PTE_RW) === 0;
+}
+
 /**
  * Marks a frame as a page table of `level` and everything below it. Entries get the U bit. -EINVAL for an entry that names a
  * frame outside the domain, a large page, or a table that contains itself.
@@ -109,7 +128,11 @@ export function markTable(v: Vcpu, frame: number, level: number): number {
     const lo = u32[index];
     if ((lo & PTE_P) === 0) continue;
     const target = machine.mfnToOffset(pteMfn(lo, u32[index + 1]));
-    if (target < 0 || (level > 1 && ((lo & PTE_PSE) !== 0 || target >= machine.layout.sharedInfoOffset))) {
+    if (
+      target < 0 ||
+      target >= machine.layout.foreignOffset ||
+      (level > 1 && ((lo & PTE_PSE) !== 0 || target >= machine.layout.sharedInfoOffset))
+    ) {
       rc = -EINVAL;
       break;
     }

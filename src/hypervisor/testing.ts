@@ -18,6 +18,7 @@ import { PTE_A, PTE_D, PTE_P, PTE_RW, PTE_US } from '../machine/page-table.ts';
 import { NO_ROOT, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import type { CpuidSettings } from './cpuid-settings.ts';
 import { createDomain, DOMAIN, type Domain } from './domain.ts';
+import type { ForeignDomains } from './foreign-domains.ts';
 import { type Host, Vcpu } from './vcpu.ts';
 
 export const VA_HI = 0xffffffff;
@@ -103,6 +104,8 @@ export interface TestGuestOptions {
   readonly maxPages?: number;
   readonly vcpus?: number;
   readonly cpuid?: CpuidSettings;
+  readonly domid?: number;
+  readonly foreign?: ForeignDomains | null;
 }
 
 export class TestGuest {
@@ -119,9 +122,10 @@ export class TestGuest {
   readonly root: number;
   #nextTable: number;
 
-  constructor({ ramPages = 64, maxPages = ramPages, vcpus = 1, cpuid }: TestGuestOptions = {}) {
+  constructor(options: TestGuestOptions = {}) {
+    const { ramPages = 64, maxPages = ramPages, vcpus = 1, domid = TEST_DOMID, foreign = null, cpuid } = options;
     this.machine = createMachineMemory(ramPages, maxPages);
-    this.domain = createDomain(this.machine, TEST_DOMID, vcpus, TEST_UUID, cpuid);
+    this.domain = createDomain(this.machine, domid, vcpus, TEST_UUID, cpuid);
     this.domain.i32[DOMAIN.vcpusUp >> 2] = 1;
     this.#nextTable = ramPages - 1;
     this.root = this.#nextTable--;
@@ -135,7 +139,7 @@ export class TestGuest {
     for (let pfn = 0; pfn < ramPages; pfn++) this.map(KERNEL_VA + pfn * PAGE_SIZE, VA_HI, pfn + MFN_BASE);
     this.map(READ_ONLY_VA, VA_HI, MFN_BASE, PTE_P | PTE_US | PTE_A);
     const kicker: Kicker = { kick: (id) => this.kicks.push(id) };
-    const host: Host = { monotonicNs: () => this.nowNs, log: (line) => this.log.push(line) };
+    const host: Host = { monotonicNs: () => this.nowNs, log: (line) => this.log.push(line), foreign };
     this.vcpu = new Vcpu(this.domain, 0, this.engine, kicker, host);
   }
 

@@ -7,6 +7,7 @@ import type { Engine, Kicker } from '../engine/engine.ts';
 import type { MachineMemory } from '../machine/memory.ts';
 import { VCPU, type VcpuBlock } from '../machine/vcpu-block.ts';
 import { DOMAIN, type Domain } from './domain.ts';
+import type { ForeignDomains } from './foreign-domains.ts';
 import { GuestAccess } from './guest-access.ts';
 
 const BOOT_NS = DOMAIN.bootNs >> 3;
@@ -18,6 +19,8 @@ export interface Host {
   monotonicNs(): number;
   /** One line for the domain's log. */
   log(line: string): void;
+  /** The other domains of this host; null: there are none that could be reached. */
+  readonly foreign: ForeignDomains | null;
 }
 
 /** A handler leaves RAX alone: it has set it itself, or there is no answer (iret). */

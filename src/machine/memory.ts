@@ -4,11 +4,12 @@
  *   offset 0            RAM, pseudo-physical frame PFN at offset PFN << 12 (maxPages frames)
  *   sharedInfoOffset    the shared_info page                                (1 frame)
  *   grantTableOffset    grant table frames                                  (grantFramesMax frames)
+ *   foreignOffset       frames of other domains that this one has mapped    (FOREIGN_FRAMES frames)
  *   m2pOffset           machine-to-physical table, u64 an entry: index = MFN - MFN_BASE
  *   scratchOffset       an engine's own, for accesses that cross pages    (SCRATCH_BYTES for each vCPU)
  *
  * MFN = (offset >> 12) + MFN_BASE for every frame, so that a PFN used as an MFN (or the reverse) never works by luck.
- * A guest can name RAM, shared_info and the grant table frames; the M2P is shown to it read-only by the engine.
+ * A guest can name RAM, shared_info, the grant table frames and the foreign ones; the M2P is shown to it read-only by the engine.
  * An MFN that comes from the guest becomes an offset in `mfnToOffset` and nowhere else.
  */
 
@@ -27,6 +28,8 @@ export const PAGE_SIZE = 4096;
 export const MFN_BASE = 0x100000;
 /** Frames of the grant table; v1 entries are 8 bytes, so 512 references a frame. Source: Xen's default `gnttab_max_frames`. */
 export const GRANT_FRAMES_MAX = 64;
+/** Frames of other domains that a domain can have mapped at a time. */
+export const FOREIGN_FRAMES = 4096;
 /** A shared WebAssembly.Memory (memory32) is at most 65536 pages of 64 KiB; the guest-visible extras and the M2P need room in it. */
 export const RAM_PAGES_MAX = 0xfe000;
 
@@ -43,6 +46,7 @@ export interface MachineLayout {
   readonly maxPages: number;
   readonly sharedInfoOffset: number;
   readonly grantTableOffset: number;
+  readonly foreignOffset: number;
   /** First frame (offset >> 12) that no guest may name. */
   readonly nameableFrames: number;
   readonly m2pOffset: number;
@@ -54,7 +58,8 @@ export interface MachineLayout {
 export function machineLayout(ramPages: number, maxPages: number): MachineLayout {
   const sharedInfoOffset = maxPages * PAGE_SIZE;
   const grantTableOffset = sharedInfoOffset + PAGE_SIZE;
-  const nameableFrames = maxPages + 1 + GRANT_FRAMES_MAX;
+  const foreignOffset = grantTableOffset + GRANT_FRAMES_MAX * PAGE_SIZE;
+  const nameableFrames = maxPages + 1 + GRANT_FRAMES_MAX + FOREIGN_FRAMES;
   const m2pOffset = nameableFrames * PAGE_SIZE;
   const m2pPages = Math.ceil((nameableFrames * 8) / PAGE_SIZE);
   const scratchOffset = m2pOffset + m2pPages * PAGE_SIZE;
@@ -64,6 +69,7 @@ export function machineLayout(ramPages: number, maxPages: number): MachineLayout
     maxPages,
     sharedInfoOffset,
     grantTableOffset,
+    foreignOffset,
     nameableFrames,
     m2pOffset,
     m2pEntries: nameableFrames,
@@ -115,11 +121,19 @@ export function offsetToMfn(offset: number): Mfn {
   return (Math.floor(offset / PAGE_SIZE) + MFN_BASE) as Mfn;
 }
 
-/** Allocates zeroed machine memory and fills the M2P: frames that the domain owns map to their PFN, all else reads ~0 (INVALID_M2P_ENTRY). */
-export function createMachineMemory(ramPages: number, maxPages: number): MachineMemory {
+/**
+ * Allocates zeroed machine memory and fills the M2P: frames that the domain owns map to their PFN, all else reads ~0
+ * (INVALID_M2P_ENTRY). `prepare` may put other zeroed memory in its place before it is filled.
+ */
+export function createMachineMemory(
+  ramPages: number,
+  maxPages: number,
+  prepare: (memory: WebAssembly.Memory) => void = () => {},
+): MachineMemory {
   const layout = machineLayout(ramPages, maxPages);
   const pages = layout.sizeBytes / WASM_PAGE_SIZE;
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  prepare(memory);
   const machine = new MachineMemory({ layout, memory });
   const base = layout.m2pOffset / 4;
   const end = layout.sizeBytes / 4;

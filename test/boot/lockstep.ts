@@ -153,6 +153,7 @@ export async function bootInLockstep(
   });
   const v = new Vcpu(domain, 0, engine, kicker, {
     monotonicNs: look,
+    foreign: null,
     log: (line) => {
       text += `${line}\n`;
     },

@@ -1,16 +1,30 @@
-/** event_channel_op. Source: xen/include/public/event_channel.h; xen/common/event_channel.c (order of checks). */
+/**
+ * event_channel_op. A channel to another guest is made and ended by the two domains' main threads (foreign-domains.ts,
+ * dom0-channels.ts); what is done here is this domain's part of it.
+ *
+ * Source: xen/include/public/event_channel.h; xen/common/event_channel.c (order of checks).
+ */
 
 import { EEXIST, EFAULT, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, ESRCH } from '../../abi/errno.ts';
 import * as evtchn from '../../abi/event-channel.ts';
-import { DOMID_SELF, NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU } from '../../abi/xen.ts';
+import {
+  DOMID_FIRST_RESERVED,
+  DOMID_SELF,
+  NR_VIRQS,
+  VIRQ_DEBUG,
+  VIRQ_TIMER,
+  VIRQ_XENOPROF,
+  VIRQ_XENPMU,
+} from '../../abi/xen.ts';
 import { VCPU } from '../../machine/vcpu-block.ts';
-import { EVENT_CHANNELS } from '../domain.ts';
+import { type Domain, EVENT_CHANNELS } from '../domain.ts';
 import {
   allocatePort,
   clearPending,
   ECS_FREE,
   ECS_INTERDOMAIN,
   ECS_IPI,
+  ECS_RESERVED,
   ECS_UNBOUND,
   ECS_VIRQ,
   portA,
@@ -20,10 +34,11 @@ import {
   setPending,
   setPort,
   setPortVcpu,
-  signalDom0,
+  signalFarEnd,
   unmask,
 } from '../event-channels.ts';
 import type { Vcpu } from '../vcpu.ts';
+import { isSelf } from './guest-handle.ts';
 
 /** VIRQs that each vCPU has of its own. Source: event_channel.c, virq_is_global. */
 export function virqIsPerVcpu(virq: number): boolean {
@@ -51,9 +66,13 @@ export function eventChannelOp(v: Vcpu): number {
       unmask(v.domain, w0, v.kicker);
       return 0;
   }
-  v.domain.lock();
-  const rc = control(v, cmd, w0, w1);
-  v.domain.unlock();
+  let rc: number;
+  if (cmd === evtchn.EVTCHNOP_bind_interdomain && !isSelf(v, w0 & 0xffff)) rc = bindForeign(v, w0 & 0xffff, w1);
+  else {
+    v.domain.lock();
+    rc = control(v, cmd, w0, w1);
+    v.domain.unlock();
+  }
   if (rc < 0) return rc;
   switch (cmd) {
     case evtchn.EVTCHNOP_bind_virq:
@@ -74,8 +93,8 @@ function send(v: Vcpu, port: number): number {
   const d = v.domain;
   switch (portState(d, port)) {
     case ECS_INTERDOMAIN:
-      if (portA(d, port) === 0) signalDom0(d, port);
-      else setPending(d, portB(d, port), v.kicker);
+      if (portA(d, port) === d.domid) setPending(d, portB(d, port), v.kicker);
+      else signalFarEnd(d, port);
       return 0;
     case ECS_IPI:
       setPending(d, port, v.kicker);
@@ -85,6 +104,29 @@ function send(v: Vcpu, port: number): number {
     default:
       return -EINVAL;
   }
+}
+
+/** EVTCHNOP_bind_interdomain to another domain's port: the own port, or -errno. Without the domain lock. */
+function bindForeign(v: Vcpu, domid: number, remotePort: number): number {
+  const d = v.domain;
+  const { foreign } = v.host;
+  // Dom0 has no ports for guests to bind to.
+  if (domid === 0) return -EINVAL;
+  if (domid >= DOMID_FIRST_RESERVED || foreign === null) return -ESRCH;
+  d.lock();
+  const port = allocatePort(d);
+  if (port !== 0) setPort(d, port, ECS_RESERVED, 0, domid, 0);
+  d.unlock();
+  if (port === 0) return -ENOSPC;
+  const rc = foreign.bind(domid, remotePort, port);
+  if (rc === 0) {
+    setPending(d, port, v.kicker);
+    return port;
+  }
+  d.lock();
+  if (portState(d, port) === ECS_RESERVED) setPort(d, port, ECS_FREE, 0, 0, 0);
+  d.unlock();
+  return rc;
 }
 
 /** The operations that change port records; a port number or 0 on success. Under the domain lock. */
@@ -101,8 +143,6 @@ function control(v: Vcpu, cmd: number, w0: number, w1: number): number {
       return port;
     }
     case evtchn.EVTCHNOP_bind_interdomain: {
-      const remote = w0 & 0xffff;
-      if (remote !== DOMID_SELF && remote !== d.domid) return -ESRCH;
       if (w1 === 0 || w1 >= EVENT_CHANNELS || portState(d, w1) !== ECS_UNBOUND || portA(d, w1) !== d.domid)
         return -EINVAL;
       const port = allocatePort(d);
@@ -135,7 +175,7 @@ function control(v: Vcpu, cmd: number, w0: number, w1: number): number {
     case evtchn.EVTCHNOP_bind_pirq:
       return -EPERM;
     case evtchn.EVTCHNOP_close:
-      if (w0 === 0 || w0 >= EVENT_CHANNELS || portState(d, w0) === ECS_FREE) return -EINVAL;
+      if (w0 === 0 || w0 >= EVENT_CHANNELS || !isUsed(d, w0)) return -EINVAL;
       closePort(v, w0);
       return 0;
     case evtchn.EVTCHNOP_bind_vcpu: {
@@ -155,12 +195,17 @@ function control(v: Vcpu, cmd: number, w0: number, w1: number): number {
     case evtchn.EVTCHNOP_reset: {
       const domid = w0 & 0xffff;
       if (domid !== DOMID_SELF && domid !== d.domid) return -EPERM;
-      for (let port = 1; port < EVENT_CHANNELS; port++) if (portState(d, port) !== ECS_FREE) closePort(v, port);
+      for (let port = 1; port < EVENT_CHANNELS; port++) if (isUsed(d, port)) closePort(v, port);
       return 0;
     }
     default:
       return -ENOSYS;
   }
+}
+
+function isUsed(d: Domain, port: number): boolean {
+  const state = portState(d, port);
+  return state !== ECS_FREE && state !== ECS_RESERVED;
 }
 
 function closePort(v: Vcpu, port: number): void {
@@ -176,8 +221,11 @@ function closePort(v: Vcpu, port: number): void {
     const peer = portB(d, port);
     setPort(d, peer, ECS_UNBOUND, portVcpu(d, peer), d.domid, 0);
   }
+  const isForeign = state === ECS_INTERDOMAIN && portA(d, port) !== d.domid;
   clearPending(d, port);
   setPort(d, port, ECS_FREE, 0, 0, 0);
+  // Who serves the far end finds that this one is not bound any more.
+  if (isForeign) signalFarEnd(d, port);
 }
 
 function status(v: Vcpu, port: number, argLo: number, argHi: number): number {

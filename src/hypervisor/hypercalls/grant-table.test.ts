@@ -129,7 +129,8 @@ test('copy: hostile requests fail in their entry', () => {
   const dst = gnttab.GNTCOPY_dest_gref;
   expect(copy(guest, { ...page, domid: TEST_DOMID }, page, 1, 0)).toBe(gnttab.GNTST_permission_denied);
   expect(copy(guest, page, { ...page, domid: 0 }, 1, 0)).toBe(gnttab.GNTST_permission_denied);
-  expect(copy(guest, { frame: 1, domid: 0 }, page, 1, src)).toBe(gnttab.GNTST_bad_domain);
+  expect(copy(guest, { frame: 1, domid: 0 }, page, 1, src)).toBe(gnttab.GNTST_bad_gntref);
+  expect(copy(guest, { frame: 1, domid: 9 }, page, 1, src)).toBe(gnttab.GNTST_bad_domain);
   for (const frame of [0, 10, MFN_BASE - 1, MFN_BASE + guest.machine.layout.nameableFrames, 0xffffffff]) {
     expect(copy(guest, { frame }, page, 1, 0)).toBe(gnttab.GNTST_bad_page);
     expect(copy(guest, page, { frame }, 1, 0)).toBe(gnttab.GNTST_bad_page);
@@ -169,9 +170,9 @@ test('map, unmap: there is nobody else', () => {
     return guest.s16(ARG + 18);
   };
   expect(map(gnttab.GNTMAP_readonly, 0)).toBe(gnttab.GNTST_bad_gntref);
-  expect(map(gnttab.GNTMAP_host_map, 0)).toBe(gnttab.GNTST_bad_domain);
+  expect(map(gnttab.GNTMAP_host_map, 0)).toBe(gnttab.GNTST_bad_gntref);
+  expect(map(gnttab.GNTMAP_host_map, 9)).toBe(gnttab.GNTST_bad_domain);
   expect(map(gnttab.GNTMAP_host_map, DOMID_SELF)).toBe(gnttab.GNTST_bad_domain);
-  expect(map(gnttab.GNTMAP_host_map, TEST_DOMID, 0xffffffff)).toBe(gnttab.GNTST_bad_gntref);
   expect(map(gnttab.GNTMAP_host_map, TEST_DOMID)).toBe(gnttab.GNTST_general_error);
   for (const op of [gnttab.GNTTABOP_unmap_grant_ref, gnttab.GNTTABOP_unmap_and_replace]) {
     guest.setWords(ARG, new Array<number>(12).fill(0));

@@ -29,7 +29,7 @@ export function addressOkay(hi: number): boolean {
   return hi >>> 0 < 0x8000 || hi >>> 0 >= 0xffff8800;
 }
 
-/** True for the calling domain: there is no other that it may name. */
+/** True for the calling domain. */
 export function isSelf(v: Vcpu, domid: number): boolean {
   return domid === DOMID_SELF || domid === v.domain.domid;
 }

@@ -164,17 +164,17 @@ export const HYPERCALLS: readonly Hypercall[] = [
     refused(H.physdev_op_compat, 'physdev_op_compat', '-ENOSYS: replaced by physdev_op; Xen still has it'),
     notImplemented,
   ),
-  hypercall(partly(H.grant_table_op, 'grant_table_op', 'version 1; a domain meets no other domain'), grantTableOp, [
-    refused(
+  hypercall(partly(H.grant_table_op, 'grant_table_op', 'version 1'), grantTableOp, [
+    partly(
       gnttab.GNTTABOP_map_grant_ref,
       'GNTTABOP_map_grant_ref',
-      'GNTST_bad_domain; own grants: GNTST_general_error',
+      'pages of other guests, where the host can share memory; own ones: GNTST_general_error',
     ),
-    refused(gnttab.GNTTABOP_unmap_grant_ref, 'GNTTABOP_unmap_grant_ref', 'GNTST_bad_handle'),
+    done(gnttab.GNTTABOP_unmap_grant_ref, 'GNTTABOP_unmap_grant_ref'),
     done(gnttab.GNTTABOP_setup_table, 'GNTTABOP_setup_table'),
     refused(gnttab.GNTTABOP_dump_table, 'GNTTABOP_dump_table', '-ENOSYS'),
     refused(gnttab.GNTTABOP_transfer, 'GNTTABOP_transfer', '-EOPNOTSUPP, as with gnttab=transfer=no'),
-    partly(gnttab.GNTTABOP_copy, 'GNTTABOP_copy', 'own frames and own grants; else GNTST_bad_domain'),
+    done(gnttab.GNTTABOP_copy, 'GNTTABOP_copy'),
     done(gnttab.GNTTABOP_query_size, 'GNTTABOP_query_size'),
     refused(gnttab.GNTTABOP_unmap_and_replace, 'GNTTABOP_unmap_and_replace', 'GNTST_bad_handle'),
     partly(gnttab.GNTTABOP_set_version, 'GNTTABOP_set_version', 'version 2 is -ENOSYS, as with gnttab=max-ver:1'),
@@ -270,7 +270,7 @@ export const HYPERCALLS: readonly Hypercall[] = [
   ]),
   hypercall(refused(H.xenoprof_op, 'xenoprof_op', '-ENOSYS: no profiler'), notImplemented),
   hypercall(done(H.event_channel_op, 'event_channel_op', 'two-level event channels'), eventChannelOp, [
-    partly(evtchn.EVTCHNOP_bind_interdomain, 'EVTCHNOP_bind_interdomain', 'own domain; others -ESRCH'),
+    done(evtchn.EVTCHNOP_bind_interdomain, 'EVTCHNOP_bind_interdomain'),
     done(evtchn.EVTCHNOP_bind_virq, 'EVTCHNOP_bind_virq'),
     refused(evtchn.EVTCHNOP_bind_pirq, 'EVTCHNOP_bind_pirq', `-EPERM: ${NO_DEVICES}`),
     done(evtchn.EVTCHNOP_close, 'EVTCHNOP_close'),

@@ -1,0 +1,109 @@
+/**
+ * Memory that processes share. On Linux with koffi, the memory 0 of a domain is a memfd that is mapped in place of what WebAssembly has
+ * allocated; another domain's process opens it below /proc and maps single pages of it over the foreign frames of its own. Stores
+ * are then seen by both at once, atomics included, on either engine.
+ */
+import { closeSync, fstatSync, ftruncateSync, openSync } from 'node:fs';
+import { type MachineMemory, PAGE_SIZE } from '../machine/memory.ts';
+import { type HostCalls, hostCalls } from './libc.ts';
+
+/** Puts a memfd in the place of a memory, which must be unused; its descriptor, or -1 where there is no such thing. */
+export function shareMemory(memory: WebAssembly.Memory): number {
+  const calls = hostCalls();
+  if (calls === null) return -1;
+  const fd = calls.memfdCreate('domus');
+  if (fd < 0) return -1;
+  const bytes = new Uint8Array(memory.buffer);
+  ftruncateSync(fd, bytes.length);
+  if (calls.mapAt(calls.addressOf(bytes), bytes.length, fd, 0, 'write') === 0) return fd;
+  closeSync(fd);
+  return -1;
+}
+
+/** The memory of another domain. */
+export interface RemoteMemory {
+  readonly fd: number;
+  readonly frames: number;
+}
+
+/** Opens a memfd of another process; null if it cannot be had. */
+export function openRemoteMemory(pid: number, remoteFd: number): RemoteMemory | null {
+  try {
+    const fd = openSync(`/proc/${pid}/fd/${remoteFd}`, 'r+');
+    return { fd, frames: Math.floor(fstatSync(fd).size / PAGE_SIZE) };
+  } catch {
+    return null;
+  }
+}
+
+interface Slot {
+  readonly memory: RemoteMemory;
+  readonly key: number;
+  mappings: number;
+}
+
+/** The foreign frames of a domain: which pages of which others stand there. */
+export class ForeignFrames {
+  readonly #calls: HostCalls;
+  readonly #machine: MachineMemory;
+  readonly #free: number[] = [];
+  /** By frame. */
+  readonly #slots = new Map<number, Slot>();
+  readonly #byPage = new Map<RemoteMemory, Map<number, number>>();
+
+  /** Null where memory cannot be shared. */
+  static create(machine: MachineMemory): ForeignFrames | null {
+    const calls = hostCalls();
+    return calls === null ? null : new ForeignFrames(machine, calls);
+  }
+
+  private constructor(machine: MachineMemory, calls: HostCalls) {
+    this.#machine = machine;
+    this.#calls = calls;
+    const first = machine.layout.foreignOffset / PAGE_SIZE;
+    for (let frame = machine.layout.nameableFrames - 1; frame >= first; frame--) this.#free.push(frame);
+  }
+
+  /** The frame (offset >> 12 in memory 0) where a page of another domain stands from now on; -1: there is no room, or no such page. */
+  map(memory: RemoteMemory, remoteFrame: number, writable: boolean): number {
+    if (remoteFrame >= memory.frames) return -1;
+    const key = remoteFrame * 2 + (writable ? 1 : 0);
+    const pages = this.#byPage.get(memory) ?? new Map<number, number>();
+    const known = pages.get(key);
+    const slot = known === undefined ? undefined : this.#slots.get(known);
+    if (known !== undefined && slot !== undefined) {
+      slot.mappings++;
+      return known;
+    }
+    const frame = this.#free.pop();
+    if (frame === undefined) return -1;
+    const { fd } = memory;
+    if (
+      this.#calls.mapAt(this.#addressOf(frame), PAGE_SIZE, fd, remoteFrame * PAGE_SIZE, writable ? 'write' : 'read')
+    ) {
+      this.#free.push(frame);
+      return -1;
+    }
+    this.#slots.set(frame, { memory, key, mappings: 1 });
+    pages.set(key, frame);
+    this.#byPage.set(memory, pages);
+    return frame;
+  }
+
+  /** Takes one mapping of a frame back. After the last one, a page of the domain's own stands there. */
+  unmap(frame: number): void {
+    const slot = this.#slots.get(frame);
+    if (slot === undefined || --slot.mappings > 0) return;
+    this.#slots.delete(frame);
+    const pages = this.#byPage.get(slot.memory);
+    pages?.delete(slot.key);
+    if (pages?.size === 0) this.#byPage.delete(slot.memory);
+    const errno = this.#calls.mapAt(this.#addressOf(frame), PAGE_SIZE, -1, 0, 'write');
+    // A frame that still shows the other's page must not be given out again.
+    if (errno === 0) this.#free.push(frame);
+  }
+
+  #addressOf(frame: number): number {
+    return this.#calls.addressOf(this.#machine.u8) + frame * PAGE_SIZE;
+  }
+}

@@ -1,0 +1,51 @@
+/**
+ * Grants of other domains that this one has mapped: what stands behind the handles that GNTTABOP_map_grant_ref gives out. Entries
+ * are in the domain's shared state and change under the domain lock.
+ *
+ *   word 0   the frame (offset >> 12 in memory 0) plus 1; 0 = free
+ *   word 1   domid of the owner | GNTMAP_* that are still in force << 16
+ *   word 2   the reference
+ */
+
+import { type Domain, MAPTRACK_ENTRIES, MAPTRACK_WORDS } from './domain.ts';
+
+export interface Mapping {
+  frame: number;
+  domid: number;
+  /** GNTMAP_device_map, GNTMAP_host_map, GNTMAP_readonly. */
+  flags: number;
+  gref: number;
+}
+
+/** A handle for a new mapping, or -1 when there is none left. */
+export function addMapping(d: Domain, mapping: Mapping): number {
+  for (let handle = 0; handle < MAPTRACK_ENTRIES; handle++) {
+    if (d.maptrack[handle * MAPTRACK_WORDS] !== 0) continue;
+    storeMapping(d, handle, mapping);
+    return handle;
+  }
+  return -1;
+}
+
+export function storeMapping(d: Domain, handle: number, { frame, domid, flags, gref }: Mapping): void {
+  const at = handle * MAPTRACK_WORDS;
+  d.maptrack[at + 1] = domid | (flags << 16);
+  d.maptrack[at + 2] = gref;
+  d.maptrack[at] = frame + 1;
+}
+
+/** Reads what a handle stands for into `mapping`; false if it stands for nothing. `handle` may be any number. */
+export function readMapping(d: Domain, handle: number, mapping: Mapping): boolean {
+  if (handle >= MAPTRACK_ENTRIES) return false;
+  const at = handle * MAPTRACK_WORDS;
+  if (d.maptrack[at] === 0) return false;
+  mapping.frame = d.maptrack[at] - 1;
+  mapping.domid = d.maptrack[at + 1] & 0xffff;
+  mapping.flags = d.maptrack[at + 1] >>> 16;
+  mapping.gref = d.maptrack[at + 2];
+  return true;
+}
+
+export function dropMapping(d: Domain, handle: number): void {
+  d.maptrack[handle * MAPTRACK_WORDS] = 0;
+}
