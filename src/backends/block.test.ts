@@ -15,15 +15,40 @@ test('a disk is announced, connected and described', async () => {
   expect(await f.device.guest.read(`${backend}/feature-discard`)).toBe('1');
 });
 
-test('a new size is told by the state', async () => {
+test('a disk grows while it is in use: the new size is told by the state', async () => {
   const f = await Frontend.make();
   await f.connect();
+  const { dom0, backend } = f.device;
   let told = 0;
-  await f.device.guest.watch(`${f.device.backend}/state`, 't', () => told++);
-  f.image.sizeBytes = 128 * 512;
-  await f.block.resized();
-  await waitForValue(f.device.guest, `${f.device.backend}/sectors`, '128');
+  await f.device.guest.watch(`${backend}/state`, 't', () => told++);
+  await dom0.write(`${backend}/resize`, String(128 * 512));
+  await waitForValue(f.device.guest, `${backend}/sectors`, '128');
+  await waitForValue(dom0, `${backend}/resize`, null);
+  expect(await dom0.read(`${backend}/resize-error`)).toBe('');
   expect(told).toBe(2);
+  expect(f.image.calls).toContain(`resize ${128 * 512}`);
+  const { gref } = f.page(1);
+  expect(await f.ask(request(READ, 120, [{ gref }]))).toBe(OKAY);
+});
+
+test('a device of the host that has grown is found so; a disk that would shrink, or no size at all, is refused', async () => {
+  const f = await Frontend.make();
+  await f.connect();
+  const { dom0, backend } = f.device;
+  const ask = async (value: string): Promise<string | null> => {
+    await dom0.write(`${backend}/resize`, value);
+    await waitForValue(dom0, `${backend}/resize`, null);
+    return await dom0.read(`${backend}/resize-error`);
+  };
+  f.image.bytes = new Uint8Array(96 * 512);
+  expect(await ask('measure')).toBe('');
+  expect(await dom0.read(`${backend}/sectors`)).toBe('96');
+  expect(await ask(String(64 * 512))).toMatch(/^cannot shrink from 49152 to 32768 bytes/);
+  for (const value of ['', '-1', '100', '1e9', '99999999999999999', 'half'])
+    expect(await ask(value)).toMatch(/^a size in bytes, whole sectors of 512, is expected, found /);
+  f.image.error = new Error('no space');
+  expect(await ask(String(128 * 512))).toBe('no space');
+  expect(await dom0.read(`${backend}/sectors`)).toBe('96');
 });
 
 test('a frontend that closes may come back with other rings; requests under way end first', async () => {

@@ -21,6 +21,9 @@ const RING_PAGE_ORDER_MAX = 4;
 const QUEUES_MAX = 4;
 /** Ports are checked when they are bound, references when they are mapped. */
 const U32_MAX = 0xffffffff;
+/** A request of the toolstack: the size that the disk shall have, in bytes, or that it shall have the size of its file or device. */
+export const RESIZE_NODE = 'resize';
+export const RESIZE_AS_IT_IS = 'measure';
 
 export interface BlockOptions {
   readonly image: DiskImage;
@@ -34,6 +37,7 @@ export interface BlockOptions {
 
 export class BlockDevice implements BackendDevice {
   readonly waitsForHotplug = true;
+  readonly requests = { [RESIZE_NODE]: (value: string) => this.#resize(value) };
   readonly #port: GuestPort;
   readonly #bus: DeviceBus;
   readonly #options: BlockOptions;
@@ -114,8 +118,22 @@ export class BlockDevice implements BackendDevice {
     return { sectors: String(Math.floor(this.#options.image.sizeBytes / SECTOR_SIZE)) };
   }
 
-  /** The image has another size now: the frontend is told. */
-  async resized(): Promise<void> {
+  /** Makes the disk larger, or finds that it is, and tells the frontend. */
+  async #resize(value: string): Promise<void> {
+    const { image } = this.#options;
+    await image.measure?.();
+    if (value !== RESIZE_AS_IT_IS) {
+      const sizeBytes = /^\d{1,16}$/.test(value) ? Number(value) : Number.NaN;
+      if (!Number.isSafeInteger(sizeBytes) || sizeBytes % SECTOR_SIZE !== 0)
+        throw new Error(
+          `a size in bytes, whole sectors of ${SECTOR_SIZE}, is expected, found ${JSON.stringify(value)}`,
+        );
+      if (sizeBytes < image.sizeBytes)
+        throw new Error(
+          `cannot shrink from ${image.sizeBytes} to ${sizeBytes} bytes: the guest may use what lies behind that`,
+        );
+      if (sizeBytes > image.sizeBytes) await image.resize(sizeBytes);
+    }
     await this.#bus.update(this.#size());
   }
 

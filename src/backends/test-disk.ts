@@ -12,7 +12,7 @@ const { BLKIF_REQUEST, BLKIF_RESPONSE } = blkif;
 export class MemoryImage implements DiskImage {
   readonly format = 'raw';
   readonly readOnly = false;
-  readonly bytes: Uint8Array;
+  bytes: Uint8Array;
   readonly calls: string[] = [];
   /** Requests wait here while it is set. */
   gate: Promise<void> | null = null;
@@ -62,7 +62,16 @@ export class MemoryImage implements DiskImage {
     await this.#call(`discard ${offset} ${lengthBytes}`);
   }
   async writeZeroes(): Promise<void> {}
-  async resize(): Promise<void> {}
+  async measure(): Promise<void> {
+    this.sizeBytes = this.bytes.length;
+  }
+  async resize(sizeBytes: number): Promise<void> {
+    await this.#call(`resize ${sizeBytes}`);
+    const grown = new Uint8Array(sizeBytes);
+    grown.set(this.bytes);
+    this.bytes = grown;
+    this.sizeBytes = sizeBytes;
+  }
   async close(): Promise<void> {
     this.calls.push('close');
   }
@@ -85,7 +94,6 @@ export class Frontend {
   readonly device: TestDevice;
   readonly backend: XenbusBackend;
   readonly log: string[] = [];
-  block!: BlockDevice;
   queues: Queue[] = [];
 
   static async make(options: Partial<BlockOptions> = {}, guest = new FakeGuest()): Promise<Frontend> {
@@ -103,14 +111,14 @@ export class Frontend {
       path: device.backend,
       log: (line) => this.log.push(line),
       device: (bus) =>
-        (this.block = new BlockDevice(guest, bus, {
+        new BlockDevice(guest, bus, {
           image: this.image,
           readOnly: false,
           cdrom: false,
           discards: true,
           sectorBytes: 512,
           ...options,
-        })),
+        }),
     });
   }
 

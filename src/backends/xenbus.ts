@@ -52,6 +52,11 @@ export type Nodes = Readonly<Record<string, string>>;
 export interface BackendDevice {
   /** With a `script`, connect only when `hotplug-status` is "connected". */
   readonly waitsForHotplug: boolean;
+  /**
+   * What the toolstack may ask of it at any time, by the name of a node in the backend's folder: called with what was written there.
+   * The node is removed when that is done; what was wrong, or nothing, is in `NAME-error` then.
+   */
+  readonly requests?: Readonly<Record<string, (value: string) => Promise<void>>>;
   /** What the device offers, published before InitWait; again each time a new frontend is waited for. */
   announce(): Nodes;
   /**
@@ -142,6 +147,8 @@ export class XenbusBackend implements DeviceBus {
   #connected = false;
   /** What the device has reported by `fail`. */
   #failure: FrontendError | null = null;
+  /** The last request, which begins when those before it are done. */
+  #requests: Promise<void> = Promise.resolve();
   #changed = false;
   #running: Promise<void> | null = null;
   #stopped = false;
@@ -183,6 +190,30 @@ export class XenbusBackend implements DeviceBus {
     for (const path of watched) {
       this.#watched.push(path);
       await this.#store.watch(path, this.#token, () => this.#look());
+    }
+    for (const [name, act] of Object.entries(this.#device.requests ?? {})) {
+      const path = `${this.path}/${name}`;
+      this.#watched.push(path);
+      await this.#store.watch(path, this.#token, () => {
+        this.#requests = this.#requests.then(() => this.#serveRequest(path, act));
+      });
+    }
+  }
+
+  async #serveRequest(path: string, act: (value: string) => Promise<void>): Promise<void> {
+    try {
+      const value = await this.#store.read(path);
+      if (value === null || this.#stopped) return;
+      let problem = '';
+      try {
+        await act(value);
+      } catch (error) {
+        problem = error instanceof Error ? error.message : String(error);
+      }
+      await this.#store.write(`${path}-error`, problem.slice(0, 1024));
+      await this.#store.remove(path);
+    } catch (error) {
+      if (!(error instanceof XenstoreClosed)) this.complain(error instanceof Error ? error.message : String(error));
     }
   }
 
@@ -375,6 +406,7 @@ export class XenbusBackend implements DeviceBus {
     try {
       await this.#disconnect();
     } finally {
+      await this.#requests;
       await this.#device.close();
       // Nobody waits for the answers: the store may be away, or have ended the watches with the connection.
       for (const path of this.#watched.splice(0)) this.#store.unwatch(path, this.#token).catch(() => undefined);

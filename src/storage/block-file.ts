@@ -39,6 +39,8 @@ export interface BlockFile {
    * @returns false if the host cannot; nothing has changed then
    */
   punch(offset: number, lengthBytes: number): Promise<boolean>;
+  /** Looks how large the file or device is now: others may have made it larger. `sizeBytes` says it then. */
+  measure(): Promise<void>;
   /** Sets the size. New bytes read as zeroes. */
   truncate(sizeBytes: number): Promise<void>;
   close(): Promise<void>;

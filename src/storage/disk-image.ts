@@ -37,6 +37,8 @@ export interface DiskImage {
   discard(offset: number, lengthBytes: number): Promise<void>;
   /** The range reads as zeroes, with as little storage as the format allows. */
   writeZeroes(offset: number, lengthBytes: number): Promise<void>;
+  /** Takes up the size that the file or device has now. Absent where the image says itself how large the disk is. */
+  measure?(): Promise<void>;
   /** @throws DiskImageError where the format cannot */
   resize(sizeBytes: number): Promise<void>;
   /** Flushes and closes. Requests under way must have been answered before. */

@@ -61,6 +61,16 @@ export class RawImage implements DiskImage {
     this.#sizeBytes = this.#file.sizeBytes;
   }
 
+  /** For a format that adds to this one: the disk has this size now, and so has its place in the file. */
+  protected setSize(sizeBytes: number): void {
+    this.#sizeBytes = sizeBytes;
+  }
+
+  async measure(): Promise<void> {
+    await this.#file.measure();
+    this.#sizeBytes = this.#file.sizeBytes;
+  }
+
   async close(): Promise<void> {
     try {
       await this.flush();

@@ -1,6 +1,6 @@
 /**
- * Debian's kernel on disks of the host: what it writes is on the host's image, whole and readable by the host's own tools, and
- * what it was told is safe survives kill -9 of the domain's process.
+ * Debian's kernel on disks of the host: what it writes is on the host's image, whole and readable by the host's own tools, a disk
+ * grows while it is in use, and what it was told is safe survives kill -9 of the domain's process.
  */
 
 import { spawn, spawnSync } from 'node:child_process';
@@ -9,12 +9,15 @@ import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from '
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type BuiltGuest, buildGuest } from '../../src/toolstack/guest-image/build.ts';
+import { writeCpio } from '../../src/toolstack/guest-image/cpio.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
 import { killDomain, uniqueName } from './domains.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
+const DOMUS = fileURLToPath(new URL('../../src/cli/domus/main.ts', import.meta.url));
 const LIMIT_MS = 200_000;
 const MIB = 2 ** 20;
 
@@ -28,6 +31,10 @@ mount -t ext4 /dev/xvda /mnt
 sha256sum < /mnt/from-host | sed 's/^/read: /'
 cp /bin/busybox /mnt/busybox
 seq 1 300000 > /mnt/numbers
+echo GROW
+until [ $(cat /sys/block/xvda/size) = 98304 ]; do usleep 100000; done
+dmesg | grep 'xvda: detected capacity change'
+echo behind | dd of=/dev/xvda bs=1M seek=47 conv=fsync 2>/dev/null
 sync
 echo 3 > /proc/sys/vm/drop_caches
 /mnt/busybox sha256sum < /mnt/numbers | sed 's/^/wrote: /'
@@ -49,8 +56,12 @@ const folder = mkdtempSync(join(tmpdir(), 'domus-disk-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
 let guest: BuiltGuest;
+/** With the script, which is too long for the kernel's command line: the kernel unpacks one archive after the other. */
+const ramdisk = join(folder, 'initrd.gz');
 beforeAll(async () => {
   guest = await buildGuest();
+  const script = writeCpio([{ kind: 'file', name: 'disk.sh', mode: 0o644, content: Buffer.from(SCRIPT) }]);
+  writeFileSync(ramdisk, Buffer.concat([readFileSync(guest.ramdisk), gzipSync(script)]));
 });
 
 /** A tool of e2fsprogs: exit code and output; null where there is none. */
@@ -75,9 +86,10 @@ const numbers = (last: number): Buffer => Buffer.from(Array.from({ length: last 
 const blocksOf = (path: string): number => Number(spawnSync('stat', ['-c', '%b', path], { encoding: 'utf8' }).stdout);
 
 /** Runs the guest until the text shows, then kills its process, which ends xl. What the console had shown. */
-function runUntilKilled(words: readonly string[], text: string): Promise<string> {
+function runUntilKilled(words: readonly string[], text: string, onGrow: (name: string) => void): Promise<string> {
   return new Promise((resolve, reject) => {
     const { name, setting } = uniqueName();
+    let grown = false;
     const child = spawn(process.execPath, [XL, ...words, setting], { stdio: ['ignore', 'pipe', 'pipe'] });
     let shown = '';
     let killed = false;
@@ -88,6 +100,10 @@ function runUntilKilled(words: readonly string[], text: string): Promise<string>
     const timer = setTimeout(kill, LIMIT_MS);
     const take = (chunk: string): void => {
       shown += chunk.replaceAll('\r', '');
+      if (!grown && shown.includes('GROW\n')) {
+        grown = true;
+        onGrow(name);
+      }
       if (shown.includes(text)) kill();
     };
     child.stdout.setEncoding('utf8').on('data', take);
@@ -116,17 +132,25 @@ for (const engine of ENGINES)
     expect(tool('debugfs', '-w', '-R', `write ${join(folder, 'from-host')} from-host`, a)?.code).toBe(0);
     const cdBefore = readFileSync(cd);
 
-    const run = Buffer.from(SCRIPT).toString('base64');
+    let said = '';
     const shown = await runUntilKilled(
       [
         'create',
         '-c',
         guest.config,
-        `cmdline="console=hvc0 domus.run=${run}"`,
+        `ramdisk="${ramdisk}"`,
+        `cmdline="console=hvc0 domus.run=${Buffer.from('. /disk.sh').toString('base64')}"`,
         `engine="${engine}"`,
         `disk=["${a},raw,xvda,w", "file:${b},xvdb,w", "${cd},,xvdc,cdrom", "vdev=xvdd,access=rw,target=${d}"]`,
       ],
       'FSYNCED\n',
+      (name) => {
+        const words = [DOMUS, 'disk', 'resize', name, 'xvda', '48M'];
+        const child = spawn(process.execPath, words, { stdio: ['ignore', 'pipe', 'inherit'] });
+        child.stdout.setEncoding('utf8').on('data', (text: string) => {
+          said += text;
+        });
+      },
     );
     expect(shown).toContain('FSYNCED\n');
     expect(shown).not.toContain('KERNEL TROUBLE');
@@ -135,6 +159,10 @@ for (const engine of ENGINES)
     expect(shown).toContain(`read: ${sha256(fromHost)}`);
     expect(shown).toContain(`wrote: ${sha256(numbers(300_000))}`);
 
+    expect(said).toMatch(/^xvda of domain \d+ has 50331648 bytes\n$/);
+    expect(shown).toMatch(/xvda: detected capacity change from 65536 to 98304/);
+    expect(readFileSync(a).length).toBe(48 * MIB);
+    expect(readFileSync(a).subarray(47 * MIB, 47 * MIB + 7)).toEqual(Buffer.from('behind\n'));
     const checked = tool('e2fsck', '-fn', a)!;
     expect(checked.code, checked.text).toBe(0);
     expect(dump(a, 'numbers').equals(numbers(300_000))).toBe(true);

@@ -29,6 +29,8 @@ describe('domus', () => {
     [['guest', 'build', '-h']],
     [['daemon', '-h']],
     [['daemon', 'stop', '-h']],
+    [['disk', '-h']],
+    [['disk', 'resize', '-h']],
   ])('%j prints the help', async (argv) => {
     expect(await main(argv)).toBe(0);
     expect(out).toMatch(/^usage: domus COMMAND/);
@@ -40,6 +42,15 @@ describe('domus', () => {
     [['frobnicate'], /^domus: unknown command "frobnicate"\nTry 'domus --help'\.\n$/],
     [['frobnicate', '--help'], /^domus: unknown command "frobnicate"/],
     [['guest'], /expected "guest build"/],
+    [['disk'], /^domus: disk: expected "disk resize DOMAIN VDEV \[SIZE\]"/],
+    [['disk', 'resize', 'guest'], /^domus: disk: expected/],
+    [['disk', 'shrink', 'guest', 'xvda', '1G'], /^domus: disk: expected/],
+    [
+      ['disk', 'resize', 'guest', 'xvda', 'large'],
+      /^domus: disk resize: expected a size such as 20G or 1500M, found "large"/,
+    ],
+    [['disk', 'resize', 'guest', 'xvda', '0'], /^domus: disk resize: expected a size/],
+    [['disk', 'resize', 'guest', 'floppy', '1G'], /^domus: floppy: expected the name of a virtual disk, such as xvda/],
     [['demo', 'x'], /unknown command "demo x"/],
     [['daemon', 'start'], /^domus: daemon: expected "daemon" or "daemon stop"/],
     [['daemon', 'stop', '--force'], /^domus: daemon: expected "daemon" or "daemon stop"/],

@@ -20,6 +20,9 @@ Xen in TypeScript: boots Linux kernels as Xen PV guests inside Node.
 Commands:
   demo           build a small Debian guest if needed and start it with its console here (Ctrl-] leaves)
   guest build    build the guest and print where its files are
+  disk resize DOMAIN VDEV [SIZE]
+                 make a disk of a running domain larger, for example xvda 20G; without SIZE take up the size that its file or
+                 device has by now
   daemon         serve xenstore in the foreground; other commands start it by themselves, in the background
   daemon stop    end the daemon; running domains start it again when they need it
 
@@ -95,7 +98,8 @@ async function run(argv: readonly string[]): Promise<number> {
   }
   const command = words.join(' ');
   if (words[0] === 'daemon' && options !== 'help') return await daemon(words.slice(1), argv.length > words.length);
-  const hasHelp = ['guest', 'daemon', 'daemon stop'].includes(command);
+  if (words[0] === 'disk' && options !== 'help') return await disks(words.slice(1), argv.length > words.length);
+  const hasHelp = ['guest', 'daemon', 'daemon stop', 'disk', 'disk resize'].includes(command);
   if (command !== 'demo' && command !== 'guest build' && !(hasHelp && options === 'help')) {
     throw new UsageError(command === 'guest' ? 'guest: expected "guest build"' : `unknown command "${command}"`);
   }
@@ -127,6 +131,17 @@ async function daemon(words: readonly string[], hasOptions: boolean): Promise<nu
   const pid = await stopDaemon();
   process.stderr.write(pid === null ? 'domus: no daemon runs\n' : `domus: the daemon, process ${pid}, has ended\n`);
   return 0;
+}
+
+async function disks(words: readonly string[], hasOptions: boolean): Promise<number> {
+  const [verb, domain, vdev, size] = words;
+  if (hasOptions || verb !== 'resize' || domain === undefined || vdev === undefined || words.length > 4)
+    throw new UsageError('disk: expected "disk resize DOMAIN VDEV [SIZE]", without options');
+  const { parseSize, resize } = await import('./disk.ts');
+  const sizeBytes = size === undefined ? null : parseSize(size);
+  if (size !== undefined && sizeBytes === null)
+    throw new UsageError(`disk resize: expected a size such as 20G or 1500M, found "${size}"`);
+  return await resize(domain, vdev, sizeBytes);
 }
 
 interface Request {

@@ -151,6 +151,10 @@ class NodeFile implements BlockFile {
     return this.#punches;
   }
 
+  async measure(): Promise<void> {
+    this.#sizeBytes = this.#isDevice ? deviceSize(this.#fd) : (await statFile(this.#fd)).size;
+  }
+
   async truncate(sizeBytes: number): Promise<void> {
     if (this.#isDevice) {
       throw new DiskImageError(`${this.path}: is a block device of ${this.#sizeBytes} bytes and cannot be resized`);

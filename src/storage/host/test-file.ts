@@ -92,6 +92,8 @@ export class MemoryFile implements BlockFile {
     return true;
   }
 
+  async measure(): Promise<void> {}
+
   async truncate(sizeBytes: number): Promise<void> {
     this.#apply({ kind: 'truncate', sizeBytes });
   }

@@ -3,9 +3,13 @@ import { type BlockFile, DiskImageError } from '../block-file.ts';
 import { checksumOf, DISK_TYPE, FOOTER, FOOTER_COOKIE, PLATFORM, SPARSE, SPARSE_COOKIE } from './format.ts';
 
 const BLOCK_BYTES = 2 << 20;
-const SIZE_MAX = 2040 * 2 ** 30;
+/** Of a disk, in bytes. */
+export const SIZE_MAX = 2040 * 2 ** 30;
 /** Seconds from 1970 to 2000, where the format's time begins. */
 const EPOCH_2000 = 946_684_800;
+
+/** "tap": whoever reads it takes the size in the footer, not the geometry. */
+export const TAP: readonly number[] = [0x74, 0x61, 0x70, 0];
 
 export interface VhdParent {
   /** A path relative to the image's folder. */
@@ -40,8 +44,7 @@ export async function createVhd(
   view.setUint32(FOOTER.version, 0x00010000);
   view.setBigUint64(FOOTER.data_offset, BigInt(FOOTER.SIZE));
   view.setUint32(FOOTER.timestamp, now);
-  // "tap": whoever reads it takes the size below, not the geometry.
-  bytes.set([0x74, 0x61, 0x70, 0], FOOTER.creator_application);
+  bytes.set(TAP, FOOTER.creator_application);
   view.setUint32(FOOTER.creator_version, 0x00010003);
   view.setBigUint64(FOOTER.original_size, BigInt(sizeBytes));
   view.setBigUint64(FOOTER.current_size, BigInt(sizeBytes));
@@ -106,7 +109,7 @@ function utf16le(text: string): Uint8Array {
 }
 
 /** Source: the specification's appendix, "CHS calculation". */
-function geometryOf(totalSectors: number): { cylinders: number; heads: number; sectors: number } {
+export function geometryOf(totalSectors: number): { cylinders: number; heads: number; sectors: number } {
   const total = Math.min(totalSectors, 65535 * 16 * 255);
   if (total >= 65535 * 16 * 63) return { cylinders: Math.floor(total / 255 / 16), heads: 16, sectors: 255 };
   let sectors = 17;

@@ -1,5 +1,5 @@
 /** VHD against qemu-img, which makes and reads fixed and dynamic disks; differencing disks are of our own making only. */
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -97,6 +97,100 @@ describe('vhd images', () => {
     await image.close();
     await writeFile(at('model.raw'), model);
     await qemu.img('compare', '-f', 'vpc', '-F', 'raw', path, at('model.raw'));
+  });
+
+  test.for([
+    { subformat: 'fixed', sizes: [(10 << 20) + 512, 20 << 20] },
+    // Within the entries that the table has, and beyond them.
+    { subformat: 'dynamic', sizes: [10 << 20, 700 << 20, (2000 << 20) + 512] },
+  ])('of kind $subformat grow, and qemu-img sees the same', async ({ subformat, sizes }, context) => {
+    if (noQemu) context.skip(noQemu);
+    const path = at(`grow-${subformat}.vhd`);
+    await qemu.img('create', '-q', '-f', 'vpc', '-o', `subformat=${subformat},force_size=off`, path, String(SIZE));
+    const image = await openDiskImage(hostFiles, path, WRITABLE);
+    const before = image.sizeBytes;
+    await image.write(before - 4096, [content(4096, 8)]);
+    await expect(image.resize(before - 512)).rejects.toThrow(/vhd images only grow/);
+    await expect(image.resize(before + 511)).rejects.toThrow(/expected a multiple of 512/);
+    await expect(image.resize(2 ** 41)).rejects.toThrow(/expected a multiple of 512 up to/);
+    for (const [round, size] of sizes.entries()) {
+      const writing = image.write(1 << 20, [content(8192, round)]);
+      await image.resize(size);
+      await writing;
+      expect(image.sizeBytes).toBe(size);
+      await image.write(size - 4096, [content(4096, 9 + round)]);
+      await image.flush();
+    }
+    await image.close();
+    const found = await openDiskImage(hostFiles, path, READABLE);
+    const size = sizes.at(-1)!;
+    expect(found.sizeBytes).toBe(size);
+    const expected = at('grow.raw');
+    await writeFile(expected, '');
+    await truncate(expected, size);
+    const raw = await openDiskImage(hostFiles, expected, { format: 'raw', readOnly: false });
+    await raw.write(before - 4096, [content(4096, 8)]);
+    await raw.write(1 << 20, [content(8192, sizes.length - 1)]);
+    for (const [round, end] of sizes.entries()) await raw.write(end - 4096, [content(4096, 9 + round)]);
+    await raw.close();
+    await found.close();
+    expect(await qemu.img('compare', '-f', 'vpc', '-F', 'raw', path, expected)).toContain('identical');
+  });
+
+  test('that were cut off while they got another size have the old one or the new one, and all that was flushed', async () => {
+    const files = new MemoryFiles();
+    files.contents.set('disk', new Uint8Array(0));
+    const made = await files.open('disk', { readOnly: false, sharing: 'exclusive' });
+    await createVhd(made, SIZE, content(16, 6));
+    files.contents.set('disk', made.content.slice());
+    const image = await openDiskImage(files, 'disk', WRITABLE);
+    const file = files.opened.get('disk')!;
+    const bytes = content(8192, 1);
+    await image.write(3 << 20, [bytes]);
+    await image.flush();
+    const first = file.log.length;
+    await image.resize(600 << 20);
+    const resized = file.log.length;
+    await image.write(599 << 20, [bytes]);
+    await image.flush();
+    const random = seededRandom(3);
+    for (let changes = first; changes <= file.log.length; changes++)
+      for (const crashed of [file.afterKill(changes), file.afterPowerCut(changes, () => random() < 0.5)]) {
+        files.contents.set('crashed', crashed);
+        const found = await openDiskImage(files, 'crashed', READABLE);
+        expect(found.sizeBytes === 600 << 20 || (changes < resized && found.sizeBytes === SIZE)).toBe(true);
+        const part = new Uint8Array(8192);
+        await found.read(3 << 20, [part]);
+        expect(Buffer.compare(part, bytes)).toBe(0);
+        if (changes < file.log.length) continue;
+        await found.read(599 << 20, [part]);
+        expect(Buffer.compare(part, bytes)).toBe(0);
+      }
+  });
+
+  test('differencing: a larger child shows no more of its parent than before', async () => {
+    const files = new MemoryFiles();
+    const make = async (name: string, size: number, parent?: { name: string; uniqueId: string }): Promise<void> => {
+      files.contents.set(name, new Uint8Array(0));
+      const file = await files.open(name, { readOnly: false, sharing: 'exclusive' });
+      await createVhd(
+        file,
+        size,
+        Uint8Array.from({ length: 16 }, (_, index) => index),
+        parent,
+      );
+      files.contents.set(name, file.content.slice());
+    };
+    await make('./parent.vhd', 12 << 20);
+    const parent = await openDiskImage(files, './parent.vhd', WRITABLE);
+    await parent.write(0, [new Uint8Array(12 << 20).fill(7)]);
+    await parent.close();
+    files.contents.set('./parent.vhd', files.opened.get('./parent.vhd')!.content.slice());
+    await make('child.vhd', 4 << 20, { name: 'parent.vhd', uniqueId: PARENT_ID });
+    const child = await openDiskImage(files, 'child.vhd', WRITABLE);
+    await child.resize(16 << 20);
+    expect(Buffer.compare(await readAll(child), new Uint8Array(16 << 20).fill(7, 0, 4 << 20))).toBe(0);
+    await child.close();
   });
 
   test('differencing: sectors that were not written are the parent’s', async () => {

@@ -7,7 +7,7 @@
  * flushed, and a block that nothing refers to.
  *
  * A dynamic disk's new blocks have all bits set and read as zeroes, as QEMU writes them, which does not read the bits.
- * Resizing is not supported.
+ * Disks grow (resize.ts); the footer says so last.
  */
 import { type BlockFile, DiskImageError, lengthOf, sliceBuffers, zeroRange } from '../block-file.ts';
 import type { DiskImage } from '../disk-image.ts';
@@ -16,6 +16,7 @@ import { checkRange } from '../range.ts';
 import { RawImage } from '../raw.ts';
 import { type Table, TableCache } from '../table-cache.ts';
 import { DISK_TYPE, FOOTER, readFooter, readVhdHeader, UNALLOCATED, type VhdFooter, type VhdHeader } from './format.ts';
+import { checkGrowth, grownFooter, grownTable, renameTable } from './resize.ts';
 
 const SECTOR = 512;
 const BITMAP_CACHE_BYTES = 1 << 20;
@@ -70,16 +71,30 @@ export async function openVhd(
 class FixedVhd extends RawImage {
   override readonly format = 'vhd';
   readonly uniqueId: string;
-  readonly #path: string;
+  readonly #file: BlockFile;
+  #footer: VhdFooter;
 
   constructor(file: BlockFile, footer: VhdFooter) {
     super(file, footer.sizeBytes);
     this.uniqueId = footer.uniqueId;
-    this.#path = file.path;
+    this.#file = file;
+    this.#footer = footer;
   }
 
-  override resize(): Promise<void> {
-    return Promise.reject(new DiskImageError(`${this.#path}: vhd images cannot be resized`));
+  /** The footer says how large it is. */
+  override async measure(): Promise<void> {}
+
+  override async resize(sizeBytes: number): Promise<void> {
+    checkGrowth(this.#file, this.sizeBytes, sizeBytes);
+    const grown = grownFooter(this.#footer, sizeBytes);
+    // The footer is what the file ends with, wherever the disk does.
+    await this.#file.write(Math.max(sizeBytes, this.#file.sizeBytes - SECTOR), [grown.bytes]);
+    await this.#file.flush();
+    // Where the old footer was, if it was in the way.
+    await zeroRange(this.#file, this.sizeBytes, sizeBytes - this.sizeBytes);
+    await this.#file.flush();
+    this.#footer = grown;
+    this.setSize(sizeBytes);
   }
 }
 
@@ -130,13 +145,12 @@ interface Run {
 class DynamicVhd implements DiskImage {
   readonly format = 'vhd';
   readonly uniqueId: string;
-  readonly sizeBytes: number;
   readonly #file: BlockFile;
-  readonly #footer: VhdFooter;
-  readonly #tableOffset: number;
+  #footer: VhdFooter;
+  #tableOffset: number;
   readonly #blockBytes: number;
   readonly #bitmapBytes: number;
-  readonly #table: Uint32Array;
+  #table: Uint32Array;
   readonly #bitmaps: TableCache;
   readonly #parent: DiskImage | undefined;
   readonly #allocation = new Mutex();
@@ -155,7 +169,6 @@ class DynamicVhd implements DiskImage {
     this.#file = file;
     this.#footer = footer;
     this.uniqueId = footer.uniqueId;
-    this.sizeBytes = footer.sizeBytes;
     this.#tableOffset = header.tableOffset;
     this.#blockBytes = header.blockBytes;
     this.#bitmapBytes = bitmapBytes(header.blockBytes);
@@ -168,6 +181,10 @@ class DynamicVhd implements DiskImage {
       if (entry !== UNALLOCATED) end = Math.max(end, entry * SECTOR + this.#bitmapBytes + this.#blockBytes);
     }
     this.#end = Math.ceil(end / SECTOR) * SECTOR;
+  }
+
+  get sizeBytes(): number {
+    return this.#footer.sizeBytes;
   }
 
   get readOnly(): boolean {
@@ -344,8 +361,39 @@ class DynamicVhd implements DiskImage {
     }
   }
 
-  resize(): Promise<void> {
-    return Promise.reject(new DiskImageError(`${this.#file.path}: vhd images cannot be resized`));
+  async resize(sizeBytes: number): Promise<void> {
+    checkGrowth(this.#file, this.sizeBytes, sizeBytes);
+    const oldSize = this.sizeBytes;
+    // No block gets a place meanwhile, so all entries are on disk after the flush.
+    await this.#allocation.run(async () => {
+      const entries = Math.ceil(sizeBytes / this.#blockBytes);
+      if (entries > this.#table.length) await this.#moveTable(entries);
+      const grown = grownFooter(this.#footer, sizeBytes);
+      // Behind the end, a crash may have left blocks and a footer.
+      for (const offset of [Math.max(this.#end, this.#file.sizeBytes - SECTOR), 0]) {
+        await this.#file.write(offset, [grown.bytes]);
+        await this.#file.flush();
+      }
+      this.#footer = grown;
+    });
+    const shownThrough = Math.min(sizeBytes, this.#parent?.sizeBytes ?? 0);
+    // What the old size hid of the parent stays hidden.
+    if (shownThrough > oldSize) await this.writeZeroes(oldSize, shownThrough - oldSize);
+    await this.flush();
+  }
+
+  async #moveTable(entries: number): Promise<void> {
+    await this.flush();
+    const { table, bytes } = grownTable(this.#table, entries);
+    const offset = this.#end;
+    await this.#file.write(offset + bytes.length, [this.#footer.bytes]);
+    await this.#file.write(offset, [bytes]);
+    await this.#file.flush();
+    await renameTable(this.#file, this.#footer.dataOffset, offset, entries);
+    await this.#file.flush();
+    this.#table = table;
+    this.#tableOffset = offset;
+    this.#end = offset + bytes.length;
   }
 
   async close(): Promise<void> {
