@@ -1,21 +1,33 @@
 /**
- * What a domain's process is asked on its control socket: JSON-RPC 2.0, one message a line.
+ * What a domain's process is asked on its control socket: JSON-RPC 2.0, one message a line. A method that takes any has named parameters.
  *
  *   state            -> ControlState
  *   pause, unpause   -> null
  *   nmi [vcpu]       -> null; an error if there is no such vCPU
  *   wait             -> SHUTDOWN_*, when the domain has shut down; no answer if it never does
  *   destroy          -> null; the connection ends when the domain is gone
- *   save             -> null, when it is written. params: { path, absolute; then: 'end', 'pause' or 'run' }. After 'end' the connection
- *                       ends when the domain is gone. An error leaves the domain as it was.
+ *   save             { path, absolute; then: 'end', 'pause' or 'run' } -> null, when it is written. After 'end' the connection ends when
+ *                    the domain is gone. An error leaves the domain as it was.
+ *   schedule         { weight?, cap? } -> null
+ *   pin              { vcpu, hard?, soft? } -> null; lists of CPU numbers
+ *
+ * What cannot be done is answered with an error of one line.
  */
-import type { DomainState } from '../hypervisor/domain-state.ts';
+import type { DomainState, VcpuState } from '../hypervisor/domain-state.ts';
+import type { VcpuPlace } from './vcpu-placement.ts';
 
-export const CONTROL_METHODS = ['state', 'pause', 'unpause', 'nmi', 'wait', 'destroy', 'save'] as const;
+export const CONTROL_METHODS = [
+  ...(['state', 'pause', 'unpause', 'nmi', 'wait', 'destroy', 'save', 'schedule', 'pin'] as const),
+] as const;
 export type ControlMethod = (typeof CONTROL_METHODS)[number];
+export type ControlParameters = Readonly<Record<string, unknown>>;
 
 export interface ControlState extends DomainState {
   readonly pid: number;
+  readonly vcpus: readonly (VcpuState & VcpuPlace)[];
+  /** What the domain's process uses besides its vCPUs: CPU time in ns, and memory that it has in all, the guest's included, in bytes. */
+  readonly backendTimeNs: number;
+  readonly residentBytes: number;
 }
 
 /** A longer line is no message of ours. */

@@ -1,13 +1,18 @@
 /** The control socket of a domain's process (control-protocol.ts). Who connects may do what its owner may; what it sends is checked all the same. */
 import type { Socket } from 'node:net';
-import { CONTROL_METHODS, type ControlMethod, type ControlState, LineReader } from './control-protocol.ts';
+import {
+  CONTROL_METHODS,
+  type ControlMethod,
+  type ControlParameters,
+  type ControlState,
+  LineReader,
+} from './control-protocol.ts';
 import { listenLocally } from './local-socket.ts';
 
-/** `params`: what the request has under that name, unchecked. */
-export type ControlHandler = (params: unknown) => ControlState | null | Promise<number | null>;
+export type ControlHandler = (parameters: ControlParameters) => ControlState | null | Promise<number | null>;
 export type ControlHandlers = Readonly<Record<ControlMethod, ControlHandler>>;
 
-/** A request cannot be done: one line. */
+/** What was asked cannot be done, or makes no sense; one line. */
 export class ControlError extends Error {
   override readonly name = 'ControlError';
 }
@@ -22,6 +27,7 @@ const CLIENTS_MAX = 256;
 const PARSE_ERROR = -32700;
 const INVALID_REQUEST = -32600;
 const METHOD_NOT_FOUND = -32601;
+const INVALID_PARAMS = -32602;
 /** Not one of JSON-RPC's own: a ControlError. */
 const REFUSED = 1;
 
@@ -67,8 +73,10 @@ async function answer(line: string, handlers: ControlHandlers): Promise<Record<s
   const id = typeof request.id === 'number' || typeof request.id === 'string' ? request.id : null;
   const method = CONTROL_METHODS.find((name) => name === request.method);
   if (method === undefined) return failed(id, METHOD_NOT_FOUND, `methods are ${CONTROL_METHODS.join(', ')}`);
+  const given = 'params' in request ? request.params : {};
+  if (typeof given !== 'object' || given === null) return failed(id, INVALID_PARAMS, 'expected named parameters');
   try {
-    return { jsonrpc: '2.0', id, result: await handlers[method]('params' in request ? request.params : undefined) };
+    return { jsonrpc: '2.0', id, result: await handlers[method]({ ...given }) };
   } catch (error) {
     if (error instanceof ControlError) return failed(id, REFUSED, error.message);
     throw error;

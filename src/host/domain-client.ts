@@ -3,7 +3,8 @@ import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type ControlMethod, type ControlState, LineReader } from './control-protocol.ts';
+import type { CpuSet } from '../toolstack/config/cpu-set.ts';
+import { type ControlMethod, type ControlParameters, type ControlState, LineReader } from './control-protocol.ts';
 import { forgetRecord } from './domain-record.ts';
 import { connectLocally } from './local-socket.ts';
 import { type ProcessId, parseProcessId, processLives } from './process-id.ts';
@@ -23,7 +24,7 @@ async function ask(
   domid: number,
   method: ControlMethod,
   limitMs: number | null = ANSWER_LIMIT_MS,
-  params: unknown = undefined,
+  params: ControlParameters = {},
 ): Promise<{ result: unknown; socket: Socket } | null> {
   const socket = await connectLocally(controlPath(root, domid));
   if (socket === null) return null;
@@ -57,7 +58,7 @@ async function ask(
   const { result, error } = JSON.parse(line) as { result?: unknown; error?: { message: string } };
   if (error !== undefined) {
     socket.destroy();
-    throw new DomainClientError(`Domain ${domid}: ${error.message}`);
+    throw new DomainClientError(`Domain ${domid}:${error.message}`);
   }
   return { result, socket };
 }
@@ -78,7 +79,29 @@ export async function setPaused(domid: number, paused: boolean, root: string = s
 
 /** Raises an NMI on a vCPU. False if the domain's process is gone. Throws DomainClientError. */
 export async function raiseNmi(domid: number, vcpu: number, root: string = stateRoot()): Promise<boolean> {
-  const answer = await ask(root, domid, 'nmi', ANSWER_LIMIT_MS, [vcpu]);
+  const answer = await ask(root, domid, 'nmi', ANSWER_LIMIT_MS, { vcpu });
+  answer?.socket.destroy();
+  return answer !== null;
+}
+
+/** Sets weight and cap; what is left out stays as it is. False if the domain's process is gone. Throws DomainClientError. */
+export async function setSchedule(
+  domid: number,
+  change: { readonly weight?: number; readonly cap?: number },
+  root: string = stateRoot(),
+): Promise<boolean> {
+  const answer = await ask(root, domid, 'schedule', ANSWER_LIMIT_MS, change);
+  answer?.socket.destroy();
+  return answer !== null;
+}
+
+/** Sets the CPUs that a vCPU may use, or prefers; what is left out stays as it is. False if the domain's process is gone. Throws DomainClientError. */
+export async function pinVcpu(
+  domid: number,
+  pin: { readonly vcpu: number; readonly hard?: CpuSet; readonly soft?: CpuSet },
+  root: string = stateRoot(),
+): Promise<boolean> {
+  const answer = await ask(root, domid, 'pin', ANSWER_LIMIT_MS, pin);
   answer?.socket.destroy();
   return answer !== null;
 }

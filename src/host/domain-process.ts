@@ -4,7 +4,7 @@
  * its logs. Whoever started it hears what happens as long as it listens.
  */
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { isAbsolute, join } from 'node:path';
+import { join } from 'node:path';
 import { useCompileCache } from '../toolstack/compile-cache.ts';
 import { configJson } from '../toolstack/config/domain-config.ts';
 import { ConsoleServer } from './console-server.ts';
@@ -13,7 +13,6 @@ import { forgetRecord, readRecord, recordOf, writeRecord } from './domain-record
 import { openLogFile, rotateLog } from './log-file.ts';
 import { formatProcessId, thisProcess } from './process-id.ts';
 import type { OpenSaved } from './restore-domain.ts';
-import type { AfterSave, LiveDomain } from './run-domain.ts';
 import type { FromDomainProcess, ToDomainProcess } from './start-domain.ts';
 import { consolePath, controlPath, domainFolder, domainLogPath, hypervisorLogPath, stateRoot } from './state-dir.ts';
 
@@ -42,19 +41,13 @@ function keepLog(path: string, kept: string): void {
   }
 }
 
-/** What the control socket was sent, if it makes sense. */
-function saveParams(params: unknown): { readonly path: string; readonly then: AfterSave } | null {
-  const { path, then } = { ...(params as { path?: unknown; then?: unknown } | null) };
-  if (typeof path !== 'string' || !isAbsolute(path)) return null;
-  return then === 'end' || then === 'pause' || then === 'run' ? { path, then } : null;
-}
-
 async function run(request: ToDomainProcess): Promise<void> {
   const { quiet, paused, preserve, restoreFrom, logPath } = request;
   let { config, configText } = request;
-  const [{ runDomain }, { openControlServer, ControlError }, { openSaved }] = await Promise.all([
+  const [{ runDomain }, { openControlServer }, { controlHandlers }, { openSaved }] = await Promise.all([
     import('./run-domain.ts'),
     import('./control-server.ts'),
+    import('./domain-control.ts'),
     import('./restore-domain.ts'),
   ]);
   const root = stateRoot();
@@ -75,19 +68,6 @@ async function run(request: ToDomainProcess): Promise<void> {
   /** Folder of the domain before a restart, which is kept until the next one has its own. */
   let previous: string | null = null;
   let control: ControlServer | null = null;
-  const save = (live: LiveDomain) => async (params: unknown) => {
-    const { path, then } = saveParams(params) ?? {};
-    if (path === undefined || then === undefined) throw new ControlError('save: expected path and then');
-    try {
-      await live.save(path, then);
-    } catch (error) {
-      // The domain cannot be saved, or the file cannot be written.
-      if (error instanceof Error && (error.name === 'NotSavable' || 'syscall' in error))
-        throw new ControlError(error.message);
-      throw error;
-    }
-    return null;
-  };
   let saved: OpenSaved | null = null;
   try {
     if (restoreFrom !== null) saved = await openSaved(restoreFrom);
@@ -117,23 +97,7 @@ async function run(request: ToDomainProcess): Promise<void> {
         const folder = domainFolder(root, domid);
         writeFileSync(join(folder, 'config.json'), configJson(config), { mode: 0o600 });
         writeRecord(root, domid, recordOf({ config, configText, quiet, preserve }));
-        const acting = (act: () => void) => () => {
-          act();
-          return null;
-        };
-        control = await openControlServer(controlPath(root, domid), {
-          state: () => ({ ...live.state(), pid: process.pid }),
-          pause: acting(live.pause),
-          unpause: acting(live.unpause),
-          nmi: (params) => {
-            const vcpu = Array.isArray(params) ? Number(params[0]) : Number.NaN;
-            if (!live.nmi(vcpu)) throw new ControlError('No such vCPU');
-            return null;
-          },
-          wait: () => live.ended,
-          destroy: acting(live.destroy),
-          save: save(live),
-        });
+        control = await openControlServer(controlPath(root, domid), controlHandlers(live));
         await console.listen(consolePath(root, domid));
         if (previous !== null) rmSync(previous, { recursive: true, force: true });
         previous = null;

@@ -1,9 +1,11 @@
 /**
- * The system calls that the host's part needs beyond Node's: pseudo-terminals, and memory that processes share, by libc through koffi.
+/**
+ * The system calls that the host's part needs beyond Node's, by libc through koffi: pseudo-terminals, memory that processes share or give
+ * back, and the CPUs that a thread may use.
  *
  * koffi is an optional package. Without it, or on another system than Linux, `hostCalls()` gives null. A wrong address or length
  * here corrupts the process: callers own what they pass.
- * Source: ioctl(2), mmap(2), memfd_create(2), ioctl_tty(2).
+ * Source: ioctl(2), mmap(2), memfd_create(2), ioctl_tty(2), madvise(2), sched_setaffinity(2).
  */
 import { createRequire } from 'node:module';
 
@@ -15,6 +17,12 @@ export interface HostCalls {
   /** Puts pages at `at` in place of what is there; 0, or an errno. `fd` -1: fresh zero pages of this process only. */
   mapAt(at: number, sizeBytes: number, fd: number, fileOffset: number, access: 'read' | 'write'): number;
   addressOf(bytes: Uint8Array): number;
+  /** Gives whole pages back: they read as zeros. `bytes` must lie on page boundaries. */
+  discard(bytes: Uint8Array): boolean;
+  /** Asks for pages of 2 MiB for whole pages of private memory; nothing if the kernel has none. Source: Documentation/admin-guide/mm/transhuge.rst. */
+  askForHugePages(bytes: Uint8Array): void;
+  /** Lets a thread run on these CPUs only. False if the system refuses. */
+  setAffinity(threadId: number, cpus: readonly number[]): boolean;
 }
 
 interface Koffi {
@@ -32,12 +40,20 @@ const MAP_FIXED = 0x10;
 const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
 const MFD_CLOEXEC = 1;
+const MADV_DONTNEED = 4;
+const MADV_REMOVE = 9;
+const MADV_HUGEPAGE = 14;
+/** Bytes of a cpu_set_t: 1024 CPUs. */
+const CPU_SET_BYTES = 128;
+export const CPUS_MAX = CPU_SET_BYTES * 8;
 
 function bind(koffi: Koffi): HostCalls {
   const libc = koffi.load(null);
   const ioctl = libc.func('int ioctl(int, unsigned long, uint64_t)');
   const memfdCreate = libc.func('int memfd_create(const char*, unsigned int)');
   const mmap = libc.func('uint64_t mmap(uint64_t, uint64_t, int, int, int, int64_t)');
+  const madvise = libc.func('int madvise(uint64_t, uint64_t, int)');
+  const schedSetaffinity = libc.func('int sched_setaffinity(int, uint64_t, uint64_t)');
   return {
     ioctl: (fd, request, argument) => (ioctl(fd, request, koffi.address(argument)) === -1 ? koffi.errno() : 0),
     memfdCreate: (name) => Number(memfdCreate(name, MFD_CLOEXEC)),
@@ -48,12 +64,21 @@ function bind(koffi: Koffi): HostCalls {
       return Number(mapped) === at ? 0 : koffi.errno();
     },
     addressOf: (bytes) => Number(koffi.address(bytes)),
+    // The first is for a memfd's, and refuses others.
+    discard: (bytes) =>
+      [MADV_REMOVE, MADV_DONTNEED].some((advice) => madvise(koffi.address(bytes), bytes.byteLength, advice) === 0),
+    askForHugePages: (bytes) => void madvise(koffi.address(bytes), bytes.byteLength, MADV_HUGEPAGE),
+    setAffinity: (threadId, cpus) => {
+      const set = new Uint8Array(CPU_SET_BYTES);
+      for (const cpu of cpus) if (cpu < CPUS_MAX) set[cpu >> 3] |= 1 << (cpu & 7);
+      return schedSetaffinity(threadId, set.byteLength, koffi.address(set)) === 0;
+    },
   };
 }
 
 let loaded: HostCalls | null | undefined;
 
-/** The bindings, loaded at the first call; null where there are none. */
+/** The bindings of this thread, loaded at the first call; null where there are none. */
 export function hostCalls(): HostCalls | null {
   if (loaded === undefined) {
     loaded = null;

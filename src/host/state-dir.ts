@@ -9,6 +9,7 @@
  *   log/xl-NAME.log     what became of the domain of that name; .1, .2, ... are those before
  *   log/console-NAME.log  what it wrote to its console; .1 is what was there before
  *   log/hypervisor.log  what `xl dmesg` shows
+ *   cpu-shares          what vCPUs say to each other of their CPU time
  *   domusd.pid          process id of the daemon that runs
  *   domusd.log          what it has to say, if a command has started it; domusd.log.old, what it said before
  */

@@ -11,9 +11,9 @@ import { crashDomain } from '../hypervisor/traps.ts';
 import { Vcpu } from '../hypervisor/vcpu.ts';
 import { PAGE_SIZE } from '../machine/memory.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
-import { monotonicNs } from './clock.ts';
 import { createKicker, openVcpu } from './engines.ts';
 import { ForeignCalls } from './foreign-calls.ts';
+import { createVcpuHost } from './vcpu-host.ts';
 import type { VcpuWorkerCommand, VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
 
 const say = (message: VcpuWorkerMessage): void => parentPort?.postMessage(message);
@@ -38,7 +38,7 @@ async function main(data: VcpuWorkerData): Promise<void> {
   const engine = await openVcpu(data.engine, domain, data.vcpuId);
   try {
     const foreign = data.hasPeers ? new ForeignCalls(domain, block, (call) => say({ kind: 'foreign', call })) : null;
-    const host = { monotonicNs, log: (line: string) => say({ kind: 'log', line }), foreign };
+    const host = createVcpuHost(domain, data.vcpuId, foreign, (line) => say({ kind: 'log', line }));
     const v = new Vcpu(domain, data.vcpuId, engine, createKicker(data.engine), host);
     say({ kind: 'ready', cpu: cpuFeatures(v) });
     await isBuilt;

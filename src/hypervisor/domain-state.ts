@@ -10,7 +10,7 @@ export interface VcpuState {
   readonly online: boolean;
   readonly running: boolean;
   readonly blocked: boolean;
-  /** Time that it has run, ns. */
+  /** CPU time that its thread has used, ns; some 100 ms old at most. */
   readonly timeNs: number;
 }
 
@@ -20,31 +20,43 @@ export interface DomainState {
   readonly shutdownReason: number;
   /** Pages that it owns now. */
   readonly pages: number;
+  /** Scheduling parameters: 1 to 65535; percent of one CPU, 0 for no limit. */
+  readonly weight: number;
+  readonly cap: number;
   readonly vcpus: readonly VcpuState[];
 }
 
-/** `monotonicNs`: the host's clock now. */
-export function domainState(domain: Domain, monotonicNs: number): DomainState {
+export function domainState(domain: Domain): DomainState {
   const { i32, f64 } = domain;
-  const bootNs = f64[DOMAIN.bootNs >> 3];
   // 0: no vCPU has started the clock yet.
-  const nowNs = bootNs === 0 ? 0 : monotonicNs - bootNs + f64[DOMAIN.driftNs >> 3];
+  const started = f64[DOMAIN.bootNs >> 3] !== 0;
   const paused = Atomics.load(i32, DOMAIN.paused >> 2) !== 0;
   const { shutdownReason } = domain;
   const vcpus = domain.vcpus.map((vcpu) => {
     const online = Atomics.load(vcpu.i32, VCPU.state >> 2) === VCPU_STATE_UP;
     const runstate = Atomics.load(vcpu.u32, VCPU.runstate >> 2);
-    const running = online && bootNs !== 0 && shutdownReason === -1 && runstate === RUNSTATE_running;
-    const before = vcpu.f64[(VCPU.runstateTimeNs >> 3) + RUNSTATE_running];
-    const since = running ? Math.max(0, nowNs - vcpu.f64[VCPU.runstateEntryNs >> 3]) : 0;
     return {
       online,
-      running: running && !paused,
+      running: online && started && shutdownReason === -1 && runstate === RUNSTATE_running && !paused,
       blocked: online && shutdownReason === -1 && runstate === RUNSTATE_blocked,
-      timeNs: before + since,
+      timeNs: vcpu.f64[VCPU.cpuNs >> 3],
     };
   });
-  return { paused, shutdownReason, pages: Atomics.load(i32, DOMAIN.totalPages >> 2), vcpus };
+  const load = (offset: number): number => Atomics.load(i32, offset >> 2);
+  return {
+    paused,
+    shutdownReason,
+    pages: load(DOMAIN.totalPages),
+    weight: load(DOMAIN.weight),
+    cap: load(DOMAIN.cap),
+    vcpus,
+  };
+}
+
+/** Sets weight, 1 to 65535, and cap, 0 or more. vCPUs that run see it within some 100 ms. */
+export function setSchedule(domain: Domain, weight: number, cap: number): void {
+  Atomics.store(domain.i32, DOMAIN.weight >> 2, weight);
+  Atomics.store(domain.i32, DOMAIN.cap >> 2, cap);
 }
 
 /** Stops all vCPUs, soon. Nothing happens if they are stopped. */

@@ -12,6 +12,8 @@ import { createVcpuBlock, VcpuBlock } from '../machine/vcpu-block.ts';
 import { type CpuidSettings, NO_CPUID_SETTINGS } from './cpuid-settings.ts';
 
 export const EVENT_CHANNELS = 4096;
+/** Of a domain whose config says nothing. Source: xl.cfg(5), cpu_weight. */
+export const WEIGHT_DEFAULT = 256;
 
 /** Byte offsets of the shared words. */
 export const DOMAIN = {
@@ -51,10 +53,16 @@ export const DOMAIN = {
   vcpuCount: 0x64,
   /** i32: 1 while the toolstack has the domain paused. vCPUs wait on it. */
   paused: 0x68,
+  /** i32: scheduling parameters, set by the toolstack: weight, 1 to 65535; cap in percent of a CPU, 0 = none. */
+  weight: 0x6c,
+  cap: 0x70,
+  /** i32: CPU time that is left of the cap, us, and the period in which it was filled up last. See scheduling.ts. */
+  budgetUs: 0x74,
+  budgetPeriod: 0x78,
   /** i32: vCPUs that are parked: paused, with all of their state in shared memory. Changes are notified. */
-  parked: 0x6c,
+  parked: 0x7c,
   /** u64: system time at `tscBase`, ns: 0 but for a domain that was restored. */
-  baseNs: 0x70,
+  baseNs: 0x80,
   /** i32: console_io bytes lock etc. unused space up to 0x100. */
   /** i32[128]: bit per local port whose Dom0 end has been signalled. */
   dom0Pending: 0x100,
@@ -203,6 +211,7 @@ export function createDomain(
   domain.i32[DOMAIN.vcpuCount >> 2] = vcpuCount;
   domain.i32[DOMAIN.totalPages >> 2] = machine.layout.ramPages;
   domain.i32[DOMAIN.grantFrames >> 2] = 1;
+  domain.i32[DOMAIN.weight >> 2] = WEIGHT_DEFAULT;
   domain.u8.set(uuid, DOMAIN.uuid);
   return domain;
 }

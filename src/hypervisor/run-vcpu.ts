@@ -29,7 +29,15 @@ import { HYPERCALL_HANDLERS } from './hypercalls/table.ts';
 import { isSysenter } from './instruction.ts';
 import { emulatePageTableWrite } from './page-table-write.ts';
 import { emulatePrivileged } from './privileged-op.ts';
-import { keepTime, RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_running, setRunstate, writeTimeInfo } from './time.ts';
+import {
+  keepTime,
+  RUNSTATE_blocked,
+  RUNSTATE_offline,
+  RUNSTATE_runnable,
+  RUNSTATE_running,
+  setRunstate,
+  writeTimeInfo,
+} from './time.ts';
 import {
   crashDomain,
   deliverPending,
@@ -82,7 +90,7 @@ const EXITS_UNTIMED = 1024;
 
 /** Runs until the domain shuts down or FLAG_STOP is set. */
 export function runVcpu(v: Vcpu): void {
-  const { block, engine, domain } = v;
+  const { block, engine, domain, schedule } = v;
   const i32 = block.i32;
   const stats = VCPU.stats >> 2;
   let nextTimeNs = v.host.monotonicNs() + TIME_INTERVAL_NS;
@@ -105,10 +113,14 @@ export function runVcpu(v: Vcpu): void {
       sleep(v);
       continue;
     }
+    if (schedule.holdUntilNs !== 0) {
+      hold(v);
+      continue;
+    }
     deliverPending(v);
     if (domain.shutdownReason !== -1) return;
     const timerNs = deadlineNs === 0 ? nextTimeNs : v.monotonicAtNs(deadlineNs);
-    engine.setRunDeadline(Math.min(timerNs, nextTimeNs));
+    engine.setRunDeadline(Math.min(timerNs, nextTimeNs, schedule.nextNs));
     const exit = engine.run();
     if (exit === EXIT_SYSCALL) {
       if (block.u32[VCPU.userMode >> 2] !== 0) {
@@ -128,6 +140,7 @@ export function runVcpu(v: Vcpu): void {
     if (++untimed < EXITS_UNTIMED) continue;
     untimed = 0;
     const now = v.host.monotonicNs();
+    if (now >= schedule.nextNs) schedule.account(now);
     if (now < nextTimeNs) continue;
     keepTime(v);
     nextTimeNs = now + TIME_INTERVAL_NS;
@@ -318,6 +331,7 @@ function sleep(v: Vcpu): void {
     wakeUp(v);
     return;
   }
+  v.schedule.sleeps(v.host.monotonicNs());
   setRunstate(v, RUNSTATE_blocked);
   for (;;) {
     const ticket = Atomics.load(i32, VCPU.wake >> 2);
@@ -338,6 +352,21 @@ function sleep(v: Vcpu): void {
 function wakeUp(v: Vcpu): void {
   v.blocked = false;
   if (Atomics.load(v.block.i32, VCPU.polling >> 2) !== 0) endPoll(v);
+}
+
+/** A vCPU that has had its part (scheduling.ts). It wants to run all the same: to the guest the time is stolen. */
+function hold(v: Vcpu): void {
+  const { block, domain, schedule } = v;
+  const i32 = block.i32;
+  setRunstate(v, RUNSTATE_runnable);
+  while (schedule.holdUntilNs !== 0) {
+    const ticket = Atomics.load(i32, VCPU.wake >> 2);
+    if (domain.shutdownReason !== -1 || (Atomics.load(i32, VCPU.flags >> 2) & (FLAG_STOP | FLAG_PAUSE)) !== 0) break;
+    const now = v.host.monotonicNs();
+    if (now >= schedule.holdUntilNs) schedule.account(now);
+    else Atomics.wait(i32, VCPU.wake >> 2, ticket, (schedule.holdUntilNs - now) / 1e6);
+  }
+  setRunstate(v, RUNSTATE_running);
 }
 
 /** A vCPU of a paused domain. What asks for its attention meanwhile waits in its flags. */

@@ -118,6 +118,12 @@ export class TestGuest {
   readonly log: string[] = [];
   /** What the host's clock says. */
   nowNs = 0;
+  /** CPU time that the vCPU's thread has used. */
+  threadCpuNs = 0;
+  /** The host takes pages back. */
+  canDiscard = false;
+  /** First page and count of what was given back. */
+  readonly discards: [number, number][] = [];
   /** Frame of the L4 table. */
   readonly root: number;
   #nextTable: number;
@@ -139,7 +145,18 @@ export class TestGuest {
     for (let pfn = 0; pfn < ramPages; pfn++) this.map(KERNEL_VA + pfn * PAGE_SIZE, VA_HI, pfn + MFN_BASE);
     this.map(READ_ONLY_VA, VA_HI, MFN_BASE, PTE_P | PTE_US | PTE_A);
     const kicker: Kicker = { kick: (id) => this.kicks.push(id) };
-    const host: Host = { monotonicNs: () => this.nowNs, log: (line) => this.log.push(line), foreign };
+    const host: Host = {
+      monotonicNs: () => this.nowNs,
+      log: (line) => this.log.push(line),
+      foreign,
+      threadCpuNs: () => this.threadCpuNs,
+      shares: null,
+      discard: (offset, sizeBytes) => {
+        this.discards.push([offset / PAGE_SIZE, sizeBytes / PAGE_SIZE]);
+        if (this.canDiscard) this.machine.u8.fill(0, offset, offset + sizeBytes);
+        return this.canDiscard;
+      },
+    };
     this.vcpu = new Vcpu(this.domain, 0, this.engine, kicker, host);
   }
 

@@ -9,6 +9,7 @@ import { VCPU, type VcpuBlock } from '../machine/vcpu-block.ts';
 import { DOMAIN, type Domain } from './domain.ts';
 import type { ForeignDomains } from './foreign-domains.ts';
 import { GuestAccess } from './guest-access.ts';
+import { VcpuSchedule, type VcpuShares } from './scheduling.ts';
 
 const BOOT_NS = DOMAIN.bootNs >> 3;
 const DRIFT_NS = DOMAIN.driftNs >> 3;
@@ -21,6 +22,12 @@ export interface Host {
   log(line: string): void;
   /** The other domains of this host; null: there are none that could be reached. */
   readonly foreign: ForeignDomains | null;
+  /** CPU time that this thread has used, ns. */
+  threadCpuNs(): number;
+  /** What vCPUs of all domains say to each other of their CPU time; null where nobody can hear it. */
+  readonly shares: VcpuShares | null;
+  /** Gives this range of memory 0, whole pages, back to the host: it reads as zeros now. False where that cannot be done. */
+  discard(offset: number, sizeBytes: number): boolean;
 }
 
 /** A handler leaves RAX alone: it has set it itself, or there is no answer (iret). */
@@ -35,6 +42,7 @@ export class Vcpu {
   readonly kicker: Kicker;
   readonly host: Host;
   readonly access: GuestAccess;
+  readonly schedule: VcpuSchedule;
   /** Hypercall arguments: six pairs of words, low word first: argument n is args[2n], args[2n + 1]. */
   readonly args = new Uint32Array(12);
   /** Set by the hypercalls that make the vCPU sleep: SCHEDOP_block and SCHEDOP_poll, VCPUOP_down. */
@@ -58,6 +66,7 @@ export class Vcpu {
     this.engine = engine;
     this.kicker = kicker;
     this.host = host;
+    this.schedule = new VcpuSchedule(domain, id, host);
     this.access = new GuestAccess(domain.machine, this.block, (offset, size) => engine.memoryStored(offset, size));
   }
 

@@ -96,6 +96,15 @@ export const VCPU = {
   exitErrorCode: 0x46c, // u32, for vectors that push one
   /** For EXIT_INTERNAL_ERROR: an engine's own code, for the log. */
   exitDetail: 0x470, // u32
+  // --- what the host's scheduler does with it
+  /** CPU time that its thread has used, ns, as of its last account (hypervisor/scheduling.ts). */
+  cpuNs: 0x478, // f64
+  /** [main thread] Bit n: it may use CPU n of the host, or n + 32, and so on. */
+  affinity: 0x480, // u32
+  /** [main thread] How many CPUs these are. */
+  affinityCount: 0x484, // i32
+  /** The host's id of its thread; 0 = not known. */
+  threadId: 0x488, // i32
   // --- trap table: 256 entries of { u64 address, u32 flags, u32 cs }
   traps: 0x1000,
   SIZE: 0x2000,

@@ -157,6 +157,10 @@ export async function bootInLockstep(
     log: (line) => {
       text += `${line}\n`;
     },
+    // The same on both sides.
+    threadCpuNs: () => 0,
+    shares: null,
+    discard: () => false,
   });
   isAsleep = () => v.blocked;
   engine.prepareRoot(block.u32[VCPU.kernelRoot >> 2] * PAGE_SIZE);

@@ -11,6 +11,7 @@
  * Source: xl(1); tools/xl/xl_vmcontrol.c main_create, create_domain (read for behaviour); recorded output of xl 4.17.
  */
 
+import { cpus } from 'node:os';
 import {
   configJson,
   type DomainConfig,
@@ -86,7 +87,7 @@ export const create: Command = {
     let stated: StatedConfig;
     let config: DomainConfig;
     try {
-      stated = readStated(file, appendOverrides(text, overrides), { warn: context.err });
+      stated = readStated(file, appendOverrides(text, overrides), { warn: context.err, hostCpus: cpus().length });
       if (dryRun) {
         context.out(configJson(stated));
         return 0;

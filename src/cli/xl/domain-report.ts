@@ -3,6 +3,8 @@
 import { cpus, totalmem, uptime } from 'node:os';
 import { SHUTDOWN_crash } from '../../abi/xen.ts';
 import { endedReasonOf } from '../../host/domain-client.ts';
+import type { CpuSet } from '../../toolstack/config/cpu-set.ts';
+import { WEIGHT_DEFAULT } from '../../toolstack/config/domain-config.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
 import { nameOf, tryState } from './domains.ts';
 
@@ -11,6 +13,10 @@ export interface VcpuReport {
   readonly running: boolean;
   readonly blocked: boolean;
   readonly seconds: number;
+  /** The host's CPU that it is, or was last, on; -1 if that is not known. */
+  readonly cpu: number;
+  readonly hard: CpuSet;
+  readonly soft: CpuSet;
 }
 
 export interface DomainReport {
@@ -18,6 +24,9 @@ export interface DomainReport {
   readonly name: string;
   readonly uuid: string;
   readonly memoryMiB: number;
+  /** Scheduling parameters. */
+  readonly weight: number;
+  readonly cap: number;
   readonly vcpus: readonly VcpuReport[];
   /** CPU time of all vCPUs. */
   readonly seconds: number;
@@ -45,15 +54,15 @@ export async function domainReport(store: XenstoreClient, domid: number): Promis
   const state = await tryState(domid);
   const kept = state === null ? endedReasonOf(domid) : null;
   const startTime = Number((await store.read(`${vm}/start_time`)) ?? Number.NaN);
-  const vcpus = (state?.vcpus ?? []).map(({ online, running, blocked, timeNs }) => {
-    return { online, running, blocked, seconds: timeNs / 1e9 };
-  });
+  const vcpus = (state?.vcpus ?? []).map(({ timeNs, ...vcpu }) => ({ ...vcpu, seconds: timeNs / 1e9 }));
   const online = vcpus.filter((vcpu) => vcpu.online);
   return {
     domid,
     name,
     uuid: vm.replace('/vm/', ''),
     memoryMiB: Math.floor((state?.pages ?? 0) / PAGES_PER_MIB),
+    weight: state?.weight ?? WEIGHT_DEFAULT,
+    cap: state?.cap ?? 0,
     vcpus,
     seconds: vcpus.reduce((sum, vcpu) => sum + vcpu.seconds, 0),
     uptimeSeconds: Number.isNaN(startTime) ? 0 : Math.max(0, Date.now() / 1000 - startTime),
@@ -69,15 +78,19 @@ export async function domainReport(store: XenstoreClient, domid: number): Promis
 /** Domain 0. */
 function hostReport(): DomainReport {
   // All but idle.
-  const vcpus = cpus().map(({ times }) => {
+  const host = cpus();
+  const all = host.map((_, cpu) => cpu);
+  const vcpus = host.map(({ times }, cpu) => {
     const seconds = (times.user + times.nice + times.sys + times.irq) / 1000;
-    return { online: true, running: true, blocked: false, seconds };
+    return { online: true, running: true, blocked: false, seconds, cpu, hard: all, soft: all };
   });
   return {
     domid: 0,
     name: 'Domain-0',
     uuid: '00000000-0000-0000-0000-000000000000',
     memoryMiB: Math.floor(totalmem() / MIB),
+    weight: WEIGHT_DEFAULT,
+    cap: 0,
     vcpus,
     seconds: vcpus.reduce((sum, vcpu) => sum + vcpu.seconds, 0),
     uptimeSeconds: uptime(),

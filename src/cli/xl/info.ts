@@ -84,7 +84,7 @@ function infoLines(numa: boolean): (string | readonly [string, string])[] {
     ['xen_extra', facts.extraversion],
     ['xen_version', `${facts.major}.${facts.minor}${facts.extraversion}`],
     ['xen_caps', facts.capabilities],
-    ['xen_scheduler', 'null'],
+    ['xen_scheduler', 'credit2'],
     ['xen_pagesize', String(facts.pageSize)],
     ['platform_params', `virt_start=0x${facts.virtualStart.toString(16)}`],
     ['xen_changeset', ''],

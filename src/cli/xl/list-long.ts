@@ -12,6 +12,13 @@ import type { DomainReport } from './domain-report.ts';
 
 type Json = Record<string, unknown>;
 
+interface Stored {
+  readonly c_info?: Json;
+  readonly b_info?: Json;
+  readonly disks?: readonly Json[];
+  readonly nics?: readonly Json[];
+}
+
 /** Ends with a newline. */
 export async function longList(store: XenstoreClient, reports: readonly DomainReport[]): Promise<string> {
   const entries: Json[] = [];
@@ -22,14 +29,13 @@ export async function longList(store: XenstoreClient, reports: readonly DomainRe
   return `${libxlJson(entries)}\n`;
 }
 
-/** Domain 0 is the host's; its vCPUs are scheduled by the host. */
-function hostConfig({ name, memoryMiB }: DomainReport): Json {
+function hostConfig({ name, memoryMiB, weight, cap }: DomainReport): Json {
   return {
     c_info: { type: 'pv', name },
     b_info: {
       max_memkb: memoryMiB * 1024,
       target_memkb: memoryMiB * 1024,
-      sched_params: { sched: 'null' },
+      sched_params: { sched: 'credit2', weight, cap },
       'type.pv': {},
       arch_arm: {},
       arch_x86: {},
@@ -39,7 +45,7 @@ function hostConfig({ name, memoryMiB }: DomainReport): Json {
 
 async function domainConfig(store: XenstoreClient, report: DomainReport): Promise<Json> {
   const { domid, name, uuid } = report;
-  const { c_info, b_info, ...rest } = readDomainConfigJson(domid) as { c_info?: Json; b_info?: Json };
+  const { c_info, b_info, disks, nics, ...rest } = readDomainConfigJson(domid) as Stored;
   const memory = `/local/domain/${domid}/memory`;
   const kib = async (node: string): Promise<number> => Number((await store.read(`${memory}/${node}`)) ?? 0);
   const online = report.vcpus.flatMap((vcpu, id) => (vcpu.online ? [id] : []));
@@ -52,12 +58,22 @@ async function domainConfig(store: XenstoreClient, report: DomainReport): Promis
       max_memkb: await kib('static-max'),
       target_memkb: await kib('target'),
       video_memkb: 0,
-      sched_params: { sched: 'null' },
+      sched_params: { sched: 'credit2', weight: report.weight, cap: report.cap },
       ...without(b_info ?? {}, changing),
       arch_x86: { msr_relaxed: 'False' },
     },
+    ...(disks === undefined ? {} : { disks: disks.map((disk) => ({ ...disk, colo_restore_enable: 'False' })) }),
+    ...(nics === undefined ? {} : { nics: nics.map(withType) }),
     ...rest,
   };
+}
+
+/** What libxl prints behind a nic's type. */
+const BEHIND_TYPE = ['rate_bytes_per_interval', 'rate_interval_usecs', 'gatewaydev', 'trusted', 'forward', 'loopback'];
+
+function withType(nic: Json): Json {
+  const behind = Object.fromEntries(Object.entries(nic).filter(([name]) => BEHIND_TYPE.includes(name)));
+  return { ...without(nic, BEHIND_TYPE), nictype: nic['nictype'] ?? 'vif', ...behind };
 }
 
 function without(object: Json, names: readonly string[]): Json {

@@ -5,17 +5,10 @@
  *
  * Masked: the place in Xen's sources, the program's path, times, and domain 0's memory, vCPUs and their CPUs.
  */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { ControlState } from '../../host/control-protocol.ts';
-import { type ControlServer, openControlServer } from '../../host/control-server.ts';
-import { type Daemon, startDaemon } from '../../host/domusd.ts';
-import { controlPath, domainFolder } from '../../host/state-dir.ts';
-import { openXenstored } from '../../host/xenstored.ts';
+import { HOST_CPUS, type Output, TestHost, testState } from '../../../test/xl-host.ts';
 import { parseDisk } from '../../toolstack/config/disk.ts';
-import { configJson, readStated } from '../../toolstack/config/domain-config.ts';
 import { parseVif } from '../../toolstack/config/network-interface.ts';
 import {
   addDeviceNodes,
@@ -25,15 +18,9 @@ import {
   frontendPath,
   vifNodes,
 } from '../../toolstack/device-nodes.ts';
-import { introduceControlDomain, introduceDomain } from '../../toolstack/xenstore-nodes.ts';
-import { XenstoreClient } from '../../xenstore/client.ts';
-import { main } from './main.ts';
 
-interface Recorded {
+interface Recorded extends Output {
   readonly words: readonly string[];
-  readonly code: number;
-  readonly out: string;
-  readonly err: string;
 }
 
 const RECORDED = JSON.parse(readFileSync(new URL('./oracle-recorded.json', import.meta.url), 'utf8')) as Readonly<
@@ -47,17 +34,11 @@ const DIFFERENT: Readonly<Record<string, string>> = {
   'life-save-0': "libxc's words about the host's memory",
   'dev-memmax': 'the memory of a domain cannot be more than it was made for',
   'dev-memset-ok2': 'it follows dev-memmax',
-  'dev-vcpu-list2': 'a vCPU was pinned, and there is no vcpu-pin',
-  'dev-vcpupin-list': 'a vCPU was pinned, and there is no vcpu-pin',
   'xl-help': 'suspend and resume are of a newer Xen; what is not there is not listed',
   'xl-noargs': 'suspend and resume are of a newer Xen; what is not there is not listed',
   'xl-info': 'another host, another hypervisor',
   'xl-info-n': 'another host, another hypervisor',
   'xl-info-numa': 'another host, another hypervisor',
-  'xl-list-l': 'sched_params: the host schedules vCPUs',
-  'xl-list-l-u1': 'sched_params: the host schedules vCPUs',
-  'xl-list-long': 'sched_params: the host schedules vCPUs',
-  'dev-xl-list-l-u2': 'sched_params: the host schedules vCPUs',
   'xl-vvv-list': 'libxencall counts its buffers; there are none here',
 };
 
@@ -73,88 +54,56 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   'sd-shutdown-w': 'a guest that powers off: test/boot/xl.test.ts',
 };
 
-const ME = 'e29e0040-db4b-4e86-9413-deddcaa5c837';
-const SECOND = '00000000-0000-4000-8000-000000000002';
+/** What commands that were not recorded had set before: the files are in no order. */
+const BEFORE: Readonly<
+  Record<
+    string,
+    { readonly weight?: number; readonly cap?: number; readonly hard?: number[]; readonly soft?: number[] }
+  >
+> = {
+  'xl-sched-credit2-get2': { weight: 512 },
+  'xl-sched-credit2-get3': { weight: 512, cap: 50 },
+  'dev-vcpupin-list': { hard: [1] },
+  'dev-vcpu-list2': { soft: [0] },
+};
 
-let root = '';
-let before: string | undefined;
-let daemon: Daemon;
-let store: XenstoreClient;
-const controls: ControlServer[] = [];
-/** What the domains' processes answer. */
-const states = new Map<number, ControlState>();
+const ME = 'e29e0040-db4b-4e86-9413-deddcaa5c837';
+const SECOND = 'b9ededa0-583e-4036-8b90-63beca359d90';
+
+let host: TestHost;
 
 beforeAll(async () => {
-  root = mkdtempSync(join(tmpdir(), 'domus-oracle-'));
-  before = process.env['DOMUS_STATE_DIR'];
-  process.env['DOMUS_STATE_DIR'] = root;
-  daemon = await startDaemon(root, () => {});
-  store = new XenstoreClient(await openXenstored(root));
-  await introduceControlDomain(store);
-  await addDomain(1, 'u1', ME);
+  host = await TestHost.open();
+  await addDomain(1, 'u1', ME, 'kernel="/root/vmlinuz"\n');
 });
-afterAll(async () => {
-  for (const control of controls) control.close();
-  store.close();
-  await daemon.stop();
-  if (before === undefined) delete process.env['DOMUS_STATE_DIR'];
-  else process.env['DOMUS_STATE_DIR'] = before;
-  rmSync(root, { recursive: true });
-});
+afterAll(() => host.close());
 
-function state(memoryMiB: number, paused: boolean): ControlState {
-  const vcpu = { online: true, running: false, blocked: !paused, timeNs: paused ? 0 : 9.7e9 };
-  return { paused, shutdownReason: -1, pages: memoryMiB * 256, vcpus: [vcpu], pid: process.pid };
+async function addDomain(domid: number, name: string, uuid: string, more: string): Promise<void> {
+  const rest = 'ramdisk="/root/domu.initrd"\nmemory=256\nvcpus=1\nextra="console=hvc0 oinfo"\n';
+  await host.addDomain(domid, name, uuid, `${more}${rest}`);
 }
 
-async function addDomain(domid: number, name: string, uuid: string): Promise<void> {
-  const ring = { storePort: 1, storeMfn: 0x100 + domid, consolePort: 2, consoleMfn: 0x200 + domid };
-  const memory = { memoryKiB: 262144, maxMemKiB: 262144, vcpus: 1 };
-  await introduceDomain(store, { domid, name, uuid, ...memory, ...ring, startTimeSeconds: Date.now() / 1000 - 100 });
-  states.set(domid, state(256, false));
-  const now = (): ControlState => states.get(domid) ?? state(256, false);
-  const control = await openControlServer(controlPath(root, domid), {
-    state: now,
-    pause: () => {
-      states.set(domid, { ...now(), paused: true });
-      return null;
-    },
-    unpause: () => {
-      states.set(domid, { ...now(), paused: false });
-      return null;
-    },
-    wait: async () => 0,
-    nmi: () => null,
-    destroy: () => null,
-    save: async () => null,
-  });
-  controls.push(control);
-  const cfg = `name="${name}"\nuuid="${uuid}"\nkernel="/root/vmlinuz"\nramdisk="/root/domu.initrd"\nmemory=256\nvcpus=1\nextra="console=hvc0 oinfo"\n`;
-  writeFileSync(join(domainFolder(root, domid), 'config.json'), configJson(readStated('u', cfg, { warn: () => {} })));
+/** As domains were when this was recorded. */
+function setStates(name: string): void {
+  const { hard = HOST_CPUS, soft = HOST_CPUS, ...parameters } = BEFORE[name] ?? {};
+  const as = (memoryMiB: number) => {
+    const state = testState(memoryMiB, parameters);
+    return { ...state, vcpus: state.vcpus.map((vcpu) => ({ ...vcpu, hard, soft })) };
+  };
+  host.states.set(1, isSecond(name) ? testState(128, { paused: true }) : as(256));
+  // mem-set was recorded with a guest that did it.
+  host.states.set(2, as(name === 'dev-memset-list' ? 200 : 256));
 }
 
 /** A device that is connected, with the rings that were recorded. */
 async function addDevice(nodes: DeviceNodes, frontend: Readonly<Record<string, string>>): Promise<void> {
+  const { store } = host;
   await addDeviceNodes(store, 2, nodes);
   await store.write(`${backendPath(2, nodes)}/state`, '4');
   for (const [name, value] of Object.entries(frontend)) await store.write(`${frontendPath(2, nodes)}/${name}`, value);
 }
 
-async function xl(words: readonly string[]): Promise<Omit<Recorded, 'words'>> {
-  let out = '';
-  let err = '';
-  const code = await main([...words], {
-    out: (text) => {
-      out += text;
-    },
-    err: (line) => {
-      err += `${line}\n`;
-    },
-  });
-  return { code, out, err };
-}
-
-function masked({ code, out, err }: Omit<Recorded, 'words'>): Omit<Recorded, 'words'> {
+function masked({ code, out, err }: Output): Output {
   return {
     code,
     out: out
@@ -166,6 +115,8 @@ function masked({ code, out, err }: Omit<Recorded, 'words'>): Omit<Recorded, 'wo
       // xl vcpu-list
       .replace(/^(Domain-0 +0 +\d+) +\d+ +(r--|-b-) +[\d.]+ /gm, '$1 CPU STATE TIME ')
       .replace(/^(\S+ +\d+ +\d+) +(?:\d+|-) +(\S{3}) +[\d.]+ /gm, '$1 CPU $2 TIME ')
+      // xl list -l
+      .replace(/("name": "Domain-0"\s*\},\s*"b_info": \{)\s*"max_memkb": \d+,\s*"target_memkb": \d+,/, '$1 MEM')
       // xl uptime
       .replace(/ +(?:\d+ days?, +)?\d+:\d\d:\d\d$/gm, ' UPTIME'),
     err: err.replace(/^libxl: error: \S+\.c:\d+:\w+: /gm, 'libxl: error: ').replace(/^\/usr\/lib\/\S+\/xl: /gm, 'xl: '),
@@ -178,7 +129,7 @@ const counts = { agreed: 0, different: 0, elsewhere: 0, noSubject: 0 };
 
 async function compare(name: string): Promise<void> {
   const recorded = RECORDED[name];
-  const ours = await xl(recorded.words);
+  const ours = await host.xl(...recorded.words);
   // A command, or the help of one, that is not there.
   const noSubject =
     (ours.err === 'command not implemented\n' && recorded.err !== ours.err) ||
@@ -200,6 +151,7 @@ describe('xl prints what was recorded', () => {
         counts.elsewhere++;
         return context.skip(ELSEWHERE[name]);
       }
+      setStates(name);
       await compare(name);
     });
   }
@@ -207,7 +159,8 @@ describe('xl prints what was recorded', () => {
 
 describe('xl prints what was recorded with a second guest', () => {
   beforeAll(async () => {
-    await addDomain(2, 'u2', SECOND);
+    const devices = 'disk=["phy:/dev/loop0,xvda,w"]\nvif=["mac=00:16:3e:11:22:33,bridge=xenbr0"]\n';
+    await addDomain(2, 'u2', SECOND, `kernel="/root/vmlinux"\n${devices}`);
     const disk = diskNodes(parseDisk('', 'phy:/dev/loop0,xvda,w'), 51712, '/dev/loop0');
     await addDevice(disk, { 'event-channel': '8', 'ring-ref': '8' });
     const vif = parseVif('', 'mac=00:16:3e:11:22:33,bridge=xenbr0', 0, () => {});
@@ -220,10 +173,8 @@ describe('xl prints what was recorded with a second guest', () => {
         counts.elsewhere++;
         return context.skip(ELSEWHERE[name]);
       }
-      states.set(1, state(128, true));
-      // mem-set was recorded with a guest that did it.
-      states.set(2, state(name === 'dev-memset-list' ? 200 : 256, false));
-      await store.write('/local/domain/2/name', /rename/.test(name) ? 'u2new' : 'u2');
+      setStates(name);
+      await host.store.write('/local/domain/2/name', /rename/.test(name) ? 'u2new' : 'u2');
       await compare(name);
     });
   }

@@ -1,5 +1,7 @@
-/** `xl vcpu-list` and `xl vcpu-set`. The host schedules vCPUs, so none has a CPU of its own. Source: xl(1); recorded output of xl 4.17. */
+/** `xl vcpu-list` and `xl vcpu-set`. Source: xl(1); recorded output of xl 4.17. */
 
+import { cpus } from 'node:os';
+import { formatCpuSet } from '../../toolstack/config/cpu-set.ts';
 import { setOnlineVcpus } from '../../toolstack/domain-control.ts';
 import { type Command, readWords } from './command.ts';
 import { type DomainReport, domainReport } from './domain-report.ts';
@@ -33,15 +35,16 @@ export const vcpuList: Command = {
 };
 
 function rows({ name, domid, vcpus, paused }: DomainReport): string {
+  const hostCpus = cpus().length;
   return vcpus
-    .map(({ online, running, blocked, seconds }, vcpu) => {
+    .map(({ online, running, blocked, seconds, cpu, hard, soft }, vcpu) => {
       const start = `${name.padEnd(32)} ${String(domid).padStart(5)} ${String(vcpu).padStart(5)}`;
-      // The CPU that it is on is known for domain 0 only, whose vCPUs are the CPUs.
-      const cpu = (online && domid === 0 ? String(vcpu) : '-').padStart(5);
+      const on = (online && cpu >= 0 ? String(cpu) : '-').padStart(5);
       const state = online
-        ? `${cpu} ${(running && !paused ? 'r' : '-').padStart(3)}${blocked ? 'b' : '-'}- `
-        : `${cpu} ${'-'.padStart(3)}-p `;
-      return `${start} ${state}${seconds.toFixed(1).padStart(9)}  all / all\n`;
+        ? `${on} ${(running && !paused ? 'r' : '-').padStart(3)}${blocked ? 'b' : '-'}- `
+        : `${on} ${'-'.padStart(3)}-p `;
+      const affinity = `${formatCpuSet(hard, hostCpus)} / ${formatCpuSet(soft, hostCpus)}`;
+      return `${start} ${state}${seconds.toFixed(1).padStart(9)}  ${affinity}\n`;
     })
     .join('');
 }

@@ -204,3 +204,24 @@ test('refusals', () => {
   expect(guest.call(memoryOp, xenmem.XENMEM_reserved_device_memory_map, va(ARG))).toBe(0);
   expect(guest.word(ARG + 4)).toBe(0);
 });
+
+test('pages that were given back go to the host in one piece, and come back as zeros', () => {
+  const guest = new TestGuest();
+  guest.canDiscard = true;
+  guest.machine.u8.fill(0xaa, 10 * 4096, 14 * 4096);
+  expect(reserve(guest, DECREASE, [MFN_BASE + 10, MFN_BASE + 11, MFN_BASE + 12, MFN_BASE + 30])).toBe(4);
+  expect(guest.discards).toEqual([
+    [10, 3],
+    [30, 1],
+  ]);
+  // From above down, as some balloons go; the last is none of the domain's, what came before is given back all the same.
+  guest.discards.length = 0;
+  expect(reserve(guest, DECREASE, [MFN_BASE + 22, MFN_BASE + 21, MFN_BASE + 10])).toBe(2);
+  expect(guest.discards).toEqual([[21, 2]]);
+  guest.machine.u8[11 * 4096] = 1;
+  guest.discards.length = 0;
+  expect(reserve(guest, POPULATE, [11])).toBe(1);
+  expect(guest.discards).toEqual([[11, 1]]);
+  expect(guest.machine.u8[11 * 4096]).toBe(0);
+  expect(guest.machine.u8[13 * 4096]).toBe(0xaa);
+});

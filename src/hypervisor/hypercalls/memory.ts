@@ -4,7 +4,7 @@
  *
  * A frame keeps its place for good: PFN p is MFN MFN_BASE + p, whoever asks. Which frames the domain owns stands in the M2P: the
  * entry of a frame that it gave back (decrease_reservation), or never had, reads INVALID_M2P_ENTRY until it is populated. `totalPages` and these M2P entries change under the domain lock.
- * The memory of a frame that was given back is not returned to the host; it reads as zeros when it comes back.
+ * The memory of a frame that was given back goes back to the host, where that can be done; it reads as zeros when it comes back.
  */
 
 import { SHARED_INFO } from '../../abi/arch-x86/shared-info.ts';
@@ -51,7 +51,9 @@ function populate(v: Vcpu, first: number, count: number): boolean {
     if (v.domain.frameTypes[frame] !== 0) return false;
     if (hasM2pEntry(v, frame)) return false;
   }
-  v.machine.u8.fill(0, first * PAGE_SIZE, (first + count) * PAGE_SIZE);
+  // What was given back is zeros already, but the guest or a backend may have written to it since.
+  if (!v.host.discard(first * PAGE_SIZE, count * PAGE_SIZE))
+    v.machine.u8.fill(0, first * PAGE_SIZE, (first + count) * PAGE_SIZE);
   for (let pfn = first; pfn < first + count; pfn++) v.engine.memoryStored(pfn * PAGE_SIZE, PAGE_SIZE);
   for (let frame = first; frame < first + count; frame++) setM2pEntry(v, frame, frame, 0);
   Atomics.store(v.domain.i32, DOMAIN.totalPages >> 2, total + count);
@@ -70,6 +72,39 @@ function removePage(v: Vcpu, mfn: number): boolean {
   return true;
 }
 
+/** Frames that are given back to the host together: a balloon gives them one by one, mostly in order. */
+const run = { first: 0, count: 0 };
+
+function giveBack(v: Vcpu, first: number, count: number): void {
+  if (run.count > 0 && first === run.first + run.count) {
+    run.count += count;
+    return;
+  }
+  if (run.count > 0 && first + count === run.first) {
+    run.first = first;
+    run.count += count;
+    return;
+  }
+  flushRun(v);
+  run.first = first;
+  run.count = count;
+}
+
+/** What another vCPU has got meanwhile stays as it is. */
+function flushRun(v: Vcpu): void {
+  const end = run.first + run.count;
+  if (run.count === 0) return;
+  run.count = 0;
+  v.domain.lock();
+  let first = run.first;
+  for (let frame = run.first; frame <= end; frame++) {
+    if (frame < end && !hasM2pEntry(v, frame)) continue;
+    if (frame > first) v.host.discard(first * PAGE_SIZE, (frame - first) * PAGE_SIZE);
+    first = frame + 1;
+  }
+  v.domain.unlock();
+}
+
 /** First frame >= `from`, a multiple of `count`, from which `count` frames were given back; or -1. */
 function findFree(v: Vcpu, from: number, count: number): number {
   for (let first = from; first + count <= v.machine.layout.maxPages; first += count) {
@@ -82,6 +117,12 @@ function findFree(v: Vcpu, from: number, count: number): number {
 
 /** increase_reservation, decrease_reservation, populate_physmap: returns how many extents are done, whatever was wrong with the next. */
 function changeReservation(v: Vcpu, op: number, startExtent: number, argLo: number, argHi: number): number {
+  const done = changeExtents(v, op, startExtent, argLo, argHi);
+  flushRun(v);
+  return done;
+}
+
+function changeExtents(v: Vcpu, op: number, startExtent: number, argLo: number, argHi: number): number {
   const R = memory.XEN_MEMORY_RESERVATION;
   const access = v.access;
   if (!access.copyIn(argLo, argHi, R.SIZE)) return startExtent;
@@ -112,8 +153,12 @@ function changeReservation(v: Vcpu, op: number, startExtent: number, argLo: numb
     }
     v.domain.lock();
     let okay = true;
+    let given = 0;
     if (op === memory.XENMEM_decrease_reservation) {
-      for (let j = 0; j < pages && okay; j++) okay = removePage(v, frame + j);
+      for (let j = 0; j < pages && okay; j++) {
+        okay = removePage(v, frame + j);
+        if (okay) given++;
+      }
     } else {
       if (op === memory.XENMEM_increase_reservation) {
         frame = findFree(v, searched, pages);
@@ -122,6 +167,7 @@ function changeReservation(v: Vcpu, op: number, startExtent: number, argLo: numb
       okay = frame >= 0 && (flags & memory.XENMEMF_populate_on_demand) === 0 && populate(v, frame, pages);
     }
     v.domain.unlock();
+    if (given > 0) giveBack(v, frame - MFN_BASE, given);
     if (!okay) return i;
     if (op !== memory.XENMEM_decrease_reservation && !noList && !access.writeU64(lo, hi, frame + MFN_BASE, 0)) return i;
   }

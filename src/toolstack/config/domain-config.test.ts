@@ -5,9 +5,10 @@ import { ConfigError } from './xl-cfg.ts';
 const UUID = '12345678-9abc-def0-1234-56789abcdef0';
 const HEAD = `name = "b1"\nkernel = "/root/vmlinux"\nramdisk = "/root/domu.initrd"\nmemory = 64\nvcpus = 1\nuuid = "${UUID}"\n`;
 
-function read(text: string) {
+function read(text: string, hostCpus?: number) {
   const lines: string[] = [];
-  const config = readDomainConfig('f.cfg', text, { warn: (line) => lines.push(line) });
+  const options = { warn: (line: string) => lines.push(line), ...(hostCpus === undefined ? {} : { hostCpus }) };
+  const config = readDomainConfig('f.cfg', text, options);
   return { config, lines };
 }
 
@@ -51,6 +52,10 @@ describe('readDomainConfig()', () => {
       maxmemMiB: 128,
       vcpus: 2,
       maxvcpus: 4,
+      cpus: [],
+      cpusSoft: [],
+      cpuWeight: 256,
+      cap: 0,
       kernel: '/root/vmlinux',
       ramdisk: '/root/domu.initrd',
       bootloader: null,
@@ -116,12 +121,41 @@ describe('readDomainConfig()', () => {
     expect(read(`${HEAD}nosuchkey = 1\nhap = 1\nboot = "c"`).lines).toEqual([]);
   });
 
+  it('takes weight, cap and CPUs, for all vCPUs or for each', () => {
+    const { config } = read(
+      `${HEAD}vcpus = 2\nmaxvcpus = 3\ncpu_weight = 512\ncap = 50\ncpus = "1-2"\ncpus_soft = [ "2", "all" ]`,
+      4,
+    );
+    expect(config).toMatchObject({
+      cpuWeight: 512,
+      cap: 50,
+      cpus: [
+        [1, 2],
+        [1, 2],
+        [1, 2],
+      ],
+      cpusSoft: [[2], [0, 1, 2, 3]],
+    });
+    const stated = readStated('f.cfg', `${HEAD}cpus = "0"\ncap = 50`, { warn: () => {}, hostCpus: 2 });
+    expect(JSON.parse(configJson(stated)).b_info).toMatchObject({
+      vcpu_hard_affinity: [[0]],
+      numa_placement: 'False',
+      sched_params: { cap: 50 },
+    });
+    // As xl 4.17 on a host with 2 CPUs.
+    expect(() => read(`${HEAD}cpus = "99"`, 2)).toThrow('vcpu hard affinity map is empty');
+    expect(() => read(`${HEAD}cpus = "one"`)).toThrow('f.cfg:7: parameter `cpus\' is "one", but CPUs are named as in');
+    expect(() => read(`${HEAD}cpu_weight = 0`)).toThrow(
+      "f.cfg:7: parameter `cpu_weight' is 0, but lies between 1 and 65535",
+    );
+  });
+
   it('warns of a key that it does not honour, once and in the order of the file', () => {
-    const { lines } = read(`${HEAD}usbdev = [ "a" ]\nvtpm = [ "a" ]\nvtpm += [ "b" ]\ncpus = "0"\npci = []`);
+    const { lines } = read(`${HEAD}usbdev = [ "a" ]\nvtpm = [ "a" ]\nvtpm += [ "b" ]\ntsc_mode = "native"\npci = []`);
     expect(lines).toEqual([
       "f.cfg:7: warning: `usbdev' is not supported yet and ignored",
       "f.cfg:9: warning: `vtpm' is not supported yet and ignored",
-      "f.cfg:10: warning: `cpus' is not supported yet and ignored",
+      "f.cfg:10: warning: `tsc_mode' is not supported yet and ignored",
     ]);
   });
 

@@ -16,6 +16,7 @@
 
 import { XEN_LEGACY_MAX_VCPUS } from '../../abi/arch-x86/shared-info.ts';
 import { type ChannelConfig, channelJson, parseChannel } from './channel.ts';
+import { type CpuSet, parseCpuSet } from './cpu-set.ts';
 import { type CpuidConfig, cpuidJson, parseCpuid } from './cpuid.ts';
 import { type DiskConfig, diskJson, parseDisk } from './disk.ts';
 import { parseVfb, type VfbConfig, vfbJson } from './framebuffer.ts';
@@ -28,6 +29,14 @@ export const VCPUS_MAX = XEN_LEGACY_MAX_VCPUS;
 const MEMORY_DEFAULT_MIB = 32;
 /** Sizes in KiB stay exact numbers up to here, far above any memory. */
 const MEMORY_MAX_MIB = 2 ** 40;
+
+/** Source: xl.cfg(5), cpu_weight; libxl_sched.c, sched_credit2_domain_set. */
+export const WEIGHT_DEFAULT = 256;
+export const WEIGHT_MAX = 65535;
+/** CPUs of a host that can be named. */
+export const HOST_CPUS_MAX = 1024;
+/** Of as many CPUs as there can be. */
+const CAP_MAX = HOST_CPUS_MAX * 100;
 
 /** What is done when the domain has shut down, as xl.cfg spells it. */
 export type ShutdownAction =
@@ -70,6 +79,13 @@ export interface DomainConfig {
   readonly vcpus: number;
   /** 1..VCPUS_MAX. */
   readonly maxvcpus: number;
+  /** CPUs of the host that each vCPU may use, or prefers. Those that have none here may use all. */
+  readonly cpus: readonly CpuSet[];
+  readonly cpusSoft: readonly CpuSet[];
+  /** 1..WEIGHT_MAX. */
+  readonly cpuWeight: number;
+  /** Percent of one CPU that all vCPUs may use together; 0 for no limit. */
+  readonly cap: number;
   /** File names as given, relative to the working directory; with a bootloader, paths on the disk. Null only with one. */
   readonly kernel: string | null;
   readonly ramdisk: string | null;
@@ -100,6 +116,10 @@ export interface StatedConfig {
   /** 0 when not given. */
   readonly vcpus: number;
   readonly maxvcpus: number;
+  readonly cpus: readonly CpuSet[];
+  readonly cpusSoft: readonly CpuSet[];
+  readonly cpuWeight: number | null;
+  readonly cap: number | null;
   readonly kernel: string | null;
   readonly ramdisk: string | null;
   readonly bootloader: string | null;
@@ -123,12 +143,12 @@ const UNSUPPORTED_KEYS: readonly string[] = [
   ...['vif2', 'vkb', 'pci', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
   ...['vdispl', 'vsnd', 'dtdev', 'iomem', 'ioports', 'irqs', 'passthrough', 'device_tree'],
   ...['init_seclabel', 'seclabel', 'driver_domain', 'nomigrate', 'e820_host'],
-  ...['cpus', 'cpus_soft', 'cpu_weight', 'cap', 'period', 'slice', 'latency', 'extratime', 'pool', 'vnuma'],
+  ...['period', 'slice', 'latency', 'extratime', 'pool', 'vnuma'],
   ...['max_event_channels', 'max_grant_frames', 'max_maptrack_frames', 'max_grant_version'],
   ...['tsc_mode', 'msr_relaxed', 'localtime', 'rtc_timeoffset', 'xenstore_feature_mask', 'xenstore_quota'],
 ];
 
-/** Of those, the ones that have to be lists; `cpus` and the like may be both. */
+/** Of those, the ones that have to be lists. */
 const LIST_KEYS: ReadonlySet<string> = new Set([
   ...['vif2', 'vkb', 'pci', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
   ...['vdispl', 'vsnd', 'dtdev', 'iomem', 'ioports', 'irqs', 'vnuma'],
@@ -139,6 +159,8 @@ export interface ReadOptions {
   readonly warn: (line: string) => void;
   /** 16 random bytes for a domain whose config names no uuid; for tests. */
   readonly newUuid?: () => Uint8Array;
+  /** How many CPUs the host has; as many as can be named if left out. */
+  readonly hostCpus?: number;
 }
 
 /**
@@ -160,6 +182,12 @@ export function readStated(source: string, text: string, options: ReadOptions): 
   if (vcpus < 0) throw new ConfigError('Unable to allocate cpumap');
   const maxvcpus = getVcpus(config, 'maxvcpus') || vcpus;
   if (maxvcpus < vcpus) throw new ConfigError('xl: maxvcpus < vcpus');
+  const cpuWeight = getBetween(config, 'cpu_weight', 1, WEIGHT_MAX);
+  const cap = getBetween(config, 'cap', 0, CAP_MAX);
+  const hostCpus = options.hostCpus ?? HOST_CPUS_MAX;
+  const cpus = getCpuSets(config, 'cpus', maxvcpus || 1, hostCpus);
+  if (cpus.some((set) => set.length === 0)) throw new ConfigError('vcpu hard affinity map is empty');
+  const cpusSoft = getCpuSets(config, 'cpus_soft', maxvcpus || 1, hostCpus);
 
   const onPoweroff = getAction(config, 'on_poweroff', 'destroy');
   const onReboot = getAction(config, 'on_reboot', 'restart');
@@ -183,6 +211,10 @@ export function readStated(source: string, text: string, options: ReadOptions): 
     maxmemMiB,
     vcpus,
     maxvcpus,
+    cpus,
+    cpusSoft,
+    cpuWeight,
+    cap,
     kernel,
     ramdisk,
     bootloader,
@@ -219,6 +251,8 @@ export function withDefaults(stated: StatedConfig): DomainConfig {
     maxmemMiB,
     vcpus: Math.max(stated.vcpus, 1),
     maxvcpus: Math.max(stated.maxvcpus, 1),
+    cpuWeight: stated.cpuWeight ?? WEIGHT_DEFAULT,
+    cap: stated.cap ?? 0,
     cmdline: stated.cmdline ?? '',
   };
 }
@@ -239,10 +273,13 @@ export function configJson(stated: StatedConfig): string {
     b_info: {
       max_vcpus: stated.maxvcpus || undefined,
       avail_vcpus: stated.vcpus === 0 ? undefined : Array.from({ length: stated.vcpus }, (_, vcpu) => vcpu),
+      vcpu_hard_affinity: stated.cpus.length === 0 ? undefined : stated.cpus,
+      vcpu_soft_affinity: stated.cpusSoft.length === 0 ? undefined : stated.cpusSoft,
+      numa_placement: stated.cpus.length + stated.cpusSoft.length === 0 ? undefined : 'False',
       max_memkb: maxmemMiB === null ? undefined : maxmemMiB * 1024,
       target_memkb: stated.memoryMiB === null ? undefined : stated.memoryMiB * 1024,
       cpuid: cpuidJson(stated.cpuid),
-      sched_params: {},
+      sched_params: { weight: stated.cpuWeight ?? undefined, cap: stated.cap ?? undefined },
       claim_mode: 'True',
       kernel: stated.kernel ?? undefined,
       cmdline: stated.cmdline ?? undefined,
@@ -311,6 +348,29 @@ function getVcpus(config: XlConfig, name: string): number {
   const value = config.getLong(name) ?? 0n;
   if (value <= BigInt(VCPUS_MAX)) return value < 0n ? -1 : Number(value);
   throw refusal(config, name, `is ${value}, but a domain can have at most ${VCPUS_MAX} VCPUs`);
+}
+
+/** Null when not given. */
+function getBetween(config: XlConfig, name: string, least: number, most: number): number | null {
+  const value = config.getLong(name);
+  if (value === undefined) return null;
+  if (value >= BigInt(least) && value <= BigInt(most)) return Number(value);
+  throw refusal(config, name, `is ${value}, but lies between ${least} and ${most}`);
+}
+
+/** A string is for all vCPUs, a list has one of each. Of lists the parser has no numbers: all are strings. */
+function getCpuSets(config: XlConfig, name: string, vcpus: number, hostCpus: number): CpuSet[] {
+  const setting = config.settings.get(name);
+  if (setting === undefined) return [];
+  const texts =
+    setting.value.kind === 'list'
+      ? readStrings(config, name).slice(0, vcpus)
+      : Array.from({ length: vcpus }, () => config.getString(name) ?? '');
+  return texts.map((text) => {
+    const set = parseCpuSet(text, hostCpus);
+    if (set === null) throw refusal(config, name, `is "${text}", but CPUs are named as in "all", "3" or "0-3,^2"`);
+    return set;
+  });
 }
 
 function refusal(config: XlConfig, name: string, what: string): ConfigError {

@@ -1,0 +1,97 @@
+/** Answers what is asked on a domain's control socket (control-protocol.ts), for a domain that runs in this process. */
+
+import { isAbsolute } from 'node:path';
+import { WEIGHT_MAX } from '../toolstack/config/domain-config.ts';
+import type { ControlParameters, ControlState } from './control-protocol.ts';
+import { ControlError, type ControlHandlers } from './control-server.ts';
+import { HostError } from './host-error.ts';
+import type { LiveDomain } from './run-domain.ts';
+
+export function controlHandlers(live: LiveDomain): ControlHandlers {
+  const acting = (act: (parameters: ControlParameters) => void) => (parameters: ControlParameters) => {
+    try {
+      act(parameters);
+    } catch (error) {
+      if (error instanceof HostError) throw new ControlError(error.message);
+      throw error;
+    }
+    return null;
+  };
+  return {
+    state: () => controlState(live),
+    pause: acting(live.pause),
+    unpause: acting(live.unpause),
+    nmi: acting((parameters) => {
+      const vcpu = numberFor(parameters, 'vcpu', 0, Number.MAX_SAFE_INTEGER, 'vcpu');
+      if (vcpu === null || !live.nmi(vcpu)) throw new ControlError('No such vCPU');
+    }),
+    wait: () => live.ended,
+    destroy: acting(live.destroy),
+    save: async ({ path, then }) => {
+      if (typeof path !== 'string' || !isAbsolute(path)) throw new ControlError('save needs an absolute path');
+      if (then !== 'end' && then !== 'pause' && then !== 'run')
+        throw new ControlError('save: expected end, pause or run');
+      try {
+        await live.save(path, then);
+      } catch (error) {
+        // The domain cannot be saved, or the file cannot be written.
+        if (error instanceof Error && (error.name === 'NotSavable' || 'syscall' in error))
+          throw new ControlError(error.message);
+        throw error;
+      }
+      return null;
+    },
+    schedule: acting((parameters) => {
+      const { weight, cap, vcpus } = live.state();
+      live.setSchedule(
+        numberFor(parameters, 'weight', 1, WEIGHT_MAX, 'Cpu weight') ?? weight,
+        numberFor(parameters, 'cap', 0, vcpus.length * 100, 'Cpu cap') ?? cap,
+      );
+    }),
+    pin: acting((parameters) => {
+      const places = live.placement.places();
+      const vcpu = numberFor(parameters, 'vcpu', 0, places.length - 1, 'vcpu');
+      if (vcpu === null) throw new ControlError('pin needs a vcpu');
+      const [hard, soft] = [cpusFor(parameters, 'hard'), cpusFor(parameters, 'soft')];
+      if (hard !== null && hard.length === 0) throw new ControlError('a vCPU must be left a CPU to run on');
+      live.placement.pin(vcpu, hard, soft);
+    }),
+  };
+}
+
+function controlState(live: LiveDomain): ControlState {
+  const { vcpus, ...state } = live.state();
+  const places = live.placement.places();
+  const { user, system } = process.cpuUsage();
+  const vcpusNs = vcpus.reduce((sum, { timeNs }) => sum + timeNs, 0);
+  return {
+    ...state,
+    vcpus: vcpus.map((vcpu, id) => ({ ...vcpu, ...places[id] })),
+    pid: process.pid,
+    backendTimeNs: Math.max(0, (user + system) * 1000 - vcpusNs),
+    residentBytes: process.memoryUsage.rss(),
+  };
+}
+
+/** Null if there is no such parameter. */
+function numberFor(
+  parameters: ControlParameters,
+  name: string,
+  least: number,
+  most: number,
+  called: string,
+): number | null {
+  const value = parameters[name];
+  if (value === undefined) return null;
+  if (typeof value === 'number' && Number.isInteger(value) && value >= least && value <= most) return value;
+  throw new ControlError(`${called} out of range, valid values are within range from ${least} to ${most}`);
+}
+
+/** Ascending, without doubles; null if there is no such parameter. */
+function cpusFor(parameters: ControlParameters, name: string): number[] | null {
+  const value = parameters[name];
+  if (value === undefined) return null;
+  const isCpu = (cpu: unknown): cpu is number => typeof cpu === 'number' && Number.isInteger(cpu) && cpu >= 0;
+  if (!Array.isArray(value) || !value.every(isCpu)) throw new ControlError(`${name} is no list of CPU numbers`);
+  return [...new Set(value)].sort((a, b) => a - b);
+}
