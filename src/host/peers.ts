@@ -25,8 +25,10 @@ export interface PeersOptions {
   readonly domain: Domain;
   readonly channels: Dom0Channels;
   readonly grants: GrantMappings;
-  /** Descriptor of memory 0, or -1 when no other process can map it. */
+  /** Descriptor of what other processes can map of its memory, once `share` has resolved; -1 if they cannot. */
   readonly memoryFd: number;
+  /** Called before the first page is mapped. False: the memory cannot be shared. */
+  readonly share: () => Promise<boolean>;
   readonly memoryStored: (offset: number, sizeBytes: number) => void;
   readonly stateRoot: string;
   readonly log: (line: string) => void;
@@ -79,10 +81,19 @@ export class Peers {
     }
     const send = (message: Uint8Array): void => void socket.write(message);
     let server: PeerServer | null = null;
+    let isShared = false;
     const handle = (message: peer.PeerMessage): boolean => {
-      if (server !== null) return server.handle(message);
-      const [peerDomid, asked] = peer.wordsOf(message.body);
-      if (message.kind !== peer.PEER_HELLO || asked !== domain.domid) return false;
+      const asked = server;
+      if (asked !== null && message.kind === peer.PEER_MAP && !isShared) {
+        void this.#options.share().then((done) => {
+          isShared = done;
+          if (!socket.destroyed && !(done && asked.handle(message))) socket.destroy();
+        });
+        return true;
+      }
+      if (asked !== null) return asked.handle(message);
+      const [peerDomid, askedDomid] = peer.wordsOf(message.body);
+      if (message.kind !== peer.PEER_HELLO || askedDomid !== domain.domid) return false;
       if (!(peerDomid > 0 && peerDomid <= DOMID_MAX) || peerDomid === domain.domid) return false;
       server = new PeerServer({ ...this.#options, peerDomid, send });
       send(peer.encodePeerMessage(peer.PEER_ANSWER, message.id, [process.pid, memoryFd + 1]));

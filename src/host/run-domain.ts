@@ -3,9 +3,9 @@
  * xenstore ring, and does what on_poweroff, on_reboot and on_crash say.
  */
 
-import { closeSync } from 'node:fs';
 import { resolve as resolvePath } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
+import { getSystemErrorName } from 'node:util';
 import {
   SHUTDOWN_crash,
   SHUTDOWN_poweroff,
@@ -68,9 +68,9 @@ import { HostError } from './host-error.ts';
 import { hostCalls } from './libc.ts';
 import { Peers } from './peers.ts';
 import type { SavedDomain } from './restore-domain.ts';
-import { freeze, type SavableDomain, thaw, writeDomain } from './save-domain.ts';
+import { type FreezableDomain, Freezer, type SavableDomain, writeDomain } from './save-domain.ts';
 import { writeWhole } from './save-stream.ts';
-import { shareMemory } from './shared-memory.ts';
+import { ShareableMemory } from './shared-memory.ts';
 import { stateRoot, xenstoredPath } from './state-dir.ts';
 import { VcpuPlacement } from './vcpu-placement.ts';
 import { startVcpuWorkers, type VcpuWorkers } from './vcpu-workers.ts';
@@ -347,7 +347,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
       `memory = ${Math.max(config.memoryMiB, config.maxmemMiB)} MiB is more than the ${RAM_PAGES_MAX / 256} MiB that a domain can have`,
     );
   const hasPeers = run.options.xenstore === 'daemon';
-  const { machine, memoryFd } = allocateMemory(ramPages, maxPages, hasPeers);
+  const machine = allocateMemory(ramPages, maxPages);
   const engine = createEngineDomain(run.engine, machine, vcpus);
   try {
     const cpuid = cpuidOf(config, interceptsCpuid(engine), run.options.log);
@@ -355,14 +355,12 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     // They load the engine while this thread builds the domain.
     const workers = startVcpuWorkers({ domain, engine, restored: restore !== null, hasPeers, log: run.options.log });
     try {
-      return await buildAndRun(run, domain, engine, workers, memoryFd);
+      return await buildAndRun(run, domain, engine, workers);
     } finally {
       await workers.abandon();
     }
   } finally {
     closeEngineDomain(engine);
-    // It lives on as long as others have pages of it mapped.
-    if (memoryFd >= 0) closeSync(memoryFd);
   }
 }
 
@@ -384,7 +382,6 @@ async function buildAndRun(
   domain: Domain,
   handle: EngineHandle,
   workers: VcpuWorkers,
-  memoryFd: number,
 ): Promise<EndReason> {
   const { config, options, xenstore, domid, restore } = run;
   const { machine } = domain;
@@ -442,10 +439,35 @@ async function buildAndRun(
   const memoryStored = createStoreListener(handle, domain);
   const port = createGuestPort(domain, grants, channels, memoryStored);
   // Guests of a private store have no others around them.
-  const peers =
-    options.xenstore === 'daemon'
-      ? new Peers({ domain, channels, grants, memoryFd, memoryStored, stateRoot: stateRoot(), log: options.log })
-      : null;
+  const hasPeers = options.xenstore === 'daemon';
+  const shareable = hasPeers ? ShareableMemory.create(machine) : null;
+  let isShared: Promise<boolean> | null = null;
+  const share = (): Promise<boolean> => {
+    isShared ??= shareNow();
+    return isShared;
+  };
+  const shareNow = async (): Promise<boolean> => {
+    let errno = 0;
+    try {
+      await freezer.whileFrozen(async () => {
+        errno = shareable?.share() ?? 0;
+        return 'as before';
+      });
+    } catch (error) {
+      // It ends.
+      if (error instanceof NotSavable) return false;
+      throw error;
+    }
+    if (errno !== 0) options.log(`xl: domain ${domid}: its memory cannot be shared: ${getSystemErrorName(-errno)}`);
+    return errno === 0;
+  };
+  const peers = hasPeers
+    ? new Peers({
+        ...{ domain, channels, grants, memoryStored, share, memoryFd: shareable?.fd ?? -1 },
+        stateRoot: stateRoot(),
+        log: options.log,
+      })
+    : null;
   if (peers !== null) workers.serveForeign((call) => void peers.serve(call));
   const devices = new DomainDevices({
     store: xenstore.client,
@@ -463,6 +485,8 @@ async function buildAndRun(
       if (built.cmdline.includes('earlyprintk=xen')) options.console?.write(text);
     }
   };
+  const freezable: FreezableDomain = { domain, kicker, connection, ring, console, devices, service };
+  const freezer = new Freezer(freezable);
   let destroyed = false;
   let stopped = false;
   const stop = (): void => {
@@ -494,18 +518,18 @@ async function buildAndRun(
   const ended = new Promise<number>((resolve) => {
     onEnded = resolve;
   });
-  let isSaving = false;
   let hasLeft = false;
+  let isSaving = false;
   const save = async (path: string, then: AfterSave): Promise<void> => {
     const configText = options.configText?.();
     if (configText === undefined) throw new NotSavable('it was made without a config that could be saved');
     if (isSaving) throw new NotSavable('it is being saved already');
     if (stopped || domain.shutdownReason !== -1) throw new NotSavable('it has shut down');
     isSaving = true;
-    const wasPaused = live.state().paused;
     try {
       const savable: SavableDomain = {
-        ...{ domain, kicker, connection, ring, console, devices, service, store: xenstore.client },
+        ...freezable,
+        store: xenstore.client,
         cpu: await workers.ready,
         facts: {
           engine: handle.kind,
@@ -516,14 +540,10 @@ async function buildAndRun(
         },
         config: (name) => completeConfig(configText, config, name, (file) => resolvePath(file)),
       };
-      await freeze(savable);
-      let isWritten = false;
-      try {
+      await freezer.whileFrozen(async () => {
         await writeWhole(path, (sink) => writeDomain(savable, sink));
-        isWritten = true;
-      } finally {
-        if (!isWritten || then !== 'end') await thaw(savable, isWritten ? then === 'pause' : wasPaused);
-      }
+        return then === 'end' ? 'stay' : then;
+      });
       if (then !== 'end') return;
       note(`Domain ${domid} has been saved.`);
       hasLeft = true;
@@ -611,6 +631,7 @@ async function buildAndRun(
     await workers.ended;
     options.signal?.removeEventListener('abort', stop);
     peers?.close();
+    shareable?.close();
     await devices.close();
     connection.onEnd = null;
     hooks?.onEnding(startsAgain);
@@ -627,20 +648,12 @@ function bindFirst(channels: Dom0Channels, port: number, onEvent: EventHandler):
   return channel;
 }
 
-/** `shared`: so that other processes can map pages of it, if the host has means for that; else the descriptor is -1. */
-function allocateMemory(
-  ramPages: number,
-  maxPages: number,
-  shared: boolean,
-): { readonly machine: MachineMemory; readonly memoryFd: number } {
-  let memoryFd = -1;
+function allocateMemory(ramPages: number, maxPages: number): MachineMemory {
   try {
-    const machine = createMachineMemory(ramPages, maxPages, (memory) => {
-      if (shared) memoryFd = shareMemory(memory);
-    });
+    const machine = createMachineMemory(ramPages, maxPages);
     // As QEMU does: fewer misses of the CPU's TLB, and fewer faults when the memory is first touched. Linux gives them to those who ask.
     hostCalls()?.askForHugePages(machine.u8);
-    return { machine, memoryFd };
+    return machine;
   } catch (error) {
     // What WebAssembly.Memory() throws when the host has no room for it.
     if (!(error instanceof RangeError)) throw error;

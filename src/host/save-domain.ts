@@ -42,16 +42,19 @@ const ATTEMPTS_MAX = 200;
 const CONVERSATION_MS = 20;
 const REPLY_MS = 100;
 
-export interface SavableDomain {
+export interface FreezableDomain {
   readonly domain: Domain;
   readonly kicker: Kicker;
   readonly connection: LinkConnection;
   readonly ring: RingServer;
   readonly console: ConsoleBackend;
   readonly devices: DomainDevices;
-  readonly store: XenstoreClient;
   /** Calls the handlers of event channels that were signalled. */
   service(): void;
+}
+
+export interface SavableDomain extends FreezableDomain {
+  readonly store: XenstoreClient;
   readonly cpu: CpuFeatures;
   readonly facts: Pick<Description, 'engine' | 'tscKhz' | 'store' | 'console' | 'cmdline'>;
   /** The text of the config that describes it now; its name and domid are put in from xenstore. */
@@ -59,7 +62,7 @@ export interface SavableDomain {
 }
 
 /** Stops a domain where it can be saved; `thaw` makes it go on. @throws NotSavable, and then it goes on */
-export async function freeze(saved: SavableDomain): Promise<void> {
+async function freeze(saved: FreezableDomain): Promise<void> {
   const { domain, kicker, connection, ring, console, devices } = saved;
   for (let attempt = 0; ; attempt++) {
     pauseDomain(domain, kicker);
@@ -80,11 +83,42 @@ export async function freeze(saved: SavableDomain): Promise<void> {
   await devices.detach();
 }
 
-export async function thaw(saved: SavableDomain, paused: boolean): Promise<void> {
+async function thaw(saved: FreezableDomain, paused: boolean): Promise<void> {
   await saved.devices.attach();
   saved.console.release();
   saved.ring.release();
   if (!paused) unpauseDomain(saved.domain);
+}
+
+/** What becomes of a domain that was frozen. */
+export type AfterFreeze = 'as before' | 'pause' | 'run' | 'stay';
+
+/** For what has to find a domain at rest. */
+export class Freezer {
+  readonly #domain: FreezableDomain;
+  #turn: Promise<unknown> = Promise.resolve();
+
+  constructor(domain: FreezableDomain) {
+    this.#domain = domain;
+  }
+
+  /** Calls `act`, one at a time, with the domain frozen. @throws NotSavable, and what `act` throws; the domain goes on as before then */
+  whileFrozen(act: () => Promise<AfterFreeze>): Promise<void> {
+    const done = this.#turn.then(() => this.#freezeFor(act));
+    this.#turn = done.catch(() => undefined);
+    return done;
+  }
+
+  async #freezeFor(act: () => Promise<AfterFreeze>): Promise<void> {
+    const wasPaused = Atomics.load(this.#domain.domain.i32, DOMAIN.paused >> 2) !== 0;
+    await freeze(this.#domain);
+    let after: AfterFreeze = 'as before';
+    try {
+      after = await act();
+    } finally {
+      if (after !== 'stay') await thaw(this.#domain, after === 'as before' ? wasPaused : after === 'pause');
+    }
+  }
 }
 
 /** Writes a domain that is frozen. @throws NotSavable, and what the sink throws */

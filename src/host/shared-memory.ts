@@ -1,23 +1,60 @@
 /**
- * Memory that processes share. On Linux with koffi, the memory 0 of a domain is a memfd that is mapped in place of what WebAssembly has
- * allocated; another domain's process opens it below /proc and maps single pages of it over the foreign frames of its own. Stores
- * are then seen by both at once, atomics included, on either engine.
+ * Memory that processes share. On Linux with koffi a domain has a memfd, which takes the place of what WebAssembly has allocated when
+ * another domain maps the first page: until then the memory is private, which has huge pages. The other's process opens it below /proc
+ * and maps single pages of it over the foreign frames of its own. Stores are then seen by both at once, atomics included, on either
+ * engine.
  */
-import { closeSync, fstatSync, ftruncateSync, openSync } from 'node:fs';
+import { closeSync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { type MachineMemory, PAGE_SIZE } from '../machine/memory.ts';
 import { type HostCalls, hostCalls } from './libc.ts';
 
-/** Puts a memfd in the place of a memory, which must be unused; its descriptor, or -1 where there is no such thing. */
-export function shareMemory(memory: WebAssembly.Memory): number {
-  const calls = hostCalls();
-  if (calls === null) return -1;
-  const fd = calls.memfdCreate('domus');
-  if (fd < 0) return -1;
-  const bytes = new Uint8Array(memory.buffer);
-  ftruncateSync(fd, bytes.length);
-  if (calls.mapAt(calls.addressOf(bytes), bytes.length, fd, 0, 'write') === 0) return fd;
-  closeSync(fd);
-  return -1;
+/** What is zero is not written: it takes no memory. */
+const CHUNK_BYTES = 64 << 10;
+
+/** What others may map of a domain: all that is before its foreign frames. */
+export class ShareableMemory {
+  /** What other processes open. */
+  readonly fd: number;
+  readonly #calls: HostCalls;
+  readonly #bytes: Uint8Array<SharedArrayBuffer>;
+  #isShared = false;
+
+  /** Null where memory cannot be shared. */
+  static create({ u8, layout }: MachineMemory): ShareableMemory | null {
+    const calls = hostCalls();
+    const fd = calls?.memfdCreate('domus') ?? -1;
+    if (calls === null || fd < 0) return null;
+    ftruncateSync(fd, layout.foreignOffset);
+    return new ShareableMemory(fd, calls, u8.subarray(0, layout.foreignOffset));
+  }
+
+  private constructor(fd: number, calls: HostCalls, bytes: Uint8Array<SharedArrayBuffer>) {
+    this.fd = fd;
+    this.#calls = calls;
+    this.#bytes = bytes;
+  }
+
+  get isShared(): boolean {
+    return this.#isShared;
+  }
+
+  /** Puts the memfd in the place of the memory, which nobody may use meanwhile; an errno if that fails, and then nothing has changed. */
+  share(): number {
+    const bytes = this.#bytes;
+    const zeros = Buffer.alloc(CHUNK_BYTES);
+    for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
+      const chunk = bytes.subarray(at, at + CHUNK_BYTES);
+      if (zeros.compare(chunk, 0, chunk.length, 0, chunk.length) !== 0) writeSync(this.fd, chunk, 0, chunk.length, at);
+    }
+    const errno = this.#calls.mapAt(this.#calls.addressOf(bytes), bytes.length, this.fd, 0, 'write');
+    this.#isShared = errno === 0;
+    return errno;
+  }
+
+  /** Others keep what they have mapped. */
+  close(): void {
+    closeSync(this.fd);
+  }
 }
 
 /** The memory of another domain. */
