@@ -12,6 +12,7 @@ import type { GuestPort } from '../backends/guest-port.ts';
 import { KeyboardDevice } from '../backends/keyboard.ts';
 import { NetworkDevice } from '../backends/network.ts';
 import { type BackendDevice, type DeviceBus, XenbusBackend } from '../backends/xenbus.ts';
+import { backendDomid } from '../toolstack/backend-domain.ts';
 import type { ChannelConfig } from '../toolstack/config/channel.ts';
 import { diskFromNodes, vifFromNodes } from '../toolstack/config/device-from-nodes.ts';
 import type { DiskConfig } from '../toolstack/config/disk.ts';
@@ -29,10 +30,10 @@ import {
   scriptPath,
   vifNodes,
 } from '../toolstack/device-nodes.ts';
-import { errorNode } from '../toolstack/device-plug.ts';
+import { DevicePlugError, errorNode, plugDevice } from '../toolstack/device-plug.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import { openChannelEnd } from './channel-end.ts';
-import { type DiskPlace, openDisk, placeDisk } from './domain-disk.ts';
+import { type DiskPlace, numberOfForeignDisk, openDisk, placeDisk } from './domain-disk.ts';
 import { openNetwork } from './domain-network.ts';
 import { HostError } from './host-error.ts';
 import { runHotplugScript } from './hotplug-script.ts';
@@ -67,6 +68,16 @@ type MakeDevice = (bus: DeviceBus) => BackendDevice;
 /** Opens what is behind a device, once its nodes are there and its script has run. */
 type OpenDevice = () => Promise<MakeDevice>;
 
+/** A device that cannot be plugged is the user's to solve. */
+async function asHostError<T>(done: Promise<T>): Promise<T> {
+  try {
+    return await done;
+  } catch (error) {
+    if (error instanceof DevicePlugError) throw new HostError(error.message);
+    throw error;
+  }
+}
+
 export class DomainDevices {
   readonly #options: DomainDevicesOptions;
   /** By the backend's folder. */
@@ -84,6 +95,9 @@ export class DomainDevices {
   /** @throws HostError when the disk cannot be had; nothing is left behind then */
   async addDisk(disk: DiskConfig): Promise<void> {
     const { port, store } = this.#options;
+    const backend = await this.#backendOf(disk.backendDomain);
+    if (backend !== 0)
+      return await this.#addForeign(diskNodes(disk, numberOfForeignDisk(disk), disk.target ?? ''), backend);
     const place = await placeDisk(disk);
     const nodes = diskNodes(disk, place.id, place.path);
     const script = disk.script === null ? null : { path: scriptPath(disk.script), plug: ['add'], unplug: ['remove'] };
@@ -107,6 +121,8 @@ export class DomainDevices {
   /** @throws HostError when there is no such network; nothing is left behind then */
   async addVif(vif: VifConfig): Promise<void> {
     const mac = vif.mac ?? makeUpMac();
+    const backend = await this.#backendOf(vif.backendDomain);
+    if (backend !== 0) return await this.#addForeign(vifNodes(vif, mac), backend);
     await this.#add(vifNodes(vif, mac), null, () => this.#openVif(vif, mac));
   }
 
@@ -165,7 +181,7 @@ export class DomainDevices {
   /** @throws HostError when the host's end cannot be had; nothing is left behind then */
   async addChannel(channel: ChannelConfig): Promise<void> {
     const { backendDomain, name } = channel;
-    if (backendDomain !== null && backendDomain !== '0' && backendDomain !== 'Domain-0')
+    if ((await this.#backendOf(backendDomain)) !== 0)
       throw new HostError(`channel ${name}: backend=${backendDomain}: channels are served by Dom0 only`);
     const { end, tty } = await openChannelEnd(channel);
     try {
@@ -178,6 +194,16 @@ export class DomainDevices {
       end.close();
       throw error;
     }
+  }
+
+  async #backendOf(backend: string | null): Promise<number> {
+    return await asHostError(backendDomid(this.#options.store, backend));
+  }
+
+  /** A device that a driver domain serves: that finds it by its nodes. */
+  async #addForeign(nodes: DeviceNodes, backend: number): Promise<void> {
+    const { store, port } = this.#options;
+    await asHostError(plugDevice(store, port.domid, { ...nodes, backendDomid: backend }));
   }
 
   /** Makes a device's nodes and starts its backend, which is in InitWait when this resolves. */

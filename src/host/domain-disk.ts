@@ -20,12 +20,10 @@ export interface DiskPlace {
 
 /** Checks all that can be known before anything is made. @throws HostError */
 export async function placeDisk(disk: DiskConfig): Promise<DiskPlace> {
-  const { vdev, target, format, backend, backendDomain } = disk;
+  const { vdev, target, format, backend } = disk;
   const name = `Disk vdev=${vdev}`;
   const id = vdevNumber(vdev);
   if (id === null) throw new HostError(`Invalid or unsupported virtual disk identifier ${vdev}`);
-  if (backendDomain !== null && backendDomain !== '0' && backendDomain !== 'Domain-0')
-    throw new HostError(`${name}: backend=${backendDomain}: disks are served by Dom0 only`);
   if (disk.specification === 'virtio') throw new HostError(`${name}: specification=virtio is for HVM guests`);
   if (backend === 'tap' || backend === 'standalone')
     throw new HostError(`${name}: backendtype=${backend} is not supported: expected phy or qdisk`);
@@ -42,6 +40,16 @@ export async function placeDisk(disk: DiskConfig): Promise<DiskPlace> {
     throw new HostError(`${name} failed to stat: ${path}: ${reasonOf(error)}`);
   }
   return { id, path, format };
+}
+
+/** Number of a disk that a driver domain serves: whether it can be had is that domain's to know. @throws HostError */
+export function numberOfForeignDisk({ vdev, backendDomain, specification, format }: DiskConfig): number {
+  const name = `Disk vdev=${vdev}`;
+  const id = vdevNumber(vdev);
+  if (id === null) throw new HostError(`Invalid or unsupported virtual disk identifier ${vdev}`);
+  if (specification === 'virtio') throw new HostError(`${name}: specification=virtio is for HVM guests`);
+  if (format !== 'raw') throw new HostError(`${name}: backend=${backendDomain}: expected format=raw, found ${format}`);
+  return id;
 }
 
 /** @throws HostError */

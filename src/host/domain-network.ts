@@ -151,8 +151,6 @@ export function openNat(vif: VifConfig, facts: DeviceFacts): NetworkEnd {
 
 /** Opens the network of an interface. @throws HostError */
 export async function openNetwork(vif: VifConfig, facts: DeviceFacts): Promise<NetworkEnd> {
-  if (vif.backendDomain !== null && vif.backendDomain !== '0' && vif.backendDomain !== 'Domain-0')
-    throw new HostError(`${nameOf(vif)}: backend=${vif.backendDomain}: interfaces are served by Dom0 only`);
   const choice = chooseNetwork(vif, hostBridges());
   const name = vif.ifname ?? `vif${facts.domid}.${vif.devid}`;
   try {

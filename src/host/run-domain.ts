@@ -406,6 +406,7 @@ async function buildAndRun(
       consolePort,
       consoleMfn: built.consolePfn + MFN_BASE,
       startTimeSeconds: Date.now() / 1000,
+      driverDomain: config.driverDomain,
     });
     await hostErrorOf(introduced);
   } else {

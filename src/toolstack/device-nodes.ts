@@ -1,6 +1,6 @@
 /**
- * The xenstore nodes of a split device, as libxl makes them: the frontend's, which the guest owns; the backend's, which Dom0
- * owns and the guest may read; and a copy of what was asked for below /libxl, by which the toolstack finds its devices again.
+ * The xenstore nodes of a split device, as libxl makes them: the frontend's, which the guest owns; the backend's, which Dom0 or a
+ * driver domain owns and the guest may read; and a copy of what was asked for below /libxl, by which the toolstack finds its devices again.
  *
  * Paths, values and permissions are those recorded from Xen 4.17. Deviations: there is no loop device behind an image file, so
  * `physical-device` and `node` are missing, and `params` is the file.
@@ -24,6 +24,8 @@ export interface DeviceNodes {
   readonly frontend: Readonly<Record<string, string>>;
   /** Nodes of the frontend that the guest may only read. */
   readonly frontendReadOnly?: Readonly<Record<string, string>>;
+  /** Who serves it; Dom0 if left out. */
+  readonly backendDomid?: number;
 }
 
 const SCRIPTS = '/etc/xen/scripts';
@@ -147,7 +149,7 @@ export function channelNodes({ devid, name, connection }: ChannelConfig, tty: st
 }
 
 export function backendPath(domid: number, nodes: DeviceNodes): string {
-  return `/local/domain/0/backend/${nodes.backendKind}/${domid}/${nodes.id}`;
+  return `/local/domain/${nodes.backendDomid ?? 0}/backend/${nodes.backendKind}/${domid}/${nodes.id}`;
 }
 
 export function frontendPath(domid: number, nodes: DeviceNodes): string {
@@ -164,8 +166,9 @@ export async function addDeviceNodes(store: XenstoreClient, domid: number, nodes
   const frontend = frontendPath(domid, nodes);
   const libxl = libxlPath(domid, nodes);
   const state = String(XenbusStateInitialising);
+  const backendDomid = nodes.backendDomid ?? 0;
   const backendNodes = { frontend, 'frontend-id': String(domid), online: '1', state, ...nodes.backend };
-  const frontendNodes = { backend, 'backend-id': '0', state, ...nodes.frontend };
+  const frontendNodes = { backend, 'backend-id': String(backendDomid), state, ...nodes.frontend };
   return await store.transaction(async (t) => {
     if ((await t.read(libxl)) !== null) return false;
     const folder = async (path: string, permissions: readonly string[]): Promise<void> => {
@@ -175,8 +178,8 @@ export async function addDeviceNodes(store: XenstoreClient, domid: number, nodes
     const guestReads = ['n0', `r${domid}`];
     await folder(`/local/domain/${domid}/device/${nodes.kind}`, guestReads);
     // What is written below has the permissions of its folder.
-    await folder(frontend, [`n${domid}`, 'r0']);
-    await folder(backend, guestReads);
+    await folder(frontend, [`n${domid}`, `r${backendDomid}`]);
+    await folder(backend, [`n${backendDomid}`, `r${domid}`]);
     for (const [name, value] of Object.entries(frontendNodes)) await t.write(`${frontend}/${name}`, value);
     for (const [name, value] of Object.entries(nodes.frontendReadOnly ?? {})) {
       await t.write(`${frontend}/${name}`, value);
@@ -204,7 +207,7 @@ export async function removeDeviceNodes(store: XenstoreClient, domid: number, no
     await t.remove(backendPath(domid, nodes));
     await t.remove(libxlPath(domid, nodes));
     // As libxl does, folders that are empty now go too.
-    const parent = `/local/domain/0/backend/${nodes.backendKind}/${domid}`;
+    const parent = `/local/domain/${nodes.backendDomid ?? 0}/backend/${nodes.backendKind}/${domid}`;
     if ((await t.directory(parent))?.length === 0) await t.remove(parent);
   });
 }

@@ -1,6 +1,6 @@
 /**
- * Plugs a device into a running domain and unplugs it, as any toolstack can: by the nodes alone. The domain's own process sees
- * them and runs the backend; how far it has come stands in `state`.
+ * Plugs a device into a running domain and unplugs it, as any toolstack can: by the nodes alone. The domain's own process, or the
+ * driver domain, sees them and runs the backend; how far it has come stands in `state`.
  *
  * Source: tools/libs/light/libxl_device.c, libxl__wait_device_connection and libxl__initiate_device_generic_remove (behaviour).
  */
@@ -66,7 +66,8 @@ export async function plugDevice(
   const over = [XenbusStateClosing, XenbusStateClosed, 0];
   const state = await waitForState(store, path, [...ready, ...over], limitMs);
   if (ready.includes(state)) {
-    await store.write(`${path}/hotplug-status`, 'connected');
+    // In a driver domain it is for the script there to say so.
+    if ((nodes.backendDomid ?? 0) === 0) await store.write(`${path}/hotplug-status`, 'connected');
     return;
   }
   const error = await store.read(errorNode(path));

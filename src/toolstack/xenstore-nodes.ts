@@ -30,6 +30,8 @@ export interface DomainNodes {
   readonly image?: { readonly kernel: string; readonly ramdisk?: string; readonly cmdline?: string };
   /** Seconds since 1970. */
   readonly startTimeSeconds?: number;
+  /** It is to serve devices of others. */
+  readonly driverDomain?: boolean;
 }
 
 const DOM0_PATH = '/local/domain/0';
@@ -84,10 +86,28 @@ export async function removeDomain(client: XenstoreClient, domid: number): Promi
     const vmPath = await nodes.read(`${domainPath}/vm`);
     if (vmPath !== null && /^\/vm\/[0-9a-f-]+$/.test(vmPath)) await nodes.remove(vmPath);
     for (const kind of (await nodes.directory(backends)) ?? []) await nodes.remove(`${backends}/${kind}/${domid}`);
+    for (const path of await backendsElsewhere(nodes, domid)) {
+      await nodes.remove(path);
+      const parent = path.slice(0, path.lastIndexOf('/'));
+      if ((await nodes.directory(parent))?.length === 0) await nodes.remove(parent);
+    }
     await nodes.remove(`/libxl/${domid}`);
     await nodes.remove(domainPath);
   });
   if (await client.isDomainIntroduced(domid)) await client.release(domid);
+}
+
+/** Folders of the domain's devices that driver domains serve. */
+async function backendsElsewhere(nodes: Pick<XenstoreClient, 'directory' | 'read'>, domid: number): Promise<string[]> {
+  const found: string[] = [];
+  const devices = `/libxl/${domid}/device`;
+  for (const kind of (await nodes.directory(devices)) ?? [])
+    for (const id of (await nodes.directory(`${devices}/${kind}`)) ?? []) {
+      const path = await nodes.read(`${devices}/${kind}/${id}/backend`);
+      const match = path === null ? null : /^\/local\/domain\/(\d+)\/backend\/\w+\/(\d+)\/\d+$/.exec(path);
+      if (path !== null && match !== null && match[1] !== '0' && match[2] === String(domid)) found.push(path);
+    }
+  return found;
 }
 
 function addDomain(domain: DomainNodes, node: MakeNode): void {
@@ -121,6 +141,10 @@ function addDomain(domain: DomainNodes, node: MakeNode): void {
     node(`${domainPath}/${directory}`, guestReads);
   }
   for (const path of ['data', 'drivers', 'feature', 'attr', 'error']) node(`${domainPath}/${path}`, guestOwns);
+
+  // For its own toolstack; and `backend` is where it finds the devices, and takes away those that are gone.
+  if (domain.driverDomain)
+    for (const path of ['libxl', 'device-model', 'backend']) node(`${domainPath}/${path}`, guestOwns);
 
   const vcpusMax = domain.vcpusMax ?? domain.vcpus;
   for (let vcpu = 0; vcpu < vcpusMax; vcpu++) {

@@ -57,6 +57,7 @@ function configFor(engine: EngineKind, kernel: string, vcpus: number): DomainCon
     vifs: [],
     vfbs: [],
     channels: [],
+    driverDomain: false,
   };
 }
 

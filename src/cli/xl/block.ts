@@ -2,6 +2,7 @@
 
 import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
+import { backendDomid } from '../../toolstack/backend-domain.ts';
 import { type DiskConfig, diskJson, parseDisk, vdevNumber } from '../../toolstack/config/disk.ts';
 import { libxlJson } from '../../toolstack/config/domain-config.ts';
 import { ConfigError } from '../../toolstack/config/xl-cfg.ts';
@@ -37,6 +38,11 @@ export const blockAttach: Command = {
       }
       const id = vdevNumber(disk.vdev);
       if (id === null) throw new CommandError(failed(`Invalid or unsupported virtual disk identifier ${disk.vdev}`));
+      const backend = await backendDomid(store, disk.backendDomain);
+      if (backend !== 0) {
+        await plugDevice(store, domid, { ...diskNodes(disk, id, disk.target ?? ''), backendDomid: backend });
+        return 0;
+      }
       // Its process may have another working directory.
       const target = resolve(disk.target ?? '');
       if (statSync(target, { throwIfNoEntry: false }) === undefined && disk.script === null)
@@ -110,7 +116,14 @@ export const blockDetach: Command = {
       const device = (await devicesOf(store, domid, 'vbd')).find((one) => one.id === id);
       if (device === undefined) throw new CommandError(`Error: Device ${vdev} not connected.`);
       const backendKind = device.backendPath.split('/')[5];
-      const nodes = { kind: 'vbd', backendKind, id: device.id, backend: {}, frontend: {} };
+      const nodes = {
+        kind: 'vbd',
+        backendKind,
+        id: device.id,
+        backend: {},
+        frontend: {},
+        backendDomid: Number(device.backendPath.split('/')[3]),
+      };
       if (!(await unplugAndRemove(store, domid, nodes, force ? 0 : undefined)) && !force)
         context.err(`libxl: error: Domain ${domid}:the guest did not release ${vdev} in time; it is taken away`);
       return 0;

@@ -1,5 +1,6 @@
 /** `xl network-attach`, `network-list` and `network-detach`. Source: xl(1); recorded output of xl 4.17. */
 
+import { backendDomid } from '../../toolstack/backend-domain.ts';
 import { libxlJson } from '../../toolstack/config/domain-config.ts';
 import { makeUpMac, parseVif, type VifConfig, vifJson } from '../../toolstack/config/network-interface.ts';
 import { ConfigError } from '../../toolstack/config/xl-cfg.ts';
@@ -42,7 +43,8 @@ export const networkAttach: Command = {
         context.out(`vif: ${libxlJson(vifJson(vif))}`);
         return 0;
       }
-      await plugDevice(store, domid, vifNodes(vif, vif.mac ?? makeUpMac()));
+      const backend = await backendDomid(store, vif.backendDomain);
+      await plugDevice(store, domid, { ...vifNodes(vif, vif.mac ?? makeUpMac()), backendDomid: backend });
       return 0;
     });
   },
@@ -101,6 +103,7 @@ export const networkDetach: Command = {
         id: device.id,
         backend: {},
         frontend: {},
+        backendDomid: Number(device.backendPath.split('/')[3]),
       });
       return 0;
     });

@@ -72,6 +72,7 @@ describe('readDomainConfig()', () => {
       vifs: [],
       vfbs: [],
       channels: [],
+      driverDomain: false,
     });
   });
 

@@ -105,6 +105,8 @@ export interface DomainConfig {
   readonly vifs: readonly VifConfig[];
   readonly vfbs: readonly VfbConfig[];
   readonly channels: readonly ChannelConfig[];
+  /** It is to serve devices of other domains. */
+  readonly driverDomain: boolean;
 }
 
 /** What the file says; null is "nothing". */
@@ -136,13 +138,15 @@ export interface StatedConfig {
   readonly vifs: readonly VifConfig[];
   readonly vfbs: readonly VfbConfig[];
   readonly channels: readonly ChannelConfig[];
+  /** It is to serve devices of other domains. */
+  readonly driverDomain: boolean;
 }
 
 /** Keys that would change a PV guest and that Domus does not honour yet. */
 const UNSUPPORTED_KEYS: readonly string[] = [
   ...['vif2', 'vkb', 'pci', 'vtpm', 'p9', 'pvcalls', 'virtio', 'usbctrl', 'usbdev'],
   ...['vdispl', 'vsnd', 'dtdev', 'iomem', 'ioports', 'irqs', 'passthrough', 'device_tree'],
-  ...['init_seclabel', 'seclabel', 'driver_domain', 'nomigrate', 'e820_host'],
+  ...['init_seclabel', 'seclabel', 'nomigrate', 'e820_host'],
   ...['period', 'slice', 'latency', 'extratime', 'pool', 'vnuma'],
   ...['max_event_channels', 'max_grant_frames', 'max_maptrack_frames', 'max_grant_version'],
   ...['tsc_mode', 'msr_relaxed', 'localtime', 'rtc_timeoffset', 'xenstore_feature_mask', 'xenstore_quota'],
@@ -230,6 +234,7 @@ export function readStated(source: string, text: string, options: ReadOptions): 
     disks: readStrings(config, 'disk').map((spec) => parseDisk(source, spec)),
     vifs: readStrings(config, 'vif').map((spec, devid) => parseVif(source, spec, devid, options.warn)),
     vfbs: readStrings(config, 'vfb').map(parseVfb),
+    driverDomain: (config.getLong('driver_domain') ?? 0n) !== 0n,
     channels: readStrings(config, 'channel').map((spec, index) => parseChannel(spec, index, options.warn)),
   };
 }
@@ -269,7 +274,13 @@ export function readDomainConfig(source: string, text: string, options: ReadOpti
 export function configJson(stated: StatedConfig): string {
   const maxmemMiB = stated.maxmemMiB ?? stated.memoryMiB;
   const value = {
-    c_info: { type: 'pv', name: stated.name, uuid: formatUuid(stated.uuid), run_hotplug_scripts: 'True' },
+    c_info: {
+      type: 'pv',
+      name: stated.name,
+      uuid: formatUuid(stated.uuid),
+      run_hotplug_scripts: 'True',
+      driver_domain: stated.driverDomain ? 'True' : undefined,
+    },
     b_info: {
       max_vcpus: stated.maxvcpus || undefined,
       avail_vcpus: stated.vcpus === 0 ? undefined : Array.from({ length: stated.vcpus }, (_, vcpu) => vcpu),
