@@ -25,7 +25,7 @@ import { VCPU } from '../machine/vcpu-block.ts';
 import type { ForeignCall } from './foreign-calls.ts';
 import { hostCalls } from './libc.ts';
 import { Peers } from './peers.ts';
-import { shareMemory } from './shared-memory.ts';
+import { ShareableMemory } from './shared-memory.ts';
 import { peerPath } from './state-dir.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'domus-peers-'));
@@ -45,10 +45,8 @@ afterEach(() => {
 });
 
 async function makeGuest(domid: number): Promise<Guest> {
-  let memoryFd = -1;
-  const machine = createMachineMemory(64, 64, (memory) => {
-    memoryFd = shareMemory(memory);
-  });
+  const machine = createMachineMemory(64, 64);
+  const shareable = ShareableMemory.create(machine);
   const domain = createDomain(machine, domid, 1, new Uint8Array(16));
   domain.vcpus[0].u32[VCPU.vcpuInfo >> 2] = machine.layout.sharedInfoOffset;
   const channels = new Dom0Channels(domain, { kick: () => {} });
@@ -58,7 +56,8 @@ async function makeGuest(domid: number): Promise<Guest> {
     domain,
     channels,
     grants,
-    memoryFd,
+    memoryFd: shareable?.fd ?? -1,
+    share: async () => shareable?.share() === 0,
     memoryStored: () => {},
     stateRoot: root,
     log: (line) => log.push(line),

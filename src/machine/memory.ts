@@ -123,17 +123,12 @@ export function offsetToMfn(offset: number): Mfn {
 
 /**
  * Allocates zeroed machine memory and fills the M2P: frames that the domain owns map to their PFN, all else reads ~0
- * (INVALID_M2P_ENTRY). `prepare` may put other zeroed memory in its place before it is filled.
+ * (INVALID_M2P_ENTRY).
  */
-export function createMachineMemory(
-  ramPages: number,
-  maxPages: number,
-  prepare: (memory: WebAssembly.Memory) => void = () => {},
-): MachineMemory {
+export function createMachineMemory(ramPages: number, maxPages: number): MachineMemory {
   const layout = machineLayout(ramPages, maxPages);
   const pages = layout.sizeBytes / WASM_PAGE_SIZE;
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-  prepare(memory);
   const machine = new MachineMemory({ layout, memory });
   const base = layout.m2pOffset / 4;
   const end = layout.sizeBytes / 4;
