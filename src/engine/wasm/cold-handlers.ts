@@ -14,7 +14,7 @@ import { ModuleBuilder } from './module-builder.ts';
 import { I32, I64, i32, local } from './nodes.ts';
 
 /** The table's place for the first of them. */
-export const COLD_SLOT = 1;
+export const COLD_SLOT = 2;
 
 /** What the modules import, beside `table`. */
 export interface ColdEnvironment {

@@ -5,7 +5,8 @@
  *     interpret(tlb, user) -> reason
  *
  * runs from the vCPU's rip until something happens and leaves the registers, rip and flags in memory 1. `tlb` is the offset of the
- * mode's TLB, `user` the bit that its jump-cache tags carry. Reasons are ExitKinds of engine.ts.
+ * mode's TLB, `user` the bit that its jump-cache tags carry. Reasons are ExitKinds of engine.ts. Regions call it too, to run what
+ * they call and have no region for, until rip is where they go on (region.ts, NEST_SLOT).
  *
  *     loop next
  *       block lookup          target -> pc, by the jump cache or by `resolve`
@@ -37,16 +38,19 @@ import {
 } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
 import { ModuleBuilder } from './module-builder.ts';
-import { call, callIndirect, I32, I64, i32, i64, local, type Node } from './nodes.ts';
+import { call, callIndirect, I32, I64, i32, i64, local, type Node, select } from './nodes.ts';
 import { JUMP, NEXT } from './rare-status.ts';
-import { CONTINUE, LEFT, RESUME } from './region.ts';
+import { CONTINUE, LEFT, NEST_PARAMETERS, RESUME, UNWIND } from './region.ts';
 import { knownKind, RegionFlags } from './region-flags.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
 /** Times that an address is entered before it becomes a region. */
 export const HOT = 16000;
-/** Calls of regions by regions. */
+/** Calls of regions by regions, and of the interpreter by them. */
 const DEPTH_MAX = 100;
+/** How a nested interpreter ends, beside the ExitKinds: rip is where the region goes on; the same, but it may not go on. */
+const REACHED = -1;
+const UNWOUND = -2;
 
 const RCX = 1;
 const zeroAddress = i32.const(0);
@@ -71,7 +75,10 @@ export interface InterpreterImports {
   start(): void;
 }
 
-/** Places of the table: 0 is what a call of no region calls, then come the cold handlers (cold-handlers.ts), then regions. */
+/**
+ * Places of the table: 0 is what a call of no region calls, then come the nested interpreter, the cold handlers (cold-handlers.ts), and
+ * regions.
+ */
 export const FIRST_SLOT: number = COLD_SLOT + handlers.COLD.length;
 
 export interface InterpreterMemory {
@@ -118,11 +125,12 @@ function build(guestPages: number, cpuPages: number, counting: boolean): Uint8Ar
   const nothing = new FunctionBuilder([I64, I32]);
   nothing.return(i32.const(CONTINUE));
   m.define(none, nothing);
-  m.element(0, [none, ...handlers.COLD.map(() => cold)]);
-
-  const interpret = m.declare([I32, I32], [I32]);
+  const run = m.declare(RUN_PARAMETERS, [I32]);
+  const nest = m.declare(NEST_PARAMETERS, [I32]);
+  m.element(0, [none, nest, ...handlers.COLD.map(() => cold)]);
+  m.define(nest, nestFunction(run));
   m.define(
-    interpret,
+    run,
     interpretFunction(runtime, counting, {
       resolve,
       rare,
@@ -132,6 +140,11 @@ function build(guestPages: number, cpuPages: number, counting: boolean): Uint8Ar
       regionType: m.type([I64, I32], [I32]),
     }),
   );
+  const interpret = m.declare([I32, I32], [I32]);
+  const i = new FunctionBuilder([I32, I32]);
+  const nowhere = i64.small(0);
+  i.return(call(run, I32, local(0, I32), local(1, I32), nowhere, i32.const(DEPTH_MAX), i32.const(0)));
+  m.define(interpret, i);
   m.export('interpret', interpret);
   const rflags = m.declare([], [I32]);
   const r = new FunctionBuilder([]);
@@ -141,6 +154,24 @@ function build(guestPages: number, cpuPages: number, counting: boolean): Uint8Ar
   m.define(rflags, r);
   m.export('rflags', rflags);
   return m.finish();
+}
+
+/** TLB, user bit, rip to stop at if this is not the outermost, calls that may nest, whether to start at rip without its region. */
+const RUN_PARAMETERS = [I32, I32, I64, I32, I32] as const;
+
+/** What regions call. A callee that ended with more than CONTINUE or RESUME has ended for all. */
+function nestFunction(run: number): FunctionBuilder {
+  const f = new FunctionBuilder(NEST_PARAMETERS);
+  const back = local(0, I64);
+  const depth = local(1, I32);
+  const reason = local(2, I32);
+  f.if(i32.gtU(reason, i32.const(RESUME)), () => f.return(reason));
+  const resuming = i32.eq(reason, i32.const(RESUME));
+  const end = f.let(call(run, I32, local(3, I32), local(4, I32), back, depth, resuming));
+  f.if(i32.eq(end, i32.const(REACHED)), () => f.return(i32.const(CONTINUE)));
+  f.if(i32.eq(end, i32.const(UNWOUND)), () => f.return(i32.const(UNWIND)));
+  f.return(i32.add(end, i32.const(LEFT)));
+  return f;
 }
 
 /** Function and type indexes of the interpreter's module. */
@@ -155,9 +186,14 @@ interface Indexes {
 
 function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: Indexes): FunctionBuilder {
   const { resolve, rare, hot, resume, coldType, regionType } = indexes;
-  const f = new FunctionBuilder([I32, I32]);
+  const f = new FunctionBuilder(RUN_PARAMETERS);
   const tlb = local(0, I32);
   const user = local(1, I32);
+  const stop = local(2, I64);
+  const depth = local(3, I32);
+  const resuming = local(4, I32);
+  const isNested = i32.ne(depth, i32.const(DEPTH_MAX));
+  const generation = f.newLocal(I32);
   const pc = f.newLocal(I32);
   const page = f.newLocal(I64);
   const target = f.newLocal(I64);
@@ -176,8 +212,23 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
   loadFlags(f, flagLocals);
   f.set(counting, i32.const(1));
   f.set(pc, i32.const(STATE.microOps));
+  f.set(generation, i32.load(CPU, zeroAddress, STATE.generation));
 
   f.block((done) => {
+    /** Goes on at `target` without its region. */
+    const resumeThere = (): void => {
+      f.set(pc, call(resume, I32, i32.wrap(target), i32.wrap(i64.shrU(target, i64.small(32)))));
+      f.if(i32.eqz(pc), () => {
+        f.set(reason, i32.const(EXIT_EXCEPTION));
+        f.br(done);
+      });
+      f.set(page, i64.and(target, i64.small(-4096)));
+      f.store(8, CPU, zeroAddress, STATE.codePage, page);
+    };
+    f.if(resuming, () => {
+      f.set(target, i64.load(CPU, zeroAddress, VCPU.rip));
+      resumeThere();
+    });
     // With `reason` set: rip is where the micro-op is.
     f.block((leaveHere) => {
       const leaveWith = (kind: number): void => {
@@ -332,6 +383,12 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
 
         // lookup: `target` is where to go; `pc` where it comes from.
         f.loop((again) => {
+          f.if(i32.and(i64.eq(target, stop), isNested), () => {
+            f.store(8, CPU, zeroAddress, VCPU.rip, target);
+            const isUnchanged = i32.eq(generation, i32.load(CPU, zeroAddress, STATE.generation));
+            f.set(reason, select(i32.const(REACHED), i32.const(UNWOUND), isUnchanged));
+            f.br(done);
+          });
           const low = i32.wrap(target);
           const high = i32.wrap(i64.shrU(target, i64.small(32)));
           const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(JUMP_SHIFT))), i32.const(JUMP_ENTRIES - 1));
@@ -345,10 +402,15 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
               f.if(slot, () => {
                 storeFlags(f, flagLocals);
                 f.store(4, CPU, zeroAddress, STATE.budget, i32.sub(budget, i32.const(1)));
-                f.set(reason, callIndirect(regionType, I32, target, i32.const(DEPTH_MAX), slot));
+                f.set(reason, callIndirect(regionType, I32, target, depth, slot));
                 loadFlags(f, flagLocals);
                 f.set(budget, i32.load(CPU, zeroAddress, STATE.budget));
                 f.set(target, i64.load(CPU, zeroAddress, VCPU.rip));
+                f.if(i32.eq(reason, i32.const(UNWIND)), () => {
+                  f.set(reason, i32.const(UNWOUND));
+                  f.brIf(done, isNested);
+                  f.set(reason, i32.const(CONTINUE));
+                });
                 f.if(i32.eq(reason, i32.const(CONTINUE)), () => {
                   const wanted = i32.ne(i32.load(CPU, zeroAddress, VCPU.flags), i32.const(0));
                   f.brIf(again, i32.eqz(i32.or(i32.leS(budget, i32.const(0)), wanted)));
@@ -359,13 +421,7 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
                   f.br(done);
                 });
                 f.brIf(done, i32.ne(reason, i32.const(RESUME)));
-                f.set(pc, call(resume, I32, low, high));
-                f.if(i32.eqz(pc), () => {
-                  f.set(reason, i32.const(EXIT_EXCEPTION));
-                  f.br(done);
-                });
-                f.set(page, i64.and(target, i64.small(-4096)));
-                f.store(8, CPU, zeroAddress, STATE.codePage, page);
+                resumeThere();
                 f.br(next);
               });
               f.set(pc, i32.load(CPU, entry, STATE.jumpCache + JUMP_MICRO_OP));

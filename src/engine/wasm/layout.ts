@@ -30,6 +30,8 @@ export const STATE = {
   helper: 0x2420, // i64[2]
   /** Operands a, b and c of an exact vector operation, each low and high half; its result takes the place of the first. */
   vector: 0x2430, // v128[3][2]
+  /** Counts changes of code and flushes: what was found or begun before one may be wrong after it. */
+  generation: 0x24a0, // i32
   /** Instructions executed, interpreted and in regions: f64[2], when they are counted. */
   executed: 0x2500,
   /** Two translation caches, of kernel and of user mode: TLB_ENTRIES of TLB_ENTRY bytes each. */

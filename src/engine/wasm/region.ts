@@ -8,10 +8,13 @@
  *     CONTINUE      at rip, by the jump cache
  *     RESUME        at rip, by the interpreter: what is there is not translated, or faults
  *     INTERRUPTED   somebody wants something
+ *     UNWIND        at rip, by the jump cache, and no caller may go on: code has changed, or where it is mapped
  *     LEFT + n      with ExitKind n: a rare instruction (rare.ts) said so
  *
  * Registers are locals; region-flow.ts says when they are loaded and who stores which. A guest CALL is a call: the callee's region is
- * looked up in the jump cache; when it comes back with CONTINUE and the expected rip, this region goes on. All else unwinds.
+ * looked up in the jump cache; when it comes back with CONTINUE and the expected rip, this region goes on. If there is no such region,
+ * or it ends elsewhere or with RESUME, an interpreter is called (NEST_SLOT, interpreter.ts) that runs until rip is as expected.
+ * Otherwise all of the caller would be interpreted behind the call, and its callers too. All else unwinds.
  * Loops are real loops, in the structure that the dominator tree gives. Source: N. Ramsey, "Beyond Relooper", ICFP 2022.
  */
 
@@ -37,8 +40,21 @@ import {
 import type { Frame, Runtime } from './interpreter-cpu.ts';
 import { CPU, JUMP_ENTRIES, JUMP_ENTRY, JUMP_SHIFT, JUMP_SLOT, JUMP_TAG, STATE } from './layout.ts';
 import { ModuleBuilder } from './module-builder.ts';
-import { call, callIndirect, I32, I64, i32, i64, local, type Node, simdLoad, V128 } from './nodes.ts';
-import { JUMP as JUMP_TO_RIP, NEXT } from './rare-status.ts';
+import {
+  call,
+  callIndirect,
+  I32,
+  I64,
+  i32,
+  i64,
+  local,
+  type Node,
+  select,
+  simdLoad,
+  V128,
+  type ValueType,
+} from './nodes.ts';
+import { NEXT } from './rare-status.ts';
 import { RegionCpu } from './region-cpu.ts';
 import { ANY_KIND, RegionFlags } from './region-flags.ts';
 import { type InstructionFlow, RegionFlow } from './region-flow.ts';
@@ -48,7 +64,15 @@ import { dropStack, push, stackTop } from './semantics/moves.ts';
 export const CONTINUE = 0;
 export const RESUME = 1;
 export const INTERRUPTED = 2;
+export const UNWIND = 3;
 export const LEFT = 16;
+
+/**
+ * The table's place for the interpreter that a region calls: (rip to come back at, calls that may nest, reason of the callee, TLB, user
+ * bit) -> CONTINUE when it is there, else how the region must end.
+ */
+export const NEST_SLOT = 1;
+export const NEST_PARAMETERS: readonly ValueType[] = [I64, I32, I32, I32, I32];
 
 const RCX = 1;
 const GENERAL_PROTECTION = 13;
@@ -81,7 +105,7 @@ export function translateRegions(
   const scratch = m.importGlobal('e', 'scratch', I32);
   const compute = m.declare([I32, I64, I64], [I32]);
   m.define(compute, computeFlags());
-  const type = m.type([I64, I32], [I32]);
+  const types = { region: m.type([I64, I32], [I32]), nest: m.type(NEST_PARAMETERS, [I32]) };
   // Those with -1 are never called in a region.
   const runtime: Runtime = {
     miss: -1,
@@ -95,17 +119,23 @@ export function translateRegions(
   };
   const functions = graphs.map((graph) => {
     const index = m.declare([I64, I32], [I32]);
-    m.define(index, new RegionWriter(graph, target, runtime, type, rare).write());
+    m.define(index, new RegionWriter(graph, target, runtime, types, rare).write());
     return index;
   });
   m.element(firstSlot, functions);
   return m.finish();
 }
 
+/** Type indexes of what regions call by the table. */
+interface CalleeTypes {
+  readonly region: number;
+  readonly nest: number;
+}
+
 class RegionWriter {
   readonly #graph: RegionGraph;
   readonly #target: RegionTarget;
-  readonly #type: number;
+  readonly #types: CalleeTypes;
   readonly #rare: number;
   readonly #f = new FunctionBuilder([I64, I32]);
   readonly #depth = local(1, I32);
@@ -127,11 +157,11 @@ class RegionWriter {
   readonly #merges = new Map<Block, Label>();
   readonly #blockAt = new Map<number, Block>();
 
-  constructor(graph: RegionGraph, target: RegionTarget, runtime: Runtime, type: number, rare: number) {
+  constructor(graph: RegionGraph, target: RegionTarget, runtime: Runtime, types: CalleeTypes, rare: number) {
     const f = this.#f;
     this.#graph = graph;
     this.#target = target;
-    this.#type = type;
+    this.#types = types;
     this.#rare = rare;
     this.#flow = new RegionFlow(graph);
     this.#base = f.newLocal(I64);
@@ -411,10 +441,7 @@ class RegionWriter {
     this.#store(dirty, dirtyFlags);
     this.#storeRip(this.#address(at.position));
     const answer = f.let(call(this.#rare, I32, zeroAddress));
-    f.if(i32.ne(answer, i32.const(NEXT)), () => {
-      f.if(i32.eq(answer, i32.const(JUMP_TO_RIP)), () => f.return(i32.const(CONTINUE)));
-      f.return(i32.add(answer, i32.const(LEFT)));
-    });
+    f.if(i32.ne(answer, i32.const(NEXT)), () => f.return(answer));
     this.#load(live, liveFlags);
     this.#flags.known = ANY_KIND;
     f.releaseTemporaries();
@@ -496,15 +523,20 @@ class RegionWriter {
     const low = i32.wrap(to);
     const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(JUMP_SHIFT))), i32.const(JUMP_ENTRIES - 1));
     const entry = f.let(i32.mul(hash, i32.const(JUMP_ENTRY)));
-    const tag = this.#target.userBit === 0 ? to : i64.xor(to, i64.const(0, this.#target.userBit));
-    // Whoever goes on at `to` instead finds it in rip; so does who calls no region (slot 0), which comes back at once.
-    const continueThere = (condition: Node): void => f.if(condition, () => f.return(i32.const(CONTINUE)));
-    continueThere(i64.ne(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag));
-    continueThere(i32.leS(this.#depth, i32.const(0)));
-    const slot = i32.load(CPU, entry, STATE.jumpCache + JUMP_SLOT);
-    const reason = f.let(callIndirect(this.#type, I32, to, i32.sub(this.#depth, i32.const(1)), slot));
-    f.if(reason, () => f.return(reason));
-    continueThere(i64.ne(i64.load(CPU, zeroAddress, VCPU.rip), back));
+    const { tlb, userBit } = this.#target;
+    const tag = userBit === 0 ? to : i64.xor(to, i64.const(0, userBit));
+    // Whoever goes on at `to` instead finds it in rip.
+    f.if(i32.leS(this.#depth, i32.const(0)), () => f.return(i32.const(CONTINUE)));
+    const isKnown = i64.eq(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag);
+    // Who calls no region (slot 0) comes back at once.
+    const slot = select(i32.load(CPU, entry, STATE.jumpCache + JUMP_SLOT), i32.const(0), isKnown);
+    const depth = i32.sub(this.#depth, i32.const(1));
+    const reason = f.let(callIndirect(this.#types.region, I32, to, depth, slot));
+    f.if(i32.or(reason, i64.ne(i64.load(CPU, zeroAddress, VCPU.rip), back)), () => {
+      const parameters = [back, depth, reason, i32.const(tlb), i32.const(userBit)];
+      f.set(reason, callIndirect(this.#types.nest, I32, ...parameters, i32.const(NEST_SLOT)));
+      f.if(reason, () => f.return(reason));
+    });
     this.#load(flow.live, flow.liveFlags);
     this.#flags.known = ANY_KIND;
     f.releaseTemporaries();

@@ -32,7 +32,8 @@ import {
 } from './layout.ts';
 import { Processor } from './processor.ts';
 import { Rare } from './rare.ts';
-import { JUMP, NEXT } from './rare-status.ts';
+import { NEXT } from './rare-status.ts';
+import { CONTINUE, LEFT, UNWIND } from './region.ts';
 import { RegionCache } from './region-cache.ts';
 import { isStackFault } from './stack-fault.ts';
 import { loadVectorState, saveVectorState } from './vector-state.ts';
@@ -99,8 +100,6 @@ export class WasmVcpu implements Engine {
   #deadlineNs = 0;
   #kernelRoot = -1;
   #userRoot = -1;
-  /** Counts flushes: what was looked up before one may be wrong after it. */
-  #generation = 0;
   /** Jump-cache entries made since all were dropped. */
   #jumpCount = 0;
   /** Those of the low half or of user mode; a count above the list's length = all may be. */
@@ -117,8 +116,6 @@ export class WasmVcpu implements Engine {
   #alone = false;
   /** Entries since regions have been waiting for their module. */
   #waited = 0;
-  /** Times that stores into code were seen. */
-  #codeChanges = 0;
   #resolved = 0;
   #resumed = 0;
   #drops = 0;
@@ -141,7 +138,7 @@ export class WasmVcpu implements Engine {
       granules: this.#news.granules,
       changed: (frame, offset, size) => this.#codeChanged(frame, offset, size),
       crowded: () => {
-        this.#generation++;
+        this.#nextGeneration();
         this.#flushJumps();
       },
     });
@@ -409,11 +406,21 @@ export class WasmVcpu implements Engine {
     return this.#memory.codeFrame(there >>> 0, high >>> 0);
   }
 
-  /** A rare instruction of a region, which must not go on if its code may have changed. */
+  /** A rare instruction of a region: NEXT, or how the region ends. No region may go on if its code may have changed. */
   #rareInRegion(): number {
-    const changes = this.#codeChanges;
+    const generation = this.#generation;
     const answer = this.#rare.execute();
-    return answer === NEXT && changes !== this.#codeChanges ? JUMP : answer;
+    if (answer >= 0) return LEFT + answer;
+    if (generation !== this.#generation) return UNWIND;
+    return answer === NEXT ? NEXT : CONTINUE;
+  }
+
+  get #generation(): number {
+    return this.#block.i32[STATE.generation >> 2];
+  }
+
+  #nextGeneration(): void {
+    this.#block.i32[STATE.generation >> 2]++;
   }
 
   /** An address has been entered often. */
@@ -463,7 +470,7 @@ export class WasmVcpu implements Engine {
   }
 
   flushTlb(): void {
-    this.#generation++;
+    this.#nextGeneration();
     let gone = 0;
     this.#memory.flush((lo) => {
       gone |= this.#codePages[pageHash(lo)];
@@ -484,7 +491,7 @@ export class WasmVcpu implements Engine {
 
   /** The low half of the address space has changed, and nothing else. */
   #flushLowHalf(): void {
-    this.#generation++;
+    this.#nextGeneration();
     this.#memory.flushLowHalf();
     if (this.#lowJumpCount > JUMP_ENTRIES) {
       this.#flushJumps();
@@ -495,7 +502,7 @@ export class WasmVcpu implements Engine {
   }
 
   invalidatePage(vaLo: number, vaHi: number): void {
-    this.#generation++;
+    this.#nextGeneration();
     this.#memory.flushPage(vaLo, vaHi >>> 0);
     const page = this.#codePages[pageHash(vaLo)];
     if (page === 0) return;
@@ -555,7 +562,7 @@ export class WasmVcpu implements Engine {
 
   /** Bytes of a frame with code have changed. */
   #codeChanged(frame: number, offset: number, size: number): void {
-    this.#codeChanges++;
+    this.#nextGeneration();
     const { granules } = this.#news;
     const first = offset >>> 7;
     const last = (offset + size - 1) >>> 7;
