@@ -17,12 +17,15 @@ import { Values } from './values.ts';
 /** Arithmetic flags, DF. */
 const FLAGS = 0x8d5;
 const DF = 0x400;
+const AC = 0x40000;
 /** After these the segment registers and TF get their values again. */
 const STOPPING = new Set('lss lfs lgs retf iret'.split(' '));
 const FIRST_OVERRIDE_THAT_COUNTS = 0x64;
 
 export class CaseWriter implements Prepared {
   readonly batch = new Batch();
+  /** Half of the cases have RFLAGS.AC set. */
+  checksAlignment = false;
   readonly instructions: (Instruction | null)[] = [];
   readonly #pool: Instruction[] = Array.from({ length: SLOTS }, () => new Instruction());
   readonly #bytes = new Uint8Array(16);
@@ -77,6 +80,7 @@ export class CaseWriter implements Prepared {
     for (let reg = 0; reg < 16; reg++) values.integer(states32, at + reg * 2);
     const bits = values.random();
     states32[at + STATE.rflags / 4] = 0x202 | (bits & FLAGS) | ((bits & 0x7000) === 0 ? DF : 0);
+    if (this.checksAlignment && (bits & 0x10000000) !== 0) states32[at + STATE.rflags / 4] |= AC;
     states32[at + STATE.rflags / 4 + 1] = 0;
     values.xsave(states32, at + STATE.fx / 4);
   }

@@ -3,6 +3,8 @@
  *
  *   node test/conformance/long-run.ts --engine=wasm-translated --count=10000000 --seed=1
  *
+ * `--sequences`: several instructions a case; `--alignment`: half of the cases have RFLAGS.AC set; `--forms`: a regular expression.
+ *
  * Compares as random.test.ts does, says every minute how far it is, ends with 1 if anything differs.
  */
 
@@ -23,6 +25,7 @@ const { values } = parseArgs({
     seed: { type: 'string', default: '1' },
     forms: { type: 'string', default: '' },
     sequences: { type: 'boolean', default: false },
+    alignment: { type: 'boolean', default: false },
   },
 });
 
@@ -38,6 +41,7 @@ const real = createRealCpu();
 const subject = candidate.create();
 const forms = comparedForms(real.pvm).filter((form) => only.test(FORMS[form].key));
 const cases = values.sequences ? new SequenceCases(forms) : new RandomCases(forms);
+cases.checksAlignment = values.alignment;
 const start = performance.now();
 let said = start;
 const { count, nextSeed, differences } = search(

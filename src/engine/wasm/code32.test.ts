@@ -189,3 +189,17 @@ test('LOOP and JECXZ count in ECX, or in CX', () => {
   expect(run(0x67, 0xe3, 0x01, 0x40)).toBe(3); // jcxz over inc eax
   expect(guest.gpr(RAX)).toBe(5);
 });
+
+test.each([
+  ['FXSAVE', [0x0f, 0xae, 0x05], 288],
+  ['XSAVE', [0x0f, 0xae, 0x25], 288],
+])('%s has eight XMM registers, and leaves the bytes of the others alone', (_name, opcode, end) => {
+  const at = DATA_VA / 4;
+  guest.block.u32[VCPU.xcr0 / 4] = 7;
+  guest.machine.u32.fill(0x5a5a5a5a, at, at + 128);
+  guest.machine.u32.fill(0, at + 128, at + 144);
+  // pcmpeqd xmm7, xmm7; mov eax, 7; xor edx, edx; xsave [DATA_VA]
+  expect(run(0x66, 0x0f, 0x76, 0xff, 0xb8, ...word(7), 0x31, 0xd2, ...opcode, ...word(DATA_VA))).toBe(3);
+  expect(memory(DATA_VA + end - 4)).toBe(0xffffffff);
+  for (let offset = end; offset < 416; offset += 4) expect(memory(DATA_VA + offset)).toBe(0x5a5a5a5a);
+});

@@ -55,6 +55,14 @@ export interface CodeWatcher {
   crowded(): void;
 }
 
+const ALIGNMENT_CHECK = 17;
+
+/** Source: Intel SDM vol. 3, table 6-7; AMD APM vol. 2, 8.2.18, whose CPUs also check vectors, halves of 32 bytes; measured. */
+function isMisaligned(lo: number, size: number): boolean {
+  const wanted = size === 10 ? 8 : size === 32 ? 16 : size;
+  return wanted <= 32 && (wanted & (wanted - 1)) === 0 && (lo & (wanted - 1)) !== 0;
+}
+
 export class GuestMemory {
   readonly machine: MachineMemory;
   readonly block: VcpuBlock;
@@ -76,6 +84,9 @@ export class GuestMemory {
   readonly #firstBytes = new Uint32Array(SLOTS);
   /** Sees all accesses: the TLB stays empty then. Set it between flushes of all. */
   watch: Breakpoints | null = null;
+  /** RFLAGS.AC is set: a misaligned access is #AC, unless the instruction is exempt. The TLB stays empty then too. */
+  checksAlignment = false;
+  isExempt = false;
   /** Times that `miss` was called. */
   misses = 0;
 
@@ -293,6 +304,8 @@ export class GuestMemory {
     const low = lo >>> 0;
     const high = hi >>> 0;
     this.watch?.touched(low, high, size, access === WRITE);
+    if (this.checksAlignment && !this.isExempt && isMisaligned(low, size))
+      return this.#alignmentFault(low, high, access);
     if ((low & 0xfff) + size > 4096) return this.#crossing(low, high, size, access);
     const page = this.walk(low, high, access);
     if (page < 0) return -1;
@@ -304,8 +317,14 @@ export class GuestMemory {
     return at | 0;
   };
 
+  /** #AC, unless the address is not canonical. */
+  #alignmentFault(lo: number, hi: number, access: number): number {
+    const top = hi >>> 15;
+    return top === 0 || top === 0x1ffff ? this.fault(ALIGNMENT_CHECK, 0) : this.walk(lo, hi, access);
+  }
+
   #fill(lo: number, hi: number, page: number, frame: number, storable: boolean): void {
-    if (this.watch !== null) return;
+    if (this.watch !== null || this.checksAlignment) return;
     const u32 = this.block.u32;
     const { mode } = this;
     const index = (lo >>> 12) & (TLB_ENTRIES - 1);

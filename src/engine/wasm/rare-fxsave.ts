@@ -23,7 +23,8 @@ const TAGS_OPCODE = X87_STATE.FTW / 4;
 const POINTERS = X87_STATE.FIP / 4;
 const MXCSR = 6;
 const XMM = 40;
-const XMM_END = USED / 4;
+/** One past the XMM registers; 32-bit code has the first eight only, and leaves the bytes of the others alone. */
+const xmmEnd = (p: Processor): number => (p.bits === 64 ? USED : USED - 128) / 4;
 
 const MXCSR_WORD = STATE.mxcsr / 4;
 const XMM_WORD = STATE.xmm / 4;
@@ -45,8 +46,9 @@ export const fxsave: Operation = (x, p) => {
   }
   transfer[MXCSR] = p.u32[MXCSR_WORD];
   transfer[MXCSR + 1] = MXCSR_MASK;
-  for (let word = XMM; word < XMM_END; word++) transfer[word] = p.u32[XMM_WORD + word - XMM];
-  toPieces(p, transfer, USED);
+  const end = xmmEnd(p);
+  for (let word = XMM; word < end; word++) transfer[word] = p.u32[XMM_WORD + word - XMM];
+  toPieces(p, transfer, end * 4);
   storedPieces(p, SIZE);
   return true;
 };
@@ -61,6 +63,7 @@ export const fxrstor: Operation = (x, p) => {
   }
   x.fxrstor(p.instruction.operandSize === 8);
   p.u32[MXCSR_WORD] = transfer[MXCSR];
-  for (let word = XMM; word < XMM_END; word++) p.u32[XMM_WORD + word - XMM] = transfer[word];
+  const end = xmmEnd(p);
+  for (let word = XMM; word < end; word++) p.u32[XMM_WORD + word - XMM] = transfer[word];
   return true;
 };

@@ -13,7 +13,9 @@ const SS = VCPU.ss / 4;
 const SELECTORS: readonly number[] = [VCPU.es / 4, CS, SS, VCPU.ds / 4, VCPU.fs / 4, VCPU.gs / 4];
 const RSP = 4;
 /** A nested task: none can be returned to in 64-bit mode. */
+const TF = 0x100;
 const NT = 0x4000;
+const AC = 0x40000;
 const ES_REGISTER = 0;
 const CS_REGISTER = 1;
 const SS_REGISTER = 2;
@@ -156,7 +158,7 @@ export function interruptReturn(p: Processor, d: Descriptors): number {
   p.u32[SS] = ss & 0xffff;
   p.setGpr(RSP, 8, rspLo, rspHi);
   setFlags(p, flags, size);
-  return answer;
+  return startsWatching(p) ? EXIT_INTERRUPTED : answer;
 }
 
 /** IRET to the same privilege level. */
@@ -167,7 +169,7 @@ function returnWithin(p: Processor, d: Descriptors, size: number): number {
   if (answer === EXIT_EXCEPTION) return answer;
   p.addGpr(RSP, 8, 3 * size);
   setFlags(p, flags, size);
-  return answer;
+  return startsWatching(p) ? EXIT_INTERRUPTED : answer;
 }
 
 /** POPF and IRET at CPL 3. */
@@ -178,6 +180,9 @@ export function setFlags(p: Processor, flags: number, size: number): void {
   p.u32[VCPU.rflags / 4] = all & ~0x10000;
   p.setArithmeticFlags(all);
 }
+
+/** Single-stepping and alignment checks begin outside of the interpreter. */
+export const startsWatching = (p: Processor): boolean => (p.u32[VCPU.rflags / 4] & (TF | AC)) !== 0;
 
 /** RETF, with bytes to drop. */
 export function farReturn(p: Processor, d: Descriptors): number {

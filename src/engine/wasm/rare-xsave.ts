@@ -42,7 +42,8 @@ const MXCSR_INITIAL = 0x1f80;
 const MXCSR_WORD = STATE.mxcsr / 4;
 const XMM_WORD = STATE.xmm / 4;
 const UPPER_WORD = STATE.ymmHigh / 4;
-const REGISTERS_BYTES = 256;
+/** Of the XMM registers, or of the upper halves: 32-bit code has eight, and leaves those of the others alone. */
+const registersBytes = (p: Processor): number => (p.bits === 64 ? 256 : 128);
 
 type Operation = (p: Processor) => boolean;
 
@@ -93,8 +94,8 @@ function inUse(p: Processor): number {
 
 function saveComponents(p: Processor, components: number): void {
   if ((components & X87) !== 0) saveX87(p);
-  if ((components & SSE) !== 0) putWords(p, XMM_AT, XMM_WORD, REGISTERS_BYTES);
-  if ((components & AVX) !== 0) putWords(p, UPPER_AT, UPPER_WORD, UPPER_BYTES);
+  if ((components & SSE) !== 0) putWords(p, XMM_AT, XMM_WORD, registersBytes(p));
+  if ((components & AVX) !== 0) putWords(p, UPPER_AT, UPPER_WORD, registersBytes(p));
 }
 
 /** `optimized`: what is not in use is not written. */
@@ -150,8 +151,9 @@ function restoreX87(p: Processor, isThere: boolean): void {
 }
 
 function restoreWords(p: Processor, isThere: boolean, at: number, to: number): void {
-  if (isThere) getWords(p, at, to, REGISTERS_BYTES);
-  else p.u32.fill(0, to, to + REGISTERS_BYTES / 4);
+  const bytes = registersBytes(p);
+  if (isThere) getWords(p, at, to, bytes);
+  else p.u32.fill(0, to, to + bytes / 4);
 }
 
 const restore: Operation = (p) => {

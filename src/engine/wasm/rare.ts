@@ -32,7 +32,6 @@ const CF = 1;
 const OF = 0x800;
 const CONDITIONS = 'o no b ae e ne be a s ns p np l ge le g'.split(' ');
 const ZF = 0x40;
-const TF = 0x100;
 const CR4_TSD = 4;
 const XCR0_AVX = 6;
 
@@ -105,8 +104,7 @@ const popFlags: RareInstruction = (p) => {
   segments.setFlags(p, p.lo, size);
   p.addGpr(RSP, 8, size);
   p.advance();
-  // Single-stepping begins outside of the interpreter.
-  return (p.u32[VCPU.rflags / 4] & TF) !== 0 ? EXIT_INTERRUPTED : NEXT;
+  return segments.startsWatching(p) ? EXIT_INTERRUPTED : NEXT;
 };
 
 /**

@@ -60,6 +60,9 @@ const pageHash = (lo: number): number => ((lo >>> 12) ^ (lo >>> 26)) & (CODE_PAG
 
 const TF = 0x100;
 const RF = 0x10000;
+const AC = 0x40000;
+/** Forms whose elements need no alignment, whatever RFLAGS.AC says. */
+const UNALIGNED: readonly boolean[] = FORMS.map((form) => /^v?p?(gather|maskmov)/.test(form.mnemonic));
 /** What executing one instruction comes to if it makes no exit. */
 const DONE = -1;
 /** Instructions between two looks at the clock while there are breakpoints. */
@@ -211,7 +214,9 @@ export class WasmVcpu implements Engine {
       this.#memory.isNonCanonical = false;
       const cs = u32[VCPU.cs >> 2];
       const rflags = u32[VCPU.rflags >> 2];
-      exit = this.#breakpoints.any ? this.#watchfully() : (rflags & TF) !== 0 ? this.#step() : this.#interpret();
+      this.#checkAlignment((rflags & AC) !== 0);
+      const watchful = this.#breakpoints.any || (rflags & AC) !== 0;
+      exit = watchful ? this.#watchfully() : (rflags & TF) !== 0 ? this.#step() : this.#interpret();
       u32[VCPU.rflags >> 2] =
         (u32[VCPU.rflags >> 2] & ~ARITHMETIC_FLAGS) | (this.#interpreter.rflags() & ARITHMETIC_FLAGS) | 2;
       if (this.#bits === 32 && u32[VCPU.cs >> 2] === cs) u32[(VCPU.rip >> 2) + 1] = 0;
@@ -282,7 +287,7 @@ export class WasmVcpu implements Engine {
       if (this.#regions.hasPending) this.#translate();
       // Perhaps of another size.
       if (u32[VCPU.cs >> 2] !== cs) return exit;
-      if (Atomics.load(i32, VCPU.flags >> 2) !== 0 || (u32[VCPU.rflags >> 2] & TF) !== 0) return exit;
+      if (Atomics.load(i32, VCPU.flags >> 2) !== 0 || (u32[VCPU.rflags >> 2] & (TF | AC)) !== 0) return exit;
       if (this.#deadlineNs !== 0 && this.#host.monotonicNs() >= this.#deadlineNs) return exit;
       if (this.#code.isFull || this.#regions.isFull) this.#dropCode();
     }
@@ -307,13 +312,21 @@ export class WasmVcpu implements Engine {
     return EXIT_EXCEPTION;
   }
 
-  /** One instruction after the other, under the eyes of breakpoints. A breakpoint on an instruction is a fault, others trap. */
+  /** Xen has CR0.AM set, and guests run at CPL 3: RFLAGS.AC alone decides. */
+  #checkAlignment(wanted: boolean): void {
+    if (this.#memory.checksAlignment === wanted) return;
+    this.#memory.checksAlignment = wanted;
+    if (wanted) this.flushTlb();
+  }
+
+  /** One instruction after the other, under the eyes of breakpoints and alignment checks. A breakpoint on an instruction is a fault, others trap. */
   #watchfully(): ExitKind {
     const { i32, u32 } = this.#block;
     const breakpoints = this.#breakpoints;
     for (let count = 0; count < WATCHED; count++) {
       if (Atomics.load(i32, VCPU.flags >> 2) !== 0) return EXIT_INTERRUPTED;
       const rflags = u32[VCPU.rflags >> 2];
+      if (((rflags & AC) !== 0) !== this.#memory.checksAlignment) return EXIT_INTERRUPTED;
       const here = (rflags & RF) !== 0 ? 0 : breakpoints.at(u32[VCPU.rip >> 2], u32[(VCPU.rip >> 2) + 1]);
       if (here !== 0) {
         // Who comes back by IRET gets past it.
@@ -321,6 +334,9 @@ export class WasmVcpu implements Engine {
         return this.#debugException(here);
       }
       breakpoints.forget();
+      const memory = this.#memory;
+      memory.isExempt =
+        memory.checksAlignment && this.#processor.decode() && UNALIGNED[this.#processor.instruction.form];
       const exit = this.#executeOne();
       // IRET may have set it for the next one.
       if ((rflags & RF) !== 0) u32[VCPU.rflags >> 2] &= ~RF;
