@@ -6,6 +6,7 @@
  *
  * Each run is a whole boot: from the start of the process (Node and xl; QEMU and its BIOS) to the first line of the guest's
  * script, then the loads, then poweroff. QEMU's guest also fails to load four Xen modules on the way, which costs it little.
+ * `--loads gcc` takes another guest, one with gcc in its ramdisk, so its boots are not those of the others.
  * One boot of each machine before the runs, without loads, gives memory and the exits per boot; it also warms the host's caches.
  * Two boots of the wasm engine behind them, one under V8's profiler, one that counts instructions, say where its time goes.
  */
@@ -19,10 +20,11 @@ import { KernelImageError } from '../src/toolstack/builder/errors.ts';
 import { AptError } from '../src/toolstack/guest-image/apt.ts';
 import { type BuiltGuest, buildGuest, GuestBuildError } from '../src/toolstack/guest-image/build.ts';
 import { DebError } from '../src/toolstack/guest-image/deb.ts';
+import { generateProgram } from '../test/boot/programs/program-generator.ts';
 import { makeDisk, startServers } from './bench/host-parts.ts';
 import {
   DOMUS_ENGINES,
-  GUEST_MAPPING_BYTES,
+  guestMappingBytes,
   killMachines,
   MACHINE_TITLES,
   type MachineName,
@@ -37,7 +39,7 @@ import {
 import { HELP, type Options, readOptions, UsageError } from './bench/options.ts';
 import { readMemory, readThreads, type ThreadTimes, threadsSince } from './bench/process-figures.ts';
 import { profilerOptions, readVcpuProfile } from './bench/profile.ts';
-import { compile, SCRIPT_PATH, scriptEntry, virtioModules, writeRamdisk } from './bench/ramdisk.ts';
+import { compile, fileEntry, SCRIPT_PATH, virtioModules, writeRamdisk } from './bench/ramdisk.ts';
 import {
   clockDifferenceMs,
   engineTable,
@@ -55,14 +57,23 @@ import {
   LOADS,
   type Load,
   loadScript,
+  needsDevices,
   needsOf,
   PEER_SCRIPT,
   PLAIN_LOADS,
   SHELL_MARK,
+  SOURCE_FUNCTIONS,
+  SOURCE_PATH,
   type Times,
   timesOf,
 } from './bench/workload.ts';
 
+/** Memory of the guest. */
+const MEMORY_MIB = 256;
+/** With gcc in its ramdisk, which makes the boot another one too. */
+const GCC_PACKAGES = ['gcc', 'libc6-dev'];
+const GCC_MEMORY_MIB = 1280;
+const SOURCE_SEED = 1;
 /** Where QEMU's guests meet. */
 const PEER_PORT = 37_099;
 /** From the shell's mark to the look at memory. */
@@ -107,16 +118,23 @@ function chooseMachines(options: Options): { machines: MachineName[]; absent: st
 }
 
 type Guest = BuiltGuest & {
+  readonly memoryMiB: number;
   readonly loads: readonly Load[];
   /** For runs with loads: the script is in the ramdisk. */
   readonly loaded: Pick<RunRequest, 'ramdisk' | 'script' | 'disk' | 'networks'>;
   readonly compiler: string | null;
 };
 
-/** What the loads that were asked for need, made in a folder of its own; and what was left out, and why. */
-async function prepareLoads(options: Options, built: BuiltGuest): Promise<{ guest: Guest; absent: string[] }> {
+/** The guest, what the loads that were asked for need, made in a folder of its own; and what was left out, and why. */
+async function prepareGuest(options: Options): Promise<{ guest: Guest; absent: string[] }> {
   let loads: readonly Load[] = LOADS.filter(({ name }) => options.loads?.includes(name));
   if (options.loads === null) loads = PLAIN_LOADS;
+  const needs = needsOf(loads);
+  const compiles = needs.has('gcc');
+  const built = await buildGuest({
+    ...(compiles ? { packages: GCC_PACKAGES } : {}),
+    onProgress: (step, detail) => console.error(`guest: ${step} ${detail}`),
+  });
   const absent: string[] = [];
   let programs = [...new Set(loads.flatMap((one) => one.programs ?? []))];
   const made = programs.length === 0 ? null : compile(programs);
@@ -129,14 +147,14 @@ async function prepareLoads(options: Options, built: BuiltGuest): Promise<{ gues
   }
   const folder = mkdtempSync(join(tmpdir(), 'domus-bench-'));
   onExit.push(() => rmSync(folder, { recursive: true, force: true }));
-  const needs = needsOf(loads);
   const servers = needs.has('host') ? await startServers() : null;
   if (servers !== null) onEnd.push(async () => servers.close());
   const ramdisk = join(folder, 'initrd.gz');
   writeRamdisk(ramdisk, built.ramdisk, [
     ...(made !== null && typeof made !== 'string' ? made.entries : []),
-    ...(needs.size > 0 && options.qemu ? await virtioModules() : []),
-    scriptEntry(loadScript(loads, servers)),
+    ...(needsDevices(needs) && options.qemu ? await virtioModules() : []),
+    ...(compiles ? [fileEntry(SOURCE_PATH, generateProgram(SOURCE_SEED, SOURCE_FUNCTIONS))] : []),
+    fileEntry(SCRIPT_PATH, loadScript(loads, servers)),
   ]);
   const disk = join(folder, 'disk.qcow2');
   if (needs.has('disk')) await makeDisk(disk);
@@ -155,7 +173,8 @@ async function prepareLoads(options: Options, built: BuiltGuest): Promise<{ gues
     ],
   };
   const compiler = made !== null && typeof made !== 'string' ? made.compiler : null;
-  return { guest: { ...built, loads, loaded, compiler }, absent };
+  const memoryMiB = compiles ? GCC_MEMORY_MIB : MEMORY_MIB;
+  return { guest: { ...built, memoryMiB, loads, loaded, compiler }, absent };
 }
 
 /** Runs the guest with its loads, and beside it the one that they talk to. */
@@ -185,7 +204,7 @@ async function measureIdle(results: Results, guest: Guest): Promise<void> {
     onMark: (mark, pid) => {
       if (mark.name !== SHELL_MARK) return;
       look = setTimeout(() => {
-        results.memory = readMemory(pid, GUEST_MAPPING_BYTES[results.name]);
+        results.memory = readMemory(pid, guestMappingBytes(results.name, guest.memoryMiB));
       }, SETTLE_MS);
     },
   });
@@ -267,8 +286,7 @@ async function main(args: readonly string[]): Promise<number> {
   for (const line of absent) console.log(line);
   if (machines.length === 0) return 1;
 
-  const built = await buildGuest({ onProgress: (step, detail) => console.error(`guest: ${step} ${detail}`) });
-  const { guest, absent: left } = await prepareLoads(options, built);
+  const { guest, absent: left } = await prepareGuest(options);
   for (const line of left) console.log(line);
   const loadAtStart = load();
   const cpu = `${cpus().length} x ${cpus()[0]?.model.trim() ?? 'unknown CPU'}${isNested() ? ', itself virtual' : ''}`;

@@ -23,13 +23,10 @@ export const MACHINE_TITLES: Readonly<Record<MachineName, string>> = {
 
 export const QEMU = 'qemu-system-x86_64';
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
-const MEMORY_MIB = 256;
 /** Bytes of the mapping that holds the guest's memory: in Domus, memory 0 with all that lies behind the RAM. */
-export const GUEST_MAPPING_BYTES: Readonly<Record<MachineName, number>> = {
-  kvm: machineLayout(MEMORY_MIB * 256, MEMORY_MIB * 256).sizeBytes,
-  wasm: machineLayout(MEMORY_MIB * 256, MEMORY_MIB * 256).sizeBytes,
-  tcg: MEMORY_MIB << 20,
-};
+export function guestMappingBytes(name: MachineName, memoryMiB: number): number {
+  return name === 'tcg' ? memoryMiB * 2 ** 20 : machineLayout(memoryMiB * 256, memoryMiB * 256).sizeBytes;
+}
 /** A run that takes longer hangs. */
 const RUN_MS_MAX = 900_000;
 
@@ -43,6 +40,7 @@ export interface RunRequest {
   readonly kernel: string;
   readonly ramdisk: string;
   readonly config: string;
+  readonly memoryMiB: number;
   readonly script: string;
   /** A qcow2 image. */
   readonly disk?: string;
@@ -110,7 +108,7 @@ export function runMachine(name: MachineName, request: RunRequest): Promise<Mach
         process.execPath,
         [
           ...[...(request.nodeOptions ?? []), XL, 'create', '-c', request.config],
-          ...[`memory=${MEMORY_MIB}`, 'vcpus=1', `kernel="${request.kernel}"`, `ramdisk="${request.ramdisk}"`],
+          ...[`memory=${request.memoryMiB}`, 'vcpus=1', `kernel="${request.kernel}"`, `ramdisk="${request.ramdisk}"`],
           `cmdline="console=hvc0 ${run}"`,
           // The other guest is there at the same time, and is killed.
           `name="bench-${process.pid}-${machines++}"`,
@@ -123,7 +121,7 @@ export function runMachine(name: MachineName, request: RunRequest): Promise<Mach
         request,
         QEMU,
         [
-          ...['-accel', 'tcg', '-m', String(MEMORY_MIB), '-smp', '1'],
+          ...['-accel', 'tcg', '-m', String(request.memoryMiB), '-smp', '1'],
           ...['-nodefaults', '-display', 'none', '-serial', 'stdio', '-no-reboot'],
           ...['-kernel', request.kernel, '-initrd', request.ramdisk, '-append', `console=ttyS0 ${run}`],
           ...qemuDevices(request),

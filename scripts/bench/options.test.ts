@@ -17,7 +17,7 @@ test.each([
   [['--engines', 'tcg'], '--engines: expected names of kvm, wasm, found `tcg'],
   [
     ['--loads', 'sha256,'],
-    '--loads: expected names of sha256, ash, fork, gzip, awk, nbody, disk-read, disk-random, disk-write-random, disk-write, net-in, net-out, net-guests, found `',
+    '--loads: expected names of sha256, ash, fork, gzip, awk, nbody, disk-read, disk-random, disk-write-random, disk-write, net-in, net-out, net-guests, gcc, found `',
   ],
   [['more'], 'more'],
 ])('%j is refused', (args, message) => {

@@ -83,11 +83,12 @@ export async function virtioModules(): Promise<CpioEntry[]> {
   ];
 }
 
-export const scriptEntry = (script: string): CpioEntry => ({
+/** A text at an absolute path. */
+export const fileEntry = (path: string, text: string): CpioEntry => ({
   kind: 'file',
-  name: SCRIPT_PATH.slice(1),
+  name: path.slice(1),
   mode: 0o644,
-  content: Buffer.from(script),
+  content: Buffer.from(text),
 });
 
 /** Writes the ramdisk with more behind it. */

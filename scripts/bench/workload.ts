@@ -21,16 +21,20 @@ export interface Load {
   readonly needs?: readonly Need[];
 }
 
-/** A disk; NAT (or QEMU's user network) to the host's servers; another guest on an Ethernet of their own. */
-export type Need = 'disk' | 'host' | 'peer';
+/** A disk; NAT (or QEMU's user network) to the host's servers; another guest on an Ethernet of their own; a guest with gcc in it. */
+export type Need = 'disk' | 'host' | 'peer' | 'gcc';
 
 /** Wanted of the boot. */
 export const BOOT_WANTED = 2;
 
+/** What gcc compiles: some 20 lines a function. */
+export const SOURCE_PATH = '/program.c';
+export const SOURCE_FUNCTIONS = 24;
+
 /**
- * What a busybox guest can run. Each bears on something else: long
+ * What a guest can run. Each bears on something else: long
  * straight code, an interpreter's branches, page tables and system calls, memory and unpredictable branches, an interpreter's
- * arithmetic, SSE, then disks and networks. Compiling with gcc needs a guest with packages and is not among them.
+ * arithmetic, SSE, disks and networks, and a compiler's large and branching code.
  */
 export const LOADS: readonly Load[] = [
   {
@@ -126,10 +130,19 @@ export const LOADS: readonly Load[] = [
     wanted: null,
     needs: ['peer'],
   },
+  {
+    name: 'gcc',
+    title: 'gcc -O2 of a file of 2100 lines',
+    command: `gcc -O2 -w -c ${SOURCE_PATH} -o /tmp/program.o || echo "gcc: failed"`,
+    wanted: 1,
+    needs: ['gcc'],
+  },
 ];
 
 /** What the loads need of the host. */
 export const needsOf = (loads: readonly Load[]): ReadonlySet<Need> => new Set(loads.flatMap(({ needs = [] }) => needs));
+
+export const needsDevices = (needs: ReadonlySet<Need>): boolean => [...needs].some((need) => need !== 'gcc');
 
 /** The loads that need nothing. */
 export const PLAIN_LOADS = LOADS.filter(({ needs }) => needs === undefined);
@@ -153,6 +166,7 @@ udhcpc -q -i eth0 -s /etc/udhcpc.script
 
 const PREPARE: Readonly<Record<Need, string>> = {
   disk: 'disk=/dev/xvda; [ -b $disk ] || disk=/dev/vda',
+  gcc: '',
   host: `${ADDRESS}
 until ip route | grep -q default; do usleep 100000; done`,
   peer: `ip address add 192.168.77.1/24 dev eth1; ip link set eth1 up
@@ -176,7 +190,7 @@ export function loadScript(
 ): string {
   const lines = [MARK_FUNCTION, `m ${SHELL_MARK}`];
   const needs = needsOf(loads);
-  if (needs.size > 0) lines.push(DRIVERS, ...[...needs].map((need) => PREPARE[need]));
+  if (needsDevices(needs)) lines.push(DRIVERS, ...[...needs].map((need) => PREPARE[need]));
   if (ports !== null) lines.push(`source=${ports.sourcePort} sink=${ports.sinkPort}`);
   for (const { name, prepare, command } of loads) {
     if (prepare !== undefined) lines.push(prepare);
