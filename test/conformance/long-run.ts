@@ -50,14 +50,14 @@ const { count, nextSeed, differences } = search(
   cases,
   Number(values.seed),
   Number(values.count),
-  (soFar, seed) => {
+  (soFar, seed, difference) => {
+    if (difference !== null) console.log(`\n${difference}\n`);
     const now = performance.now();
     if (now - said < MINUTE_MS) return;
     said = now;
     console.log(`${soFar} instructions, next seed ${seed}, ${Math.round((soFar / (now - start)) * 1000)} a second`);
   },
 );
-for (const difference of differences) console.log(`\n${difference}`);
 console.log(
   `${subject.name}: ${count} random instructions of ${forms.length} forms, seeds ${values.seed} to ${nextSeed - 1}, ` +
     `${unstable.count} batches repeated, ${Math.round((performance.now() - start) / 1000)} s: ${differences.length} differences`,

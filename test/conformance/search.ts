@@ -29,7 +29,7 @@ export interface Search {
  *
  * @param seed of the first batch
  * @param wanted instructions at least
- * @param told is called after each batch with the instructions so far
+ * @param told is called after each batch with the instructions so far, and with what differs if it is new
  */
 export function search(
   subject: Subject,
@@ -37,7 +37,7 @@ export function search(
   cases: SeededCases,
   seed: number,
   wanted: number,
-  told?: (count: number, nextSeed: number) => void,
+  told?: (count: number, nextSeed: number, difference: string | null) => void,
 ): Search {
   const results = [new Result(), new Result()] as const;
   const found = new Map<string, string>();
@@ -47,11 +47,15 @@ export function search(
     cases.fill(next);
     const difference = compareBatch(subject, real, cases, results);
     for (const slot of cases.batch.slots) count += cases.executed(slot, results[1]);
+    let fresh: string | null = null;
     if (difference !== null) {
       const key = `${difference.form} ${difference.parts}`;
-      if (!found.has(key)) found.set(key, `${cases.again(next)}\n${difference.text}`);
+      if (!found.has(key)) {
+        fresh = `${cases.again(next)}\n${difference.text}`;
+        found.set(key, fresh);
+      }
     }
-    told?.(count, ++next);
+    told?.(count, ++next, fresh);
   }
   return { count, nextSeed: next, differences: [...found.values()] };
 }

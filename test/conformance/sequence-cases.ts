@@ -38,7 +38,7 @@ const COUNTER = 15;
 const FEW = [0, 1, 9, 2];
 const RESERVED = new Set([...BASES, INDEX, COUNTER]);
 
-/** Forms with a sense alone only, or that would end most sequences. */
+/** Forms with a sense alone only, that would end most sequences, or whose order of faults is peculiar (Steering.isPeculiar). */
 const ALONE = new Set(
   (
     'call jmp ret retf iret loop loope loopne jcxz syscall sysret int int1 int3 into hlt ud2 rsm popf enter leave ' +
