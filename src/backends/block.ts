@@ -33,6 +33,8 @@ export interface BlockOptions {
   readonly discards: boolean;
   /** In bytes: 512 or 4096. */
   readonly sectorBytes: 512 | 4096;
+  /** Done when the image is closed. */
+  readonly afterClose?: () => Promise<void>;
 }
 
 export class BlockDevice implements BackendDevice {
@@ -149,5 +151,6 @@ export class BlockDevice implements BackendDevice {
 
   async close(): Promise<void> {
     await this.#options.image.close();
+    await this.#options.afterClose?.();
   }
 }

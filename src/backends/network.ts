@@ -25,6 +25,8 @@ const RX_POLL_MS = 30;
 export interface NetworkOptions {
   /** What the interface is plugged into; closed with the device. */
   readonly network: NetworkEnd;
+  /** Done before that, when the frontend is gone. */
+  readonly beforeClose?: () => Promise<void>;
   /** What the guest may send, or null for no limit. */
   readonly rate: { readonly bytes: number; readonly periodUs: number } | null;
   readonly nowMs: () => number;
@@ -162,6 +164,7 @@ export class NetworkDevice implements BackendDevice, FramePort {
   }
 
   async close(): Promise<void> {
+    await this.#options.beforeClose?.();
     this.#options.network.close();
   }
 

@@ -245,6 +245,7 @@ export class XenbusBackend implements DeviceBus {
     await Promise.race([this.#running, limit]);
     clearTimeout(timer);
     await this.#finish();
+    this.#whenGone();
   }
 
   /** Answers what is under way and lets go of the guest's memory, events and grants. The nodes stay, and the frontend does not notice. */
@@ -308,7 +309,6 @@ export class XenbusBackend implements DeviceBus {
           else await this.#leave();
         } else if (own === XenbusStateClosing && !(await this.#isOnline())) {
           // Unplugged before any driver of the guest has looked at it.
-          await this.#switchState(XenbusStateClosed);
           await this.#leave();
         }
         return;
@@ -326,8 +326,8 @@ export class XenbusBackend implements DeviceBus {
       case XenbusStateClosed:
       case XenbusStateUnknown:
         await this.#disconnect();
-        if (own !== XenbusStateClosed) await this.#switchState(XenbusStateClosed);
         if (frontend === XenbusStateUnknown || !(await this.#isOnline())) await this.#leave();
+        else if (own !== XenbusStateClosed) await this.#switchState(XenbusStateClosed);
         return;
       default:
         if (own !== XenbusStateClosing && own !== XenbusStateClosed)
@@ -394,7 +394,18 @@ export class XenbusBackend implements DeviceBus {
   /** Unplugged: nothing is looked at any more. */
   async #leave(): Promise<void> {
     this.#stopped = true;
-    await this.#finish();
+    try {
+      await this.#finish();
+      await this.#tellClosed();
+    } finally {
+      this.#whenGone();
+    }
+  }
+
+  async #tellClosed(): Promise<void> {
+    // Who unplugs it takes the nodes away on seeing Closed, and the device may have a script that reads them until it has ended.
+    const own = await this.#readState(this.path);
+    if (own !== XenbusStateUnknown && own !== XenbusStateClosed) await this.#switchState(XenbusStateClosed);
   }
 
   #finish(): Promise<void> {
@@ -410,7 +421,6 @@ export class XenbusBackend implements DeviceBus {
       await this.#device.close();
       // Nobody waits for the answers: the store may be away, or have ended the watches with the connection.
       for (const path of this.#watched.splice(0)) this.#store.unwatch(path, this.#token).catch(() => undefined);
-      this.#whenGone();
     }
   }
 }

@@ -34,9 +34,9 @@ import { DevicePlugError, errorNode, plugDevice } from '../toolstack/device-plug
 import type { XenstoreClient } from '../xenstore/client.ts';
 import { openChannelEnd } from './channel-end.ts';
 import { type DiskPlace, numberOfForeignDisk, openDisk, placeDisk } from './domain-disk.ts';
-import { openNetwork } from './domain-network.ts';
+import { openNetwork, userScript, vifName } from './domain-network.ts';
 import { HostError } from './host-error.ts';
-import { runHotplugScript } from './hotplug-script.ts';
+import { type HotplugScript, runHotplugScript } from './hotplug-script.ts';
 import { BACKEND_KINDS, PlugWatcher } from './plug-watcher.ts';
 import { RfbServer } from './rfb/server.ts';
 
@@ -50,23 +50,9 @@ export interface DomainDevicesOptions {
   readonly log: (line: string) => void;
 }
 
-/** A script of the user's, and its words when the device comes and when it goes. */
-interface DeviceScript {
-  readonly path: string;
-  readonly plug: readonly string[];
-  readonly unplug: readonly string[];
-}
-
-interface Device {
-  /** The backend's folder in xenstore. */
-  readonly path: string;
-  readonly script: DeviceScript | null;
-  readonly backend: XenbusBackend;
-}
-
 type MakeDevice = (bus: DeviceBus) => BackendDevice;
-/** Opens what is behind a device, once its nodes are there and its script has run. */
-type OpenDevice = () => Promise<MakeDevice>;
+/** Runs its script, if it has one, and opens what is behind a device, once its nodes are there; `path` is the backend's folder. */
+type OpenDevice = (path: string) => Promise<MakeDevice>;
 
 /** A device that cannot be plugged is the user's to solve. */
 async function asHostError<T>(done: Promise<T>): Promise<T> {
@@ -81,7 +67,7 @@ async function asHostError<T>(done: Promise<T>): Promise<T> {
 export class DomainDevices {
   readonly #options: DomainDevicesOptions;
   /** By the backend's folder. */
-  readonly #devices = new Map<string, Device>();
+  readonly #devices = new Map<string, XenbusBackend>();
   readonly #adding = new Set<string>();
   readonly #servers: RfbServer[] = [];
   #watcher: PlugWatcher | null = null;
@@ -94,21 +80,43 @@ export class DomainDevices {
 
   /** @throws HostError when the disk cannot be had; nothing is left behind then */
   async addDisk(disk: DiskConfig): Promise<void> {
-    const { port, store } = this.#options;
     const backend = await this.#backendOf(disk.backendDomain);
     if (backend !== 0)
       return await this.#addForeign(diskNodes(disk, numberOfForeignDisk(disk), disk.target ?? ''), backend);
     const place = await placeDisk(disk);
-    const nodes = diskNodes(disk, place.id, place.path);
-    const script = disk.script === null ? null : { path: scriptPath(disk.script), plug: ['add'], unplug: ['remove'] };
-    await this.#add(nodes, script, async () => {
-      const made = script && (await store.read(`${backendPath(port.domid, nodes)}/physical-device-path`));
-      return await this.#openBlock(disk, { ...place, path: made ?? place.path });
+    const { script } = disk;
+    await this.#add(diskNodes(disk, place.id, place.path), async (path) => {
+      if (script === null) return await this.#openBlock(disk, place);
+      return await this.#afterScript(scriptPath(script), path, async (unplug) => {
+        const made = await this.#options.store.read(`${path}/physical-device-path`);
+        return await this.#openBlock(disk, { ...place, path: made ?? place.path }, unplug);
+      });
     });
   }
 
-  async #openBlock(disk: DiskConfig, { path, format }: DiskPlace): Promise<MakeDevice> {
+  /** Lets a disk's script make what `open` opens; `unplug` has to be called when that is closed. */
+  async #afterScript(
+    script: string,
+    backendFolder: string,
+    open: (unplug: () => Promise<void>) => Promise<MakeDevice>,
+  ): Promise<MakeDevice> {
+    await runHotplugScript({ path: script, words: ['add'], backendPath: backendFolder }, this.#options);
+    const unplug = (): Promise<void> => this.#runLast({ path: script, words: ['remove'], backendPath: backendFolder });
+    try {
+      return await open(unplug);
+    } catch (error) {
+      await unplug();
+      throw error;
+    }
+  }
+
+  async #openBlock(
+    disk: DiskConfig,
+    { path, format }: DiskPlace,
+    afterClose: () => Promise<void> = async () => {},
+  ): Promise<MakeDevice> {
     const options = {
+      afterClose,
       image: await openDisk(disk, path, format),
       readOnly: !disk.writable,
       cdrom: disk.cdrom,
@@ -123,16 +131,33 @@ export class DomainDevices {
     const mac = vif.mac ?? makeUpMac();
     const backend = await this.#backendOf(vif.backendDomain);
     if (backend !== 0) return await this.#addForeign(vifNodes(vif, mac), backend);
-    await this.#add(vifNodes(vif, mac), null, () => this.#openVif(vif, mac));
+    await this.#add(vifNodes(vif, mac), (path) => this.#openVif(vif, mac, path));
   }
 
-  async #openVif(vif: VifConfig, mac: Uint8Array): Promise<MakeDevice> {
+  /** A script of the user's runs when its interface is there: before the guest is served, and after it has gone. */
+  async #openVif(vif: VifConfig, mac: Uint8Array, backendFolder: string): Promise<MakeDevice> {
     const { port, log } = this.#options;
     let device: NetworkDevice | null = null;
     const facts = { domid: port.domid, mac, takesGso: () => device?.takesGso ?? false, log };
     const network = await openNetwork(vif, facts);
+    const path = userScript(vif);
+    const script = (action: string): HotplugScript | null => {
+      if (path === null) return null;
+      const env = { vif: vifName(port.domid, vif), netdev: vif.gatewaydev ?? '' };
+      return { path, words: [action, 'type_if=vif'], backendPath: backendFolder, env };
+    };
+    const [online, offline] = [script('online'), script('offline')];
+    try {
+      if (online !== null) await runHotplugScript(online, this.#options);
+    } catch (error) {
+      network.close();
+      throw error;
+    }
     const options = {
       network,
+      beforeClose: async () => {
+        if (offline !== null) await this.#runLast(offline);
+      },
       rate: vif.rate === null ? null : { bytes: vif.rate.bytesPerInterval, periodUs: vif.rate.intervalUs },
       nowMs: () => performance.now(),
       setTimer: (delayMs: number, callback: () => void) => {
@@ -155,8 +180,8 @@ export class DomainDevices {
     const nodes = screenNodes(vfb, name);
     const keyboard = new KeyboardDevice(port);
     let screen: FramebufferDevice | null = null;
-    await this.#add(nodes.vkbd, null, async () => () => keyboard);
-    await this.#add(nodes.vfb, null, async () => (bus) => {
+    await this.#add(nodes.vkbd, async () => () => keyboard);
+    await this.#add(nodes.vfb, async () => (bus) => {
       const framebuffer = new FramebufferDevice(port, bus);
       screen = framebuffer;
       return framebuffer;
@@ -185,11 +210,7 @@ export class DomainDevices {
       throw new HostError(`channel ${name}: backend=${backendDomain}: channels are served by Dom0 only`);
     const { end, tty } = await openChannelEnd(channel);
     try {
-      await this.#add(
-        channelNodes(channel, tty),
-        null,
-        async () => () => new ConsoleChannelDevice(this.#options.port, end),
-      );
+      await this.#add(channelNodes(channel, tty), async () => () => new ConsoleChannelDevice(this.#options.port, end));
     } catch (error) {
       end.close();
       throw error;
@@ -207,7 +228,7 @@ export class DomainDevices {
   }
 
   /** Makes a device's nodes and starts its backend, which is in InitWait when this resolves. */
-  async #add(nodes: DeviceNodes, script: DeviceScript | null, open: OpenDevice): Promise<void> {
+  async #add(nodes: DeviceNodes, open: OpenDevice): Promise<void> {
     const { store, port } = this.#options;
     const path = backendPath(port.domid, nodes);
     const isThere = this.#isRestoring ? (await store.read(`${path}/state`)) !== null : false;
@@ -215,18 +236,12 @@ export class DomainDevices {
       throw new HostError(`Domain ${port.domid}: device ${nodes.kind} ${nodes.id} is there already`);
     this.#adding.add(path);
     let backend: XenbusBackend | null = null;
-    let plugged = false;
     try {
-      if (script !== null) {
-        await runHotplugScript({ path: script.path, words: script.plug, backendPath: path }, this.#options);
-        plugged = true;
-      }
-      backend = await this.#start(path, script, await open());
+      backend = await this.#start(path, await open(path));
       if (backend.waitsForHotplug) await store.write(`${path}/hotplug-status`, 'connected');
     } catch (error) {
       this.#devices.delete(path);
       await backend?.stop();
-      if (plugged) await this.#runUnplugScript(path, script);
       await removeDeviceNodes(store, port.domid, nodes);
       throw error;
     } finally {
@@ -234,15 +249,13 @@ export class DomainDevices {
     }
   }
 
-  async #start(path: string, script: DeviceScript | null, device: MakeDevice): Promise<XenbusBackend> {
+  async #start(path: string, device: MakeDevice): Promise<XenbusBackend> {
     const { store, log } = this.#options;
     const backend = new XenbusBackend({ store, path, device, log });
-    this.#devices.set(path, { path, script, backend });
+    this.#devices.set(path, backend);
     // Whoever has unplugged it.
-    void backend.gone.then(async () => {
-      if (this.#devices.get(path)?.backend !== backend) return;
-      this.#devices.delete(path);
-      await this.#runUnplugScript(path, script);
+    void backend.gone.then(() => {
+      if (this.#devices.get(path) === backend) this.#devices.delete(path);
     });
     try {
       await backend.start(this.#isRestoring);
@@ -258,12 +271,12 @@ export class DomainDevices {
   async detach(): Promise<void> {
     await this.#watcher?.stop();
     this.#watcher = null;
-    await Promise.all([...this.#devices.values()].map(({ backend }) => backend.detach()));
+    await Promise.all([...this.#devices.values()].map((backend) => backend.detach()));
   }
 
   /** After `detach`: all go on where they were. */
   async attach(): Promise<void> {
-    await Promise.all([...this.#devices.values()].map(({ backend }) => backend.attach()));
+    await Promise.all([...this.#devices.values()].map((backend) => backend.attach()));
     await this.watch();
   }
 
@@ -280,12 +293,8 @@ export class DomainDevices {
         const nodes = await this.#readNodes(path);
         // Those that had been unplugged.
         if (Number(nodes['state']) > XenbusStateConnected) continue;
-        const script = diskScript(backendKind, nodes);
-        if (script !== null)
-          await runHotplugScript({ path: script.path, words: script.plug, backendPath: path }, this.#options);
-        const made = script === null ? nodes : await this.#readNodes(path);
-        const forwarding = config.vifs.find((vif) => backendKind === 'vif' && String(vif.devid) === name);
-        await this.#start(path, script, await this.#openFromNodes(backendKind, made, forwarding));
+        const configured = config.vifs.find((vif) => backendKind === 'vif' && String(vif.devid) === name);
+        await this.#start(path, await this.#openFromNodes(path, backendKind, nodes, configured));
       }
     for (const vfb of config.vfbs) await this.addVfb(vfb);
     this.#isRestoring = false;
@@ -306,7 +315,7 @@ export class DomainDevices {
     const nodes = await this.#readNodes(path);
     if (nodes['state'] !== String(XenbusStateInitialising)) return;
     try {
-      await this.#start(path, null, await this.#openFromNodes(backendKind, nodes));
+      await this.#start(path, await this.#openFromNodes(path, backendKind, nodes));
     } catch (error) {
       if (!(error instanceof Error)) throw error;
       log(`${path}: ${error.message}`);
@@ -317,6 +326,7 @@ export class DomainDevices {
 
   /** `configured`: the same interface in the domain's config, for what no node says of it. */
   async #openFromNodes(
+    path: string,
     backendKind: string,
     nodes: Readonly<Record<string, string>>,
     configured: VifConfig | undefined = undefined,
@@ -324,22 +334,27 @@ export class DomainDevices {
     if (backendKind === 'vif') {
       const vif = vifFromNodes(nodes);
       const { forwards, loopback } = configured ?? vif ?? { forwards: [], loopback: true };
-      if (vif?.mac) return await this.#openVif({ ...vif, forwards, loopback }, vif.mac);
+      if (vif?.mac) return await this.#openVif({ ...vif, forwards, loopback }, vif.mac, path);
     } else {
       const disk = diskFromNodes(nodes);
-      if (disk !== null) return await this.#openBlock(disk, await placeDisk(disk));
+      const script = diskScript(backendKind, nodes);
+      if (disk !== null && script === null) return await this.#openBlock(disk, await placeDisk(disk));
+      if (disk !== null && script !== null)
+        return await this.#afterScript(script, path, async (unplug) => {
+          const made = diskFromNodes(await this.#readNodes(path)) ?? disk;
+          return await this.#openBlock(made, await placeDisk(made), unplug);
+        });
     }
     throw new HostError(`the nodes describe no ${backendKind}`);
   }
 
-  /** What goes wrong with it holds nothing up. */
-  async #runUnplugScript(path: string, script: DeviceScript | null): Promise<void> {
-    if (script === null) return;
+  /** Runs a device's script for the last time. What goes wrong with it holds nothing up. */
+  async #runLast(script: HotplugScript): Promise<void> {
     try {
-      await runHotplugScript({ path: script.path, words: script.unplug, backendPath: path }, this.#options);
+      await runHotplugScript(script, this.#options);
     } catch (error) {
       if (!(error instanceof Error)) throw error;
-      this.#options.log(`${path}: ${error.message}`);
+      this.#options.log(`${script.backendPath}: ${error.message}`);
     }
   }
 
@@ -355,19 +370,15 @@ export class DomainDevices {
   async close(): Promise<void> {
     await this.#watcher?.stop();
     for (const server of this.#servers.splice(0)) server.close();
-    const devices = [...this.#devices.values()];
+    const backends = [...this.#devices.values()];
     this.#devices.clear();
-    await Promise.all(
-      devices.map(async ({ path, script, backend }) => {
-        await backend.stop();
-        await this.#runUnplugScript(path, script);
-      }),
-    );
+    await Promise.all(backends.map((backend) => backend.stop()));
   }
 }
 
 /** The script of the user's that a disk has, by its nodes. */
-function diskScript(backendKind: string, { script, type }: Readonly<Record<string, string>>): DeviceScript | null {
-  if (backendKind !== 'vbd' || type !== 'phy' || script === undefined || script === scriptPath('block')) return null;
-  return { path: script, plug: ['add'], unplug: ['remove'] };
+function diskScript(backendKind: string, { script, type }: Readonly<Record<string, string>>): string | null {
+  return backendKind !== 'vbd' || type !== 'phy' || script === undefined || script === scriptPath('block')
+    ? null
+    : script;
 }

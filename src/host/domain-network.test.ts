@@ -18,13 +18,17 @@ test.each([
   ['bridge=passt', none, { kind: 'passt' }],
   ['script=vif-route,ip=10.0.0.1', none, { kind: 'route' }],
   ['script=/etc/xen/scripts/vif-openvswitch,bridge=ovs0.7', none, { kind: 'openvswitch', name: 'ovs0.7' }],
+  ['script=mine,bridge=xenbr0', xenbr0, { kind: 'script' }],
+  ['script=/home/me/vif-bridge', none, { kind: 'script' }],
 ] as const)('vif = [ "%s" ] is plugged into what its words say', (spec, host, choice) => {
   expect(chooseNetwork(vif(spec), host)).toEqual(choice);
 });
 
 test('what cannot be is refused with the reason', async () => {
   expect(() => chooseNetwork(vif('bridge=xenbr0'), powerless)).toThrow(/vif devid=0: xenbr0 .*CAP_NET_ADMIN/);
-  expect(() => chooseNetwork(vif('script=mine'), none)).toThrow(/script=mine: expected vif-bridge, vif-nat, vif-route/);
+  expect(() => chooseNetwork(vif('script=mine'), powerless)).toThrow(
+    /vif devid=0: script=mine: this user may not make the network interface .*CAP_NET_ADMIN.* vif-bridge, vif-nat, vif-route/,
+  );
   const facts = { domid: 1, mac: new Uint8Array(6), takesGso: () => true, log: () => {} };
   const open = (spec: string) => openNetwork(vif(spec), facts);
   await expect(open('script=vif-nat,ip=300.1.1.1')).rejects.toThrow(/ip=300.1.1.1: expected one IPv4 address/);

@@ -9,6 +9,7 @@
  * | `bridge=passt` | passt(1), a process of its own |
  * | `script=vif-route` | a TAP device, and routes to the addresses in `ip` |
  * | `script=vif-openvswitch` | a TAP device as a port of the Open vSwitch bridge |
+ * | any other `script` | a TAP device vifX.Y, which the script does with as it likes (domain-devices.ts runs it) |
  */
 
 import { execFileSync } from 'node:child_process';
@@ -17,7 +18,7 @@ import type { Socket } from 'node:net';
 import { basename } from 'node:path';
 import type { NetworkEnd } from '../network/frame.ts';
 import { DOMUS_FORM } from '../network/frame-stream.ts';
-import { openBridged, openRouted, openVswitched } from '../network/host/host-interface.ts';
+import { openBridged, openForScript, openRouted, openVswitched } from '../network/host/host-interface.ts';
 import { createNodeNetwork } from '../network/host/node-network.ts';
 import { openPasst, PasstError } from '../network/host/passt.ts';
 import { SocketPort } from '../network/host/socket-port.ts';
@@ -27,6 +28,7 @@ import { type Forward, parseForward } from '../network/nat/forwards.ts';
 import { parseIpv4 } from '../network/nat/ipv4.ts';
 import { Nat, natAddresses } from '../network/nat/nat.ts';
 import type { VifConfig } from '../toolstack/config/network-interface.ts';
+import { scriptPath } from '../toolstack/device-nodes.ts';
 import { HostError } from './host-error.ts';
 import { stateRoot, switchPath } from './state-dir.ts';
 import { openXenstored } from './xenstored.ts';
@@ -37,7 +39,8 @@ export type NetworkChoice =
   | { readonly kind: 'bridge'; readonly name: string }
   | { readonly kind: 'route' }
   | { readonly kind: 'openvswitch'; readonly name: string }
-  | { readonly kind: 'passt' };
+  | { readonly kind: 'passt' }
+  | { readonly kind: 'script' };
 
 /** What matters of the host for the choice. */
 export interface HostBridges {
@@ -51,8 +54,28 @@ const CAP_NET_ADMIN = 12n;
 /** Source: libxl_create.c, xl.conf(5) vif.default.bridge. */
 const DEFAULT_BRIDGE = 'xenbr0';
 
+/** Xen's scripts whose work Domus does itself. */
+const OWN_SCRIPTS: readonly string[] = ['vif-bridge', 'vif-nat', 'vif-route', 'vif-openvswitch'];
+
+/** The path of the user's own script, which has to be run; null where it is one of Xen's. */
+export function userScript(vif: VifConfig): string | null {
+  if (vif.script === null) return null;
+  const path = scriptPath(vif.script);
+  return OWN_SCRIPTS.some((name) => path === scriptPath(name)) ? null : path;
+}
+
+/** The name of an interface of the host, as Xen's Dom0 has it. */
+export const vifName = (domid: number, vif: VifConfig): string => `vif${domid}.${vif.devid}`;
+
 /** @throws HostError when the interface asks for what there is not */
 export function chooseNetwork(vif: VifConfig, host: HostBridges): NetworkChoice {
+  if (userScript(vif) !== null) {
+    if (host.mayUseTap) return { kind: 'script' };
+    throw new HostError(
+      `${nameOf(vif)}: script=${vif.script}: this user may not make the network interface that a script works on (CAP_NET_ADMIN, ` +
+        `/dev/net/tun); without one there are ${OWN_SCRIPTS.join(', ')}, which Domus does itself`,
+    );
+  }
   const script = vif.script === null ? 'vif-bridge' : basename(vif.script);
   switch (script) {
     case 'vif-nat':
@@ -61,12 +84,6 @@ export function chooseNetwork(vif: VifConfig, host: HostBridges): NetworkChoice 
       return { kind: 'route' };
     case 'vif-openvswitch':
       return { kind: 'openvswitch', name: vif.bridge ?? DEFAULT_BRIDGE };
-    case 'vif-bridge':
-      break;
-    default:
-      throw new HostError(
-        `${nameOf(vif)}: script=${vif.script}: expected vif-bridge, vif-nat, vif-route or vif-openvswitch`,
-      );
   }
   if (vif.bridge === 'passt') return { kind: 'passt' };
   const name = vif.bridge ?? DEFAULT_BRIDGE;
@@ -152,7 +169,7 @@ export function openNat(vif: VifConfig, facts: DeviceFacts): NetworkEnd {
 /** Opens the network of an interface. @throws HostError */
 export async function openNetwork(vif: VifConfig, facts: DeviceFacts): Promise<NetworkEnd> {
   const choice = chooseNetwork(vif, hostBridges());
-  const name = vif.ifname ?? `vif${facts.domid}.${vif.devid}`;
+  const name = vif.ifname ?? vifName(facts.domid, vif);
   try {
     switch (choice.kind) {
       case 'nat':
@@ -167,6 +184,9 @@ export async function openNetwork(vif: VifConfig, facts: DeviceFacts): Promise<N
         return await openRouted(name, routedAddresses(vif), vif.gatewaydev, vif.mtu);
       case 'passt':
         return await openPasst(readForwards(vif, null));
+      case 'script':
+        // Under that name; giving it the one in `vifname` is the script's work too.
+        return await openForScript(vifName(facts.domid, vif), vif.mtu);
     }
   } catch (error) {
     if (error instanceof TapError || error instanceof PasstError)

@@ -50,6 +50,19 @@ export function openBridged(name: string, bridge: string, mtu: number | null): P
   });
 }
 
+/** An interface as Linux's backend makes it, down, for a script that does the rest. Throws TapError. */
+export async function openForScript(name: string, mtu: number | null): Promise<TapPort> {
+  const tap = new TapPort(name);
+  try {
+    await call('ip', ['link', 'set', 'dev', name, 'address', BRIDGED_MAC]);
+    if (mtu !== null) await call('ip', ['link', 'set', 'dev', name, 'mtu', String(mtu)]);
+    return tap;
+  } catch (error) {
+    tap.close();
+    throw error;
+  }
+}
+
 /** An interface in a bridge of Open vSwitch, as `bridge`, `bridge.VLAN` or `bridge.VLAN:TRUNK...`. Throws TapError. */
 export function openVswitched(name: string, bridge: string, mtu: number | null): Promise<TapPort> {
   const match = /^([^.:]+)(?:\.(\d+))?(?::(\d+(?::\d+)*))?$/.exec(bridge);
