@@ -36,6 +36,8 @@ const RETURN_GRACE_MS = 60_000;
 export class DomainKeeper {
   readonly #options: KeeperOptions;
   readonly #startMs = performance.now();
+  /** What is introduced later without a process of ours is somebody else's. */
+  readonly #fromBefore: ReadonlySet<number>;
   /** Domains that are being taken care of. */
   readonly #busy = new Map<number, Promise<void>>();
   #timer: NodeJS.Timeout | null = null;
@@ -44,6 +46,7 @@ export class DomainKeeper {
 
   constructor(options: KeeperOptions) {
     this.#options = options;
+    this.#fromBefore = new Set([...options.domids(), ...domidsIn(options.root)]);
   }
 
   /** The last session of a domain has ended. Those of domain 0 may belong to a process that was making a domain. */
@@ -63,8 +66,9 @@ export class DomainKeeper {
     for (const domid of new Set([...domids(), ...domidsIn(root)])) {
       if (domid === 0 || hasSession(domid) || this.#busy.has(domid) || existsSync(endedPath(root, domid))) continue;
       const id = processIdOf(root, domid);
-      const isUnknown = id === null && performance.now() - this.#startMs < RETURN_GRACE_MS;
-      if (isUnknown || (id !== null && processLives(id))) lookAgain = true;
+      if (id === null && !this.#fromBefore.has(domid)) continue;
+      const mayReturn = id === null && performance.now() - this.#startMs < RETURN_GRACE_MS;
+      if (mayReturn || (id !== null && processLives(id))) lookAgain = true;
       else this.#take(domid);
     }
     if (!lookAgain) return;

@@ -39,10 +39,16 @@ const DOM0_PATH = '/local/domain/0';
 /** Makes one node with its value and permissions. */
 type MakeNode = (path: string, permissions: readonly string[], value?: string) => void;
 
-/** Domain 0's own nodes. Before the first guest. */
+/** Name of the one CPU pool, which libxl looks for. */
+const POOL_NAME = '/local/pool/0/name';
+
+/** Domain 0's own nodes, and those of the host. Before the first guest. */
 export async function introduceControlDomain(client: XenstoreClient): Promise<void> {
+  // The last one that is written tells that all are there.
+  if ((await client.read(POOL_NAME)) !== null) return;
   await client.write(`${DOM0_PATH}/name`, 'Domain-0');
   await client.write(`${DOM0_PATH}/domid`, '0');
+  await client.write(POOL_NAME, 'Pool-0');
 }
 
 /** Another domain has the name. One line, as libxl says it. */

@@ -15,8 +15,6 @@ import { fileURLToPath } from 'node:url';
 
 const BIN = fileURLToPath(new URL('../../bin/', import.meta.url));
 const LIMIT_MS = 180_000;
-/** What the guest's shell shows when it waits. */
-const PROMPT = /root@\S+:\S*# $/;
 
 export interface Block {
   readonly line: number;
@@ -57,6 +55,7 @@ export function mustContain(printed: string, expected: string): void {
 export class Walk {
   readonly #folder: string;
   readonly #env: NodeJS.ProcessEnv;
+  #marks = 0;
   readonly #consoles = new Map<string, { readonly child: ChildProcess; shown: string }>();
 
   /** `folder`: an empty one. `root`: the state folder. */
@@ -124,12 +123,22 @@ export class Walk {
     let printed = '';
     for (const line of text.split('\n')) {
       const console = this.#console(name);
-      await this.#prompt(name, console);
-      console.shown = '';
-      console.child.stdin?.write(`${line}\n`);
-      // The echo of the line, so that it is not the prompt of before that is seen.
-      await this.#prompt(name, console);
-      printed += console.shown;
+      const from = console.shown.length;
+      const mark = ++this.#marks;
+      // The echo of what is typed is not what it prints.
+      console.child.stdin?.write(`${line}; echo "walked $((${mark})) with $?"\n`);
+      const end = new RegExp(`^walked ${mark} with (\\d+)$`, 'm');
+      const endMs = performance.now() + LIMIT_MS;
+      let match: RegExpExecArray | null = null;
+      while (match === null) {
+        match = end.exec(console.shown.slice(from));
+        if (match === null && (performance.now() > endMs || console.child.exitCode !== null))
+          throw new Error(`at the console of ${name}, ${line} does not end:\n${console.shown.slice(-2000)}`);
+        await sleep(50);
+      }
+      const shown = console.shown.slice(from, from + match.index);
+      if (match[1] !== '0') throw new Error(`at the console of ${name}, ${line} fails:\n${shown}`);
+      printed += shown;
     }
     return printed;
   }
@@ -152,14 +161,5 @@ export class Walk {
       this.#consoles.set(name, console);
     }
     return console;
-  }
-
-  async #prompt(name: string, console: { readonly child: ChildProcess; readonly shown: string }): Promise<void> {
-    const endMs = performance.now() + LIMIT_MS;
-    while (!PROMPT.test(console.shown)) {
-      if (performance.now() > endMs || console.child.exitCode !== null)
-        throw new Error(`the console of ${name} shows no prompt:\n${console.shown.slice(-2000)}`);
-      await sleep(50);
-    }
   }
 }

@@ -7,6 +7,7 @@ export interface DeviceReport {
   /** The backend's folder in xenstore. */
   readonly backendPath: string;
   readonly backendId: number;
+  /** XenbusState* of the frontend. */
   readonly state: number;
   /** A node of the frontend or of the backend; null if it is not there. */
   readonly frontend: (name: string) => string | null;
@@ -27,7 +28,7 @@ export async function devicesOf(store: XenstoreClient, domid: number, kind: stri
       id,
       backendPath,
       backendId: Number(frontend.get('backend-id') ?? 0),
-      state: Number(backend.get('state') ?? 0),
+      state: Number(frontend.get('state') ?? 0),
       frontend: (name) => frontend.get(name) ?? null,
       backend: (name) => backend.get(name) ?? null,
     });

@@ -100,6 +100,7 @@ async function addDevice(nodes: DeviceNodes, frontend: Readonly<Record<string, s
   const { store } = host;
   await addDeviceNodes(store, 2, nodes);
   await store.write(`${backendPath(2, nodes)}/state`, '4');
+  await store.write(`${frontendPath(2, nodes)}/state`, '4');
   for (const [name, value] of Object.entries(frontend)) await store.write(`${frontendPath(2, nodes)}/${name}`, value);
 }
 

@@ -58,7 +58,6 @@ export const vmList: Command = {
     return await withStore(context, async (store) => {
       context.out('UUID                                  ID    name\n');
       for (const { domid } of await allDomains(store)) {
-        if (domid === 0) continue;
         const report = await domainReport(store, domid);
         if (report !== null) context.out(`${report.uuid}  ${domid}    ${report.name.padEnd(30)}\n`);
       }

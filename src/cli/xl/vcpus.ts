@@ -44,7 +44,7 @@ function rows({ name, domid, vcpus, paused }: DomainReport): string {
         ? `${on} ${(running && !paused ? 'r' : '-').padStart(3)}${blocked ? 'b' : '-'}- `
         : `${on} ${'-'.padStart(3)}-p `;
       const affinity = `${formatCpuSet(hard, hostCpus)} / ${formatCpuSet(soft, hostCpus)}`;
-      return `${start} ${state}${seconds.toFixed(1).padStart(9)}  ${affinity}\n`;
+      return `${start}${state}${seconds.toFixed(1).padStart(9)}  ${affinity}\n`;
     })
     .join('');
 }
