@@ -5,6 +5,7 @@ import { fork } from 'node:child_process';
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { compileCacheFolder } from '../toolstack/compile-cache.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
 import { domainLogPath, stateRoot } from './state-dir.ts';
 
@@ -90,7 +91,12 @@ export async function startDomain(config: DomainConfig, options: StartOptions): 
   const child = fork(fileURLToPath(program), [], {
     detached: true,
     cwd: options.cwd,
-    env: { ...process.env, ...options.environment, DOMUS_STATE_DIR: root },
+    env: {
+      ...process.env,
+      ...options.environment,
+      DOMUS_STATE_DIR: root,
+      NODE_COMPILE_CACHE: compileCacheFolder(),
+    },
     serialization: 'advanced',
     // Standard input is nothing that can be read; /dev/null may be missing.
     stdio: [logFile, logFile, logFile, 'ipc'],

@@ -4,7 +4,12 @@ import { enableCompileCache } from 'node:module';
 import { join } from 'node:path';
 import { cacheRoot } from './cache.ts';
 
+/** For the variable NODE_COMPILE_CACHE of a process that is started: what it loads first is cached as well. */
+export function compileCacheFolder(): string {
+  return process.env['NODE_COMPILE_CACHE'] || join(cacheRoot(), 'compiled');
+}
+
 /** For this thread, and all that it imports from now on. Where the folder cannot be written nothing is cached. */
 export function useCompileCache(): void {
-  enableCompileCache(join(cacheRoot(), 'compiled'));
+  enableCompileCache(compileCacheFolder());
 }

@@ -1,4 +1,4 @@
-/** One host, many domains: what docs/first-steps.md says, and a slice of chaos (scripts/chaos.ts runs it for longer). */
+/** One host, many domains: what docs/first-steps.md and docs/service.md say, and a slice of chaos (scripts/chaos.ts runs it for longer). */
 
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -20,11 +20,13 @@ afterAll(async () => {
   rmSync(folder, { recursive: true });
 });
 
-test('a reader of docs/first-steps.md has three guests on a bridge', async () => {
+test('a reader of docs/first-steps.md has three guests on a bridge, and of docs/service.md one that is always there', async () => {
   const home = join(folder, 'home');
   mkdirSync(home);
-  const page = fileURLToPath(new URL('../../docs/first-steps.md', import.meta.url));
-  expect(await new Walk(home, roots[0]).through(page)).toBeGreaterThan(20);
+  const walk = new Walk(home, roots[0]);
+  const page = (name: string): string => fileURLToPath(new URL(`../../docs/${name}`, import.meta.url));
+  expect(await walk.through(page('first-steps.md'))).toBeGreaterThan(20);
+  expect(await walk.through(page('service.md'))).toBeGreaterThan(4);
 });
 
 test('after random commands and kills all agrees, and who was not touched has not noticed', async (context) => {

@@ -31,6 +31,9 @@ describe('domus', () => {
     [['daemon', 'stop', '-h']],
     [['disk', '-h']],
     [['disk', 'resize', '-h']],
+    [['domains', '--help']],
+    [['domains', 'start', '-h']],
+    [['completion', '-h']],
   ])('%j prints the help', async (argv) => {
     expect(await main(argv)).toBe(0);
     expect(out).toMatch(/^usage: domus COMMAND/);
@@ -53,6 +56,9 @@ describe('domus', () => {
     [['disk', 'resize', 'guest', 'floppy', '1G'], /^domus: floppy: expected the name of a virtual disk, such as xvda/],
     [['demo', 'x'], /unknown command "demo x"/],
     [['daemon', 'start'], /^domus: daemon: expected "daemon" or "daemon stop"/],
+    [['domains'], /^domus: domains: expected "domains start" or "domains stop"/],
+    [['domains', 'restart'], /^domus: domains: expected/],
+    [['completion', 'fish'], /^domus: unknown command "completion fish"/],
     [['daemon', 'stop', '--force'], /^domus: daemon: expected "daemon" or "daemon stop"/],
     [['demo', '--nonsense'], /^domus: Unknown option '--nonsense'/],
     [['guest', 'build', '--suite'], /^domus: Option '--suite <value>' argument missing/],

@@ -25,6 +25,9 @@ Commands:
                  device has by now
   daemon         serve xenstore in the foreground; other commands start it by themselves, in the background
   daemon stop    end the daemon; running domains start it again when they need it
+  domains start  create the guests whose configs are in the folder "auto" of the state folder
+  domains stop   shut all guests down, and take away those that have not within 300 s
+  completion bash  print a script that completes the words of xl
 
 Options of demo and guest build:
   --kernel-package NAME   Debian package with the kernel (default linux-image-cloud-amd64)
@@ -97,9 +100,18 @@ async function run(argv: readonly string[]): Promise<number> {
     return 1;
   }
   const command = words.join(' ');
+  if (words[0] === 'domains' && options !== 'help') return await domains(words.slice(1), argv.length > words.length);
+  if (command === 'completion bash' && options !== 'help') {
+    const { bashCompletion } = await import('./completion.ts');
+    process.stdout.write(await bashCompletion());
+    return 0;
+  }
   if (words[0] === 'daemon' && options !== 'help') return await daemon(words.slice(1), argv.length > words.length);
   if (words[0] === 'disk' && options !== 'help') return await disks(words.slice(1), argv.length > words.length);
-  const hasHelp = ['guest', 'daemon', 'daemon stop', 'disk', 'disk resize'].includes(command);
+  const hasHelp = [
+    ...['guest', 'daemon', 'daemon stop', 'disk', 'disk resize'],
+    ...['domains', 'domains start', 'domains stop', 'completion', 'completion bash'],
+  ].includes(command);
   if (command !== 'demo' && command !== 'guest build' && !(hasHelp && options === 'help')) {
     throw new UsageError(command === 'guest' ? 'guest: expected "guest build"' : `unknown command "${command}"`);
   }
@@ -142,6 +154,17 @@ async function disks(words: readonly string[], hasOptions: boolean): Promise<num
   if (size !== undefined && sizeBytes === null)
     throw new UsageError(`disk resize: expected a size such as 20G or 1500M, found "${size}"`);
   return await resize(domain, vdev, sizeBytes);
+}
+
+async function domains(words: readonly string[], hasOptions: boolean): Promise<number> {
+  const [what] = words;
+  if (hasOptions || words.length !== 1 || (what !== 'start' && what !== 'stop'))
+    throw new UsageError('domains: expected "domains start" or "domains stop", without options');
+  const { startDomains, stopDomains, STOP_LIMIT_S } = await import('./domains.ts');
+  const say = (line: string): void => void process.stderr.write(`${line}\n`);
+  if (what === 'stop') return await stopDomains(STOP_LIMIT_S, say);
+  const xl = await import('../xl/main.ts');
+  return await startDomains((file) => xl.main(['create', '-q', file]), say);
 }
 
 interface Request {

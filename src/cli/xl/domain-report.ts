@@ -45,13 +45,21 @@ export const SHUTDOWN_LETTERS = '-rscwS';
 const MIB = 1 << 20;
 const PAGES_PER_MIB = 256;
 
+/** Of those that are there still. */
+export async function domainReports(store: XenstoreClient, domids: readonly number[]): Promise<DomainReport[]> {
+  const reports = await Promise.all(domids.map((domid) => domainReport(store, domid)));
+  return reports.filter((report) => report !== null);
+}
+
 /** Null: there is no such domain. */
 export async function domainReport(store: XenstoreClient, domid: number): Promise<DomainReport | null> {
   if (domid === 0) return hostReport();
-  const name = await nameOf(store, domid);
-  const vm = await store.read(`/local/domain/${domid}/vm`);
+  const [name, vm, state] = await Promise.all([
+    nameOf(store, domid),
+    store.read(`/local/domain/${domid}/vm`),
+    tryState(domid),
+  ]);
   if (name === null || vm === null) return null;
-  const state = await tryState(domid);
   const kept = state === null ? endedReasonOf(domid) : null;
   const startTime = Number((await store.read(`${vm}/start_time`)) ?? Number.NaN);
   const vcpus = (state?.vcpus ?? []).map(({ timeNs, ...vcpu }) => ({ ...vcpu, seconds: timeNs / 1e9 }));

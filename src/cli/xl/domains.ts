@@ -54,13 +54,11 @@ export interface Found {
 /** Domain 0 and all others, by domid. */
 export async function allDomains(store: XenstoreClient): Promise<Found[]> {
   const domids = ((await store.directory('/local/domain')) ?? []).map(Number).sort((a, b) => a - b);
-  const found: Found[] = [];
-  for (const domid of domids) {
-    if (!Number.isSafeInteger(domid)) continue;
-    const name = await nameOf(store, domid);
-    if (name !== null) found.push({ domid, name });
-  }
-  return found;
+  const names = await Promise.all(domids.map((domid) => (Number.isSafeInteger(domid) ? nameOf(store, domid) : null)));
+  return domids.flatMap((domid, i) => {
+    const name = names[i];
+    return name === null ? [] : [{ domid, name }];
+  });
 }
 
 export async function nameOf(store: XenstoreClient, domid: number): Promise<string | null> {

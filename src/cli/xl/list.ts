@@ -5,7 +5,7 @@
  */
 
 import { type Command, type CommandWords, type Context, readWords } from './command.ts';
-import { type DomainReport, domainReport, SHUTDOWN_LETTERS } from './domain-report.ts';
+import { type DomainReport, domainReports, SHUTDOWN_LETTERS } from './domain-report.ts';
 import { allDomains, CommandError, domidOf, withStore } from './domains.ts';
 import { longList } from './list-long.ts';
 
@@ -44,12 +44,10 @@ export const list: Command = {
       const wanted = word === undefined ? null : await domidOf(store, word);
       const shown = domains.filter(({ domid }) => wanted === null || domid === wanted);
       if (shown.length === 0) throw new CommandError(`Error: Domain '${word}' does not exist.`);
-      const reports: DomainReport[] = [];
-      for (const { domid } of shown) {
-        const report = await domainReport(store, domid);
-        // It may have gone meanwhile.
-        if (report !== null) reports.push(report);
-      }
+      const reports = await domainReports(
+        store,
+        shown.map(({ domid }) => domid),
+      );
       if (parsed.options.some(({ key }) => key === 'l')) context.out(await longList(store, reports));
       else showTable(reports, parsed.options, context);
       return 0;
