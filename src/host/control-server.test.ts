@@ -7,7 +7,10 @@ import { type ControlState, LINE_BYTES_MAX, LineReader } from './control-protoco
 import { ControlError, type ControlServer, openControlServer } from './control-server.ts';
 import { connectLocally } from './local-socket.ts';
 
-const STATE: ControlState = { paused: false, shutdownReason: -1, pages: 256, vcpus: [], pid: 7 };
+const STATE: ControlState = {
+  ...{ paused: false, shutdownReason: -1, pages: 256, weight: 256, cap: 0, vcpus: [], pid: 7 },
+  ...{ backendTimeNs: 1, residentBytes: 2 },
+};
 
 let folder = '';
 let server: ControlServer;
@@ -26,7 +29,7 @@ beforeEach(async () => {
     pause: note('pause'),
     unpause: note('unpause'),
     nmi: (params) => {
-      if (!Array.isArray(params) || params[0] !== 0) throw new ControlError('No such vCPU');
+      if (params['vcpu'] !== 0) throw new ControlError('No such vCPU');
       return note('nmi')(params);
     },
     wait: () =>
@@ -34,6 +37,9 @@ beforeEach(async () => {
         shutDown = resolve;
       }),
     destroy: note('destroy'),
+    save: note('save'),
+    schedule: note('schedule'),
+    pin: note('pin'),
   });
 });
 afterEach(() => {
@@ -84,10 +90,10 @@ test('requests are answered in turn, with the id that they have', async () => {
   expect(await one.ask({ jsonrpc: '2.0', id: 1, method: 'state' })).toEqual({ jsonrpc: '2.0', id: 1, result: STATE });
   one.socket.write('{"id":"a","method":"pause"}\n\n{"id":"b","meth');
   expect(await one.answer()).toEqual({ jsonrpc: '2.0', id: 'a', result: null });
-  expect(await one.ask('od":"nmi","params":[0]}')).toEqual({ jsonrpc: '2.0', id: 'b', result: null });
+  expect(await one.ask('od":"nmi","params":{"vcpu":0}}')).toEqual({ jsonrpc: '2.0', id: 'b', result: null });
   expect(called).toEqual([
-    ['pause', undefined],
-    ['nmi', [0]],
+    ['pause', {}],
+    ['nmi', { vcpu: 0 }],
   ]);
   expect(statSync(join(folder, 'control')).mode & 0o077).toBe(0);
 });
@@ -103,11 +109,12 @@ test('what cannot be done is an error, and the connection goes on', async () => 
   expect(await one.ask('7')).toEqual(failed(null, -32600));
   expect(await one.ask({ method: 'state' })).toEqual(failed(null, -32600));
   expect(await one.ask({ id: 1, method: 'constructor' })).toEqual(failed(1, -32601));
-  expect(await one.ask({ id: 2, method: 'nmi', params: [9] })).toEqual({
+  expect(await one.ask({ id: 2, method: 'nmi', params: { vcpu: 9 } })).toEqual({
     jsonrpc: '2.0',
     id: 2,
-    error: { code: -32602, message: 'No such vCPU' },
+    error: { code: 1, message: 'No such vCPU' },
   });
+  expect(await one.ask({ id: 4, method: 'nmi', params: 7 })).toEqual(failed(4, -32602));
   expect(await one.ask({ id: 3, method: 'state' })).toMatchObject({ id: 3, result: STATE });
   expect(called).toEqual([]);
 });

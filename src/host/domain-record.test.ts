@@ -18,7 +18,7 @@ const CFG = `name="a"\nkernel="k"\nmemory=64\ndisk=["/img,raw,xvda,w"]\nvif=["ma
 
 test('a record comes back as it was written, bytes too', () => {
   const config = readDomainConfig('c', CFG, { warn: () => {} });
-  const record = recordOf(config, true, false);
+  const record = recordOf({ config, configText: CFG, quiet: true, preserve: false });
   writeRecord(root, 1, record);
   expect(readRecord(root, 1)).toEqual({ version: 1, ...record });
   expect(readRecord(root, 1)?.config.uuid).toBeInstanceOf(Uint8Array);
@@ -28,7 +28,8 @@ test('a record comes back as it was written, bytes too', () => {
 test('there is none where none was written, where it was forgotten, and where it is another version`s', () => {
   expect(readRecord(root, 1)).toBeNull();
   expect(readRecord(root, 2)).toBeNull();
-  writeRecord(root, 1, recordOf(readDomainConfig('c', CFG, { warn: () => {} }), false, false));
+  const config = readDomainConfig('c', CFG, { warn: () => {} });
+  writeRecord(root, 1, recordOf({ config, configText: CFG, quiet: false, preserve: false }));
   forgetRecord(root, 1);
   forgetRecord(root, 1);
   expect(readRecord(root, 1)).toBeNull();

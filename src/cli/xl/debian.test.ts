@@ -22,6 +22,7 @@ import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { testState } from '../../../test/xl-host.ts';
 import type { ControlState } from '../../host/control-protocol.ts';
 import { type ControlServer, openControlServer } from '../../host/control-server.ts';
 import { type Daemon, startDaemon } from '../../host/domusd.ts';
@@ -147,14 +148,10 @@ async function addDomain(domid: number, name: string, memoryMiB: number, vcpus: 
   const memory = { memoryKiB: memoryMiB * 1024, maxMemKiB: memoryMiB * 1024, vcpus };
   const uuid = `e29e0040-db4b-4e86-9413-00000000000${domid}`;
   await introduceDomain(store, { domid, name, uuid, ...memory, ...ring, startTimeSeconds: Date.now() / 1000 - 100 });
-  const vcpu = { online: true, running: false, blocked: true, timeNs: 9.7e9 };
-  states.set(domid, {
-    paused: false,
-    shutdownReason: -1,
-    pages: memoryMiB * 256,
-    vcpus: Array.from({ length: vcpus }, () => vcpu),
-    pid: process.pid,
-  });
+  const state = testState(memoryMiB);
+  // Which CPU it is on is not known.
+  const vcpu = { ...state.vcpus[0], cpu: -1 };
+  states.set(domid, { ...state, vcpus: Array.from({ length: vcpus }, () => vcpu) });
   const paused = (value: boolean) => () => {
     states.set(domid, { ...(states.get(domid) as ControlState), paused: value });
     return null;
@@ -167,6 +164,9 @@ async function addDomain(domid: number, name: string, memoryMiB: number, vcpus: 
       nmi: () => null,
       wait: async () => 0,
       destroy: () => null,
+      save: () => null,
+      schedule: () => null,
+      pin: () => null,
     }),
   );
 }
