@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { main } from '../src/cli/xl/main.ts';
-import type { ControlState } from '../src/host/control-protocol.ts';
+import type { ControlDevices, ControlState } from '../src/host/control-protocol.ts';
 import { type ControlServer, openControlServer } from '../src/host/control-server.ts';
 import { controlHandlers } from '../src/host/domain-control.ts';
 import { type Daemon, startDaemon } from '../src/host/domusd.ts';
@@ -32,6 +32,7 @@ export function testState(memoryMiB: number, changed: Partial<ControlState> = {}
     paused: false,
     shutdownReason: -1,
     pages: memoryMiB * 256,
+    promisedPages: memoryMiB * 256,
     weight: 256,
     cap: 0,
     vcpus: [{ ...vcpu, cpu: 1, hard: HOST_CPUS, soft: HOST_CPUS }],
@@ -48,6 +49,9 @@ export class TestHost {
   readonly store: XenstoreClient;
   /** What the domains' processes answer. */
   readonly states = new Map<number, ControlState>();
+  /** Pages that `memory` allowed them. */
+  readonly allowed = new Map<number, number>();
+  readonly devices = new Map<number, ControlDevices>();
   readonly #daemon: Daemon;
   readonly #controls: ControlServer[] = [];
   readonly #before = process.env['DOMUS_STATE_DIR'];
@@ -101,6 +105,8 @@ export class TestHost {
       pause: () => change({ paused: true }),
       unpause: () => change({ paused: false }),
       setSchedule: (weight, cap) => change({ weight, cap }),
+      allowMemory: (pages) => this.allowed.set(domid, pages),
+      traffic: () => this.devices.get(domid) ?? { disks: [], vifs: [] },
       placement: {
         places: () => [...now().vcpus],
         pin: (vcpu, hard, soft) => {

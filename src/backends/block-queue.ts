@@ -18,6 +18,7 @@ import * as blkif from '../abi/io/blkif.ts';
 import type { DiskImage } from '../storage/disk-image.ts';
 import type { BackRing } from './back-ring.ts';
 import type { GuestChannel, GuestPort } from './guest-port.ts';
+import type { DiskTraffic } from './traffic.ts';
 import { type DeviceBus, FrontendError } from './xenbus.ts';
 
 /** Offered as feature-max-indirect-segments, as Linux's blkback does: 1 MiB in a request. */
@@ -42,6 +43,7 @@ export interface BlockQueueOptions {
   readonly discards: boolean;
   /** Of the disk, in bytes: 512 or 4096. Requests are whole sectors. */
   readonly sectorBytes: number;
+  readonly traffic: DiskTraffic;
 }
 
 /** A request under way. Made once, used again and again. */
@@ -126,6 +128,7 @@ export class BlockQueue {
       while (ring.waiting > 0) {
         if (this.#free.length === 0 || this.#barrier !== null) {
           this.#starved = true;
+          if (this.#barrier === null) this.#options.traffic.outOfRequests++;
           break;
         }
         if (left <= 0) break;
@@ -182,6 +185,7 @@ export class BlockQueue {
       this.#free.push(request);
       return 1;
     }
+    this.#count(request);
     if (this.#doNow(request)) {
       this.#release(request);
       this.#respond(request, blkif.BLKIF_RSP_OKAY);
@@ -199,6 +203,18 @@ export class BlockQueue {
     const { image } = this.#options;
     if (kind === blkif.BLKIF_OP_READ) return image.readNow?.(offset, buffers, lengthBytes) === true;
     return kind === blkif.BLKIF_OP_WRITE && image.writeNow?.(offset, buffers, lengthBytes) === true;
+  }
+
+  #count(request: Request): void {
+    const { traffic } = this.#options;
+    const sectors = request.lengthBytes / SECTOR_SIZE;
+    if (request.kind === blkif.BLKIF_OP_READ) {
+      traffic.reads++;
+      traffic.readSectors += sectors;
+    } else if (request.kind === blkif.BLKIF_OP_WRITE || request.kind === blkif.BLKIF_OP_WRITE_BARRIER) {
+      traffic.writes++;
+      traffic.writtenSectors += sectors;
+    }
   }
 
   /** Checks the request and maps its pages. Null, or the status that answers it. */

@@ -14,6 +14,7 @@ import type { DiskImage } from '../storage/disk-image.ts';
 import { BackRing } from './back-ring.ts';
 import { BlockQueue, INDIRECT_SEGMENTS_MAX } from './block-queue.ts';
 import type { GuestPort } from './guest-port.ts';
+import { DiskTraffic } from './traffic.ts';
 import { type BackendDevice, type DeviceBus, FrontendError, type FrontendNodes, type Nodes } from './xenbus.ts';
 
 /** Offered as max-ring-page-order, as Linux's blkback does: 512 requests. */
@@ -40,6 +41,7 @@ export interface BlockOptions {
 export class BlockDevice implements BackendDevice {
   readonly waitsForHotplug = true;
   readonly requests = { [RESIZE_NODE]: (value: string) => this.#resize(value) };
+  readonly traffic = new DiskTraffic();
   readonly #port: GuestPort;
   readonly #bus: DeviceBus;
   readonly #options: BlockOptions;
@@ -104,7 +106,8 @@ export class BlockDevice implements BackendDevice {
     if (ring === null)
       throw new FrontendError(EINVAL, `${frontend.path}/${folder}ring-ref: ${grefs.join(' ')} grant no ring`);
     const { image, readOnly, discards, sectorBytes } = this.#options;
-    const options = { port: this.#port, bus: this.#bus, image, readOnly, discards, sectorBytes };
+    const { traffic } = this;
+    const options = { port: this.#port, bus: this.#bus, image, readOnly, discards, sectorBytes, traffic };
     const queue = BlockQueue.open(options, ring, eventChannel);
     if (queue !== null) return queue;
     ring.unmap();

@@ -12,6 +12,7 @@ import { LAYER_IPV6, locate, PacketLayout } from '../network/packet.ts';
 import { countSegments, softenFrame } from '../network/segments.ts';
 import type { BackRing } from './back-ring.ts';
 import type { GuestPort } from './guest-port.ts';
+import type { FrameCounts } from './traffic.ts';
 import { FrontendError } from './xenbus.ts';
 
 const PAGE_SIZE = 4096;
@@ -33,6 +34,7 @@ export interface NetworkRxOptions {
   readonly port: GuestPort;
   readonly ring: BackRing;
   readonly features: RxFeatures;
+  readonly counts: FrameCounts;
   /** Tells the guest that there are responses. */
   readonly notify: () => void;
 }
@@ -68,7 +70,10 @@ export class NetworkRx {
     const extras = !soften && frame.gsoType !== GSO_NONE ? 1 : 0;
     const slots = segments * Math.ceil(longest / PAGE_SIZE) + extras;
     // What can never be received is lost.
-    if (slots > ring.slots || (longest > PAGE_SIZE && !this.#options.features.sg)) return true;
+    if (slots > ring.slots || (longest > PAGE_SIZE && !this.#options.features.sg)) {
+      this.#options.counts.dropped++;
+      return true;
+    }
     if (ring.waiting < slots && !ring.askForEvent(slots)) {
       this.#wanted = slots;
       return false;
@@ -108,6 +113,7 @@ export class NetworkRx {
     const { ring, port } = this.#options;
     const { u8 } = port.memory;
     const length = frame.length;
+    this.#options.counts.add(length);
     let first = 0;
     if (frame.checksum === CHECKSUM_PARTIAL) first = netif.XEN_NETRXF_csum_blank | netif.XEN_NETRXF_data_validated;
     else if (frame.checksum !== CHECKSUM_COMPLETE) first = netif.XEN_NETRXF_data_validated;

@@ -24,6 +24,7 @@ import { LAYER_IPV4, LAYER_IPV6, locate, PacketLayout, PROTOCOL_TCP } from '../n
 import type { BackRing } from './back-ring.ts';
 import type { SendCredit } from './credit.ts';
 import type { GuestPort } from './guest-port.ts';
+import type { FrameCounts } from './traffic.ts';
 import { FrontendError } from './xenbus.ts';
 
 const PAGE_SIZE = 4096;
@@ -39,6 +40,7 @@ export interface NetworkTxOptions {
   readonly ring: BackRing;
   readonly network: FramePort;
   readonly credit: SendCredit | null;
+  readonly counts: FrameCounts;
   /** Tells the guest that there are responses. */
   readonly notify: () => void;
   /** Makes `service` run again after a time. */
@@ -130,6 +132,8 @@ export class NetworkTx {
   #takePacket(): void {
     this.#readRequests();
     const status = this.#copy();
+    if (status === netif.XEN_NETIF_RSP_OKAY) this.#options.counts.add(this.#frame.length);
+    else this.#options.counts.errors++;
     this.#respond(status);
   }
 

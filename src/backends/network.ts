@@ -16,6 +16,7 @@ import { SendCredit } from './credit.ts';
 import type { GuestChannel, GuestPort } from './guest-port.ts';
 import { NetworkRx, type RxFeatures } from './network-rx.ts';
 import { NetworkTx } from './network-tx.ts';
+import { NetworkTraffic } from './traffic.ts';
 import { type BackendDevice, type DeviceBus, FrontendError, type FrontendNodes, type Nodes } from './xenbus.ts';
 
 const U32_MAX = 0xffffffff;
@@ -48,6 +49,7 @@ interface Link {
 
 export class NetworkDevice implements BackendDevice, FramePort {
   readonly waitsForHotplug = true;
+  readonly traffic = new NetworkTraffic();
   readonly #port: GuestPort;
   readonly #bus: DeviceBus;
   readonly #options: NetworkOptions;
@@ -131,10 +133,12 @@ export class NetworkDevice implements BackendDevice, FramePort {
         ring: txRing,
         network,
         credit: rate === null ? null : new SendCredit(rate.bytes, rate.periodUs, nowMs),
+        counts: this.traffic.received,
         notify: () => txChannel.notify(),
         later: (delayMs) => this.#serviceTxLater(delayMs),
       });
-      const rx = new NetworkRx({ port: this.#port, ring: rxRing, features, notify: () => rxChannel.notify() });
+      const counts = this.traffic.sent;
+      const rx = new NetworkRx({ port: this.#port, ring: rxRing, features, counts, notify: () => rxChannel.notify() });
       this.#link = { tx, rx, txRing, rxRing, txChannel, rxChannel, features, rxNotify };
     } catch (error) {
       for (const step of undo.reverse()) step();
@@ -212,7 +216,10 @@ export class NetworkDevice implements BackendDevice, FramePort {
   send(frame: Frame): boolean {
     const link = this.#link;
     // Nobody listens: the frame is lost, as on a cable that leads nowhere.
-    if (link === null) return true;
+    if (link === null) {
+      this.traffic.sent.dropped++;
+      return true;
+    }
     if (link.rx.send(frame)) return true;
     if (!link.rxNotify)
       this.#cancelRx ??= this.#options.setTimer(RX_POLL_MS, () => {

@@ -33,6 +33,7 @@ import {
   XenbusStateUnknown,
 } from '../abi/io/xenbus.ts';
 import { type XenstoreClient, XenstoreClosed } from '../xenstore/client.ts';
+import type { DiskTraffic, NetworkTraffic } from './traffic.ts';
 
 /** What the frontend wrote, or did, is no good. The errno is for the error node. */
 export class FrontendError extends Error {
@@ -57,6 +58,8 @@ export interface BackendDevice {
    * The node is removed when that is done; what was wrong, or nothing, is in `NAME-error` then.
    */
   readonly requests?: Readonly<Record<string, (value: string) => Promise<void>>>;
+  /** Of a disk or an interface. */
+  readonly traffic?: DiskTraffic | NetworkTraffic;
   /** What the device offers, published before InitWait; again each time a new frontend is waited for. */
   announce(): Nodes;
   /**
@@ -168,6 +171,10 @@ export class XenbusBackend implements DeviceBus {
       this.#whenGone = resolve;
     });
     this.#device = options.device(this);
+  }
+
+  get traffic(): DiskTraffic | NetworkTraffic | undefined {
+    return this.#device.traffic;
   }
 
   /** As the device has it. */

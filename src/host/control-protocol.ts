@@ -10,14 +10,17 @@
  *                    the domain is gone. An error leaves the domain as it was.
  *   schedule         { weight?, cap? } -> null
  *   pin              { vcpu, hard?, soft? } -> null; lists of CPU numbers
+ *   memory           { targetKiB } -> null: so much and no more may the domain have
+ *   devices          -> ControlDevices
  *
  * What cannot be done is answered with an error of one line.
  */
+import type { DiskTraffic, NetworkTraffic } from '../backends/traffic.ts';
 import type { DomainState, VcpuState } from '../hypervisor/domain-state.ts';
 import type { VcpuPlace } from './vcpu-placement.ts';
 
 export const CONTROL_METHODS = [
-  ...(['state', 'pause', 'unpause', 'nmi', 'wait', 'destroy', 'save', 'schedule', 'pin'] as const),
+  ...(['state', 'pause', 'unpause', 'nmi', 'wait', 'destroy', 'save', 'schedule', 'pin', 'memory', 'devices'] as const),
 ] as const;
 export type ControlMethod = (typeof CONTROL_METHODS)[number];
 export type ControlParameters = Readonly<Record<string, unknown>>;
@@ -29,6 +32,14 @@ export interface ControlState extends DomainState {
   readonly backendTimeNs: number;
   readonly residentBytes: number;
 }
+
+export interface ControlDevices {
+  /** `id` is the number of the virtual device. */
+  readonly disks: readonly (DiskTraffic & { readonly id: number })[];
+  readonly vifs: readonly (NetworkTraffic & { readonly id: number })[];
+}
+
+export type ControlAnswer = ControlState | ControlDevices | null;
 
 /** A longer line is no message of ours. */
 export const LINE_BYTES_MAX = 1 << 16;

@@ -9,7 +9,7 @@ import { connectLocally } from './local-socket.ts';
 
 const STATE: ControlState = {
   ...{ paused: false, shutdownReason: -1, pages: 256, weight: 256, cap: 0, vcpus: [], pid: 7 },
-  ...{ backendTimeNs: 1, residentBytes: 2 },
+  ...{ promisedPages: 256, backendTimeNs: 1, residentBytes: 2 },
 };
 
 let folder = '';
@@ -40,6 +40,8 @@ beforeEach(async () => {
     save: note('save'),
     schedule: note('schedule'),
     pin: note('pin'),
+    memory: note('memory'),
+    devices: note('devices'),
   });
 });
 afterEach(() => {

@@ -2,14 +2,14 @@
 import type { Socket } from 'node:net';
 import {
   CONTROL_METHODS,
+  type ControlAnswer,
   type ControlMethod,
   type ControlParameters,
-  type ControlState,
   LineReader,
 } from './control-protocol.ts';
 import { listenLocally } from './local-socket.ts';
 
-export type ControlHandler = (parameters: ControlParameters) => ControlState | null | Promise<number | null>;
+export type ControlHandler = (parameters: ControlParameters) => ControlAnswer | Promise<ControlAnswer | number>;
 export type ControlHandlers = Readonly<Record<ControlMethod, ControlHandler>>;
 
 /** What was asked cannot be done, or makes no sense; one line. */

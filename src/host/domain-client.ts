@@ -4,12 +4,18 @@ import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { CpuSet } from '../toolstack/config/cpu-set.ts';
-import { type ControlMethod, type ControlParameters, type ControlState, LineReader } from './control-protocol.ts';
+import {
+  type ControlDevices,
+  type ControlMethod,
+  type ControlParameters,
+  type ControlState,
+  LineReader,
+} from './control-protocol.ts';
 import { forgetRecord } from './domain-record.ts';
 import { connectLocally } from './local-socket.ts';
 import { type ProcessId, parseProcessId, processLives } from './process-id.ts';
 import type { AfterSave } from './run-domain.ts';
-import { consolePath, controlPath, domainFolder, endedPath, stateRoot } from './state-dir.ts';
+import { consolePath, controlPath, domainFolder, endedPath, pidIn, stateRoot } from './state-dir.ts';
 
 /** The domain's process does not answer as it should. One line. */
 export class DomainClientError extends Error {
@@ -17,6 +23,8 @@ export class DomainClientError extends Error {
 }
 
 const ANSWER_LIMIT_MS = 10_000;
+/** What Linux tells programs, whatever its own is. Source: asm-generic/param.h, USER_HZ. */
+const TICKS_PER_SECOND = 100;
 
 /** One question; null if there is no such process. Throws DomainClientError. */
 async function ask(
@@ -104,6 +112,20 @@ export async function pinVcpu(
   const answer = await ask(root, domid, 'pin', ANSWER_LIMIT_MS, pin);
   answer?.socket.destroy();
   return answer !== null;
+}
+
+/** What the domain may have from now on. False if its process is gone. Throws DomainClientError. */
+export async function allowMemory(domid: number, targetKiB: number, root: string = stateRoot()): Promise<boolean> {
+  const answer = await ask(root, domid, 'memory', ANSWER_LIMIT_MS, { targetKiB });
+  answer?.socket.destroy();
+  return answer !== null;
+}
+
+/** What has gone through the domain's devices; null if its process is gone. Throws DomainClientError. */
+export async function domainDevices(domid: number, root: string = stateRoot()): Promise<ControlDevices | null> {
+  const answer = await ask(root, domid, 'devices');
+  answer?.socket.destroy();
+  return answer === null ? null : (answer.result as ControlDevices);
 }
 
 /** Waits until the domain has shut down: SHUTDOWN_*; null if it was destroyed, or its process killed. */
@@ -212,6 +234,18 @@ export function processIdOf(root: string, domid: number): ProcessId | null {
 
 export function pidOf(root: string, domid: number): number | null {
   return processIdOf(root, domid)?.pid ?? null;
+}
+
+/** CPU time that domusd has used since it was started; 0 if that cannot be told. Source: proc_pid_stat(5), utime and stime. */
+export function daemonSeconds(root: string = stateRoot()): number {
+  try {
+    const stat = readFileSync(`/proc/${pidIn(root)}/stat`, 'latin1');
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    const ticks = Number(fields[14 - 3]) + Number(fields[15 - 3]);
+    return Number.isFinite(ticks) ? ticks / TICKS_PER_SECOND : 0;
+  } catch {
+    return 0;
+  }
 }
 
 /** What the domain was made from, as libxl's JSON; empty if that is not there any more. */

@@ -48,6 +48,12 @@ export function controlHandlers(live: LiveDomain): ControlHandlers {
         numberFor(parameters, 'cap', 0, vcpus.length * 100, 'Cpu cap') ?? cap,
       );
     }),
+    memory: acting((parameters) => {
+      const targetKiB = numberFor(parameters, 'targetKiB', 0, Number.MAX_SAFE_INTEGER, 'targetKiB');
+      if (targetKiB === null) throw new ControlError('memory needs targetKiB');
+      live.allowMemory(Math.ceil(targetKiB / 4));
+    }),
+    devices: () => live.traffic(),
     pin: acting((parameters) => {
       const places = live.placement.places();
       const vcpu = numberFor(parameters, 'vcpu', 0, places.length - 1, 'vcpu');

@@ -11,6 +11,7 @@ import { FramebufferDevice } from '../backends/framebuffer.ts';
 import type { GuestPort } from '../backends/guest-port.ts';
 import { KeyboardDevice } from '../backends/keyboard.ts';
 import { NetworkDevice } from '../backends/network.ts';
+import { DiskTraffic, NetworkTraffic } from '../backends/traffic.ts';
 import { type BackendDevice, type DeviceBus, XenbusBackend } from '../backends/xenbus.ts';
 import { backendDomid } from '../toolstack/backend-domain.ts';
 import type { ChannelConfig } from '../toolstack/config/channel.ts';
@@ -33,6 +34,7 @@ import {
 import { DevicePlugError, errorNode, plugDevice } from '../toolstack/device-plug.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import { openChannelEnd } from './channel-end.ts';
+import type { ControlDevices } from './control-protocol.ts';
 import { type DiskPlace, numberOfForeignDisk, openDisk, placeDisk } from './domain-disk.ts';
 import { openNetwork, userScript, vifName } from './domain-network.ts';
 import { HostError } from './host-error.ts';
@@ -364,6 +366,18 @@ export class DomainDevices {
     const onDevice = (backendKind: string, id: number): Promise<void> => this.#adopt(backendKind, id);
     this.#watcher = new PlugWatcher({ store, domid: port.domid, onDevice, log });
     await this.#watcher.start();
+  }
+
+  /** What has gone through the disks and interfaces that are plugged in, by number. */
+  traffic(): ControlDevices {
+    const disks: (DiskTraffic & { id: number })[] = [];
+    const vifs: (NetworkTraffic & { id: number })[] = [];
+    for (const { path, traffic } of this.#devices.values()) {
+      const id = Number(path.slice(path.lastIndexOf('/') + 1));
+      if (traffic instanceof DiskTraffic) disks.push({ id, ...traffic });
+      else if (traffic instanceof NetworkTraffic) vifs.push({ id, ...traffic });
+    }
+    return { disks: disks.sort((a, b) => a.id - b.id), vifs: vifs.sort((a, b) => a.id - b.id) };
   }
 
   /** The domain has ended: nothing of it is used any more when this resolves. Its nodes go with all others of the domain. */

@@ -20,6 +20,7 @@ import { type CpuidSettings, CpuidStatementError, cpuidSettings, OF_STATE } from
 import { Dom0Channels, type EventHandler, type FarEnd } from '../hypervisor/dom0-channels.ts';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import {
+  allowMemory,
   type DomainState,
   domainState,
   pauseDomain,
@@ -50,6 +51,7 @@ import { createRingServer } from '../xenstore/ring-server.ts';
 import { type BootFiles, loadBootFiles } from './boot-files.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
+import type { ControlDevices } from './control-protocol.ts';
 import { DomainDevices } from './domain-devices.ts';
 import { type DomainXenstore, openDomainXenstore, type XenstoreChoice } from './domain-xenstore.ts';
 import {
@@ -65,6 +67,7 @@ import {
 } from './engines.ts';
 import { createGuestPort } from './guest-port.ts';
 import { HostError } from './host-error.ts';
+import { mustHaveMemory } from './host-memory.ts';
 import { hostCalls } from './libc.ts';
 import { Peers } from './peers.ts';
 import type { SavedDomain } from './restore-domain.ts';
@@ -87,6 +90,9 @@ export interface LiveDomain {
   /** Raises an NMI; false if there is no such vCPU. */
   nmi(vcpuId: number): boolean;
   setSchedule(weight: number, cap: number): void;
+  /** It may have no more from now on. */
+  allowMemory(pages: number): void;
+  traffic(): ControlDevices;
   readonly placement: Pick<VcpuPlacement, 'places' | 'pin'>;
   /** Resolves with SHUTDOWN_* when it has shut down; never if it is destroyed before. */
   readonly ended: Promise<number>;
@@ -346,6 +352,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     throw new BuildError(
       `memory = ${Math.max(config.memoryMiB, config.maxmemMiB)} MiB is more than the ${RAM_PAGES_MAX / 256} MiB that a domain can have`,
     );
+  await mustHaveMemory(config.memoryMiB);
   const hasPeers = run.options.xenstore === 'daemon';
   const machine = allocateMemory(ramPages, maxPages);
   const engine = createEngineDomain(run.engine, machine, vcpus);
@@ -514,6 +521,7 @@ async function buildAndRun(
     });
   const note = (line: string): void => options.note?.(line);
   setSchedule(domain, config.cpuWeight, config.cap);
+  allowMemory(domain, config.memoryMiB * 256);
   const placement = new VcpuPlacement(domain, config.cpus, config.cpusSoft);
   let onEnded: (reason: number) => void = () => {};
   const ended = new Promise<number>((resolve) => {
@@ -561,6 +569,8 @@ async function buildAndRun(
     unpause: () => unpauseDomain(domain),
     nmi: (vcpuId) => raiseNmi(domain, vcpuId, kicker),
     setSchedule: (weight, cap) => setSchedule(domain, weight, cap),
+    allowMemory: (pages) => allowMemory(domain, pages),
+    traffic: () => devices.traffic(),
     placement,
     ended,
     destroy,

@@ -20,11 +20,16 @@ export interface DomainState {
   readonly shutdownReason: number;
   /** Pages that it owns now. */
   readonly pages: number;
+  /** Pages that it may own: those of its target, or what it has still above that. */
+  readonly promisedPages: number;
   /** Scheduling parameters: 1 to 65535; percent of one CPU, 0 for no limit. */
   readonly weight: number;
   readonly cap: number;
   readonly vcpus: readonly VcpuState[];
 }
+
+/** Source: libxl, LIBXL_MAXMEM_CONSTANT: what a domain may have beyond its target, in pages. */
+const MEMORY_SLACK_PAGES = 256;
 
 export function domainState(domain: Domain): DomainState {
   const { i32, f64 } = domain;
@@ -47,6 +52,7 @@ export function domainState(domain: Domain): DomainState {
     paused,
     shutdownReason,
     pages: load(DOMAIN.totalPages),
+    promisedPages: Math.max(load(DOMAIN.totalPages), load(DOMAIN.maxPages) - MEMORY_SLACK_PAGES),
     weight: load(DOMAIN.weight),
     cap: load(DOMAIN.cap),
     vcpus,
@@ -57,6 +63,11 @@ export function domainState(domain: Domain): DomainState {
 export function setSchedule(domain: Domain, weight: number, cap: number): void {
   Atomics.store(domain.i32, DOMAIN.weight >> 2, weight);
   Atomics.store(domain.i32, DOMAIN.cap >> 2, cap);
+}
+
+/** From now on, the domain may have so many pages, and a little more. What it has already it keeps. */
+export function allowMemory(domain: Domain, pages: number): void {
+  Atomics.store(domain.i32, DOMAIN.maxPages >> 2, Math.min(pages + MEMORY_SLACK_PAGES, 0x7fffffff));
 }
 
 /** Stops all vCPUs, soon. Nothing happens if they are stopped. */

@@ -63,6 +63,8 @@ export const DOMAIN = {
   parked: 0x7c,
   /** u64: system time at `tscBase`, ns: 0 but for a domain that was restored. */
   baseNs: 0x80,
+  /** i32: pages that the domain may own; it may own more already. Set by the toolstack. */
+  maxPages: 0x88,
   /** i32: console_io bytes lock etc. unused space up to 0x100. */
   /** i32[128]: bit per local port whose Dom0 end has been signalled. */
   dom0Pending: 0x100,
@@ -210,6 +212,7 @@ export function createDomain(
   domain.i32[DOMAIN.domid >> 2] = domid;
   domain.i32[DOMAIN.vcpuCount >> 2] = vcpuCount;
   domain.i32[DOMAIN.totalPages >> 2] = machine.layout.ramPages;
+  domain.i32[DOMAIN.maxPages >> 2] = machine.layout.maxPages;
   domain.i32[DOMAIN.grantFrames >> 2] = 1;
   domain.i32[DOMAIN.weight >> 2] = WEIGHT_DEFAULT;
   domain.u8.set(uuid, DOMAIN.uuid);

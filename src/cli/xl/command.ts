@@ -40,7 +40,7 @@ export interface Command {
   readonly canDryRun: boolean;
   readonly summary: string;
   readonly usage: string;
-  /** A line an option, or empty. */
+  /** A line an option, or empty; '\n' is a heading with nothing below. */
   readonly options: string;
   /** `words`: the command line behind the command's name. Returns the exit code. */
   run(words: readonly string[], context: Context): Promise<number>;

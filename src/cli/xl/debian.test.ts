@@ -167,6 +167,8 @@ async function addDomain(domid: number, name: string, memoryMiB: number, vcpus: 
       save: () => null,
       schedule: () => null,
       pin: () => null,
+      memory: () => null,
+      devices: () => null,
     }),
   );
 }

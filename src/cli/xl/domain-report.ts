@@ -1,12 +1,13 @@
 /** What `xl list`, `vcpu-list`, `vm-list` and `uptime` show of a domain, from xenstore and from its process. */
 
-import { cpus, totalmem, uptime } from 'node:os';
+import { cpus, uptime } from 'node:os';
 import { SHUTDOWN_crash } from '../../abi/xen.ts';
-import { endedReasonOf } from '../../host/domain-client.ts';
+import { daemonSeconds, endedReasonOf } from '../../host/domain-client.ts';
+import { hostMemory } from '../../host/host-memory.ts';
 import type { CpuSet } from '../../toolstack/config/cpu-set.ts';
 import { WEIGHT_DEFAULT } from '../../toolstack/config/domain-config.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
-import { nameOf, tryState } from './domains.ts';
+import { allDomains, type Found, nameOf, tryState } from './domains.ts';
 
 export interface VcpuReport {
   readonly online: boolean;
@@ -23,13 +24,19 @@ export interface DomainReport {
   readonly domid: number;
   readonly name: string;
   readonly uuid: string;
-  readonly memoryMiB: number;
+  /** What it has; what it may have at most; what it was promised; what its process has of the host's. */
+  readonly memoryKiB: number;
+  readonly maxMemoryKiB: number;
+  readonly promisedKiB: number;
+  readonly residentKiB: number;
   /** Scheduling parameters. */
   readonly weight: number;
   readonly cap: number;
   readonly vcpus: readonly VcpuReport[];
   /** CPU time of all vCPUs. */
   readonly seconds: number;
+  /** CPU time of its process besides: domain 0's part. */
+  readonly backendSeconds: number;
   readonly uptimeSeconds: number;
   readonly running: boolean;
   readonly blocked: boolean;
@@ -42,37 +49,50 @@ export interface DomainReport {
 /** By SHUTDOWN_*. Source: xl_list.c (read for behaviour). */
 export const SHUTDOWN_LETTERS = '-rscwS';
 
-const MIB = 1 << 20;
-const PAGES_PER_MIB = 256;
+const KIB_PER_PAGE = 4;
+const NS = 1e9;
 
-/** Of those that are there still. */
-export async function domainReports(store: XenstoreClient, domids: readonly number[]): Promise<DomainReport[]> {
-  const reports = await Promise.all(domids.map((domid) => domainReport(store, domid)));
-  return reports.filter((report) => report !== null);
+/** Of those that are there still, in their order. Domain 0 is what the others leave of the host. */
+export async function domainReports(store: XenstoreClient, wanted: readonly Found[]): Promise<DomainReport[]> {
+  const withHost = wanted.some(({ domid }) => domid === 0);
+  const asked = (withHost ? await allDomains(store) : wanted).filter(({ domid }) => domid !== 0);
+  const guests = (await Promise.all(asked.map((found) => guestReport(store, found)))).filter((one) => one !== null);
+  const host = withHost ? [hostReport(guests)] : [];
+  return wanted.flatMap(({ domid }) => [...host, ...guests].find((report) => report.domid === domid) ?? []);
 }
 
 /** Null: there is no such domain. */
 export async function domainReport(store: XenstoreClient, domid: number): Promise<DomainReport | null> {
-  if (domid === 0) return hostReport();
-  const [name, vm, state] = await Promise.all([
-    nameOf(store, domid),
-    store.read(`/local/domain/${domid}/vm`),
+  const name = await nameOf(store, domid);
+  return name === null ? null : ((await domainReports(store, [{ domid, name }]))[0] ?? null);
+}
+
+async function guestReport(store: XenstoreClient, { domid, name }: Found): Promise<DomainReport | null> {
+  const path = `/local/domain/${domid}`;
+  const [vm, staticMax, state] = await Promise.all([
+    store.read(`${path}/vm`),
+    store.read(`${path}/memory/static-max`),
     tryState(domid),
   ]);
-  if (name === null || vm === null) return null;
+  if (vm === null) return null;
   const kept = state === null ? endedReasonOf(domid) : null;
   const startTime = Number((await store.read(`${vm}/start_time`)) ?? Number.NaN);
-  const vcpus = (state?.vcpus ?? []).map(({ timeNs, ...vcpu }) => ({ ...vcpu, seconds: timeNs / 1e9 }));
+  const vcpus = (state?.vcpus ?? []).map(({ timeNs, ...vcpu }) => ({ ...vcpu, seconds: timeNs / NS }));
   const online = vcpus.filter((vcpu) => vcpu.online);
+  const memoryKiB = (state?.pages ?? 0) * KIB_PER_PAGE;
   return {
     domid,
     name,
     uuid: vm.replace('/vm/', ''),
-    memoryMiB: Math.floor((state?.pages ?? 0) / PAGES_PER_MIB),
+    memoryKiB,
+    maxMemoryKiB: Number(staticMax ?? 0),
+    promisedKiB: (state?.promisedPages ?? 0) * KIB_PER_PAGE,
+    residentKiB: Math.floor((state?.residentBytes ?? 0) / 1024),
     weight: state?.weight ?? WEIGHT_DEFAULT,
     cap: state?.cap ?? 0,
     vcpus,
     seconds: vcpus.reduce((sum, vcpu) => sum + vcpu.seconds, 0),
+    backendSeconds: (state?.backendTimeNs ?? 0) / NS,
     uptimeSeconds: Number.isNaN(startTime) ? 0 : Math.max(0, Date.now() / 1000 - startTime),
     running: online.some((vcpu) => vcpu.running),
     blocked: online.length > 0 && online.every((vcpu) => vcpu.blocked),
@@ -83,24 +103,36 @@ export async function domainReport(store: XenstoreClient, domid: number): Promis
   };
 }
 
-/** Domain 0. */
-function hostReport(): DomainReport {
-  // All but idle.
+/**
+ * Domain 0: domusd and the backends, on all CPUs of the host. Which CPU their time was spent on nobody counts: it is shared out as
+ * the CPUs have been busy.
+ */
+function hostReport(guests: readonly DomainReport[]): DomainReport {
   const host = cpus();
   const all = host.map((_, cpu) => cpu);
-  const vcpus = host.map(({ times }, cpu) => {
-    const seconds = (times.user + times.nice + times.sys + times.irq) / 1000;
-    return { online: true, running: true, blocked: false, seconds, cpu, hard: all, soft: all };
+  const busy = host.map(({ times }) => times.user + times.nice + times.sys + times.irq);
+  const busySum = busy.reduce((sum, ms) => sum + ms, 0);
+  const seconds = guests.reduce((sum, guest) => sum + guest.backendSeconds, daemonSeconds());
+  const vcpus = all.map((cpu) => {
+    const part = busySum === 0 ? 1 / all.length : busy[cpu] / busySum;
+    return { online: true, running: true, blocked: false, seconds: seconds * part, cpu, hard: all, soft: all };
   });
+  const { totalKiB, freeKiB } = hostMemory(guests);
+  const theirs = guests.reduce((sum, guest) => sum + guest.memoryKiB, 0);
+  const memoryKiB = Math.max(0, totalKiB - freeKiB - theirs);
   return {
     domid: 0,
     name: 'Domain-0',
     uuid: '00000000-0000-0000-0000-000000000000',
-    memoryMiB: Math.floor(totalmem() / MIB),
+    memoryKiB,
+    maxMemoryKiB: memoryKiB,
+    promisedKiB: 0,
+    residentKiB: 0,
     weight: WEIGHT_DEFAULT,
     cap: 0,
     vcpus,
-    seconds: vcpus.reduce((sum, vcpu) => sum + vcpu.seconds, 0),
+    seconds,
+    backendSeconds: 0,
     uptimeSeconds: uptime(),
     running: true,
     blocked: false,
@@ -108,4 +140,8 @@ function hostReport(): DomainReport {
     shutdownReason: -1,
     dying: false,
   };
+}
+
+export function memoryMiB({ memoryKiB }: DomainReport): number {
+  return Math.floor(memoryKiB / 1024);
 }

@@ -24,5 +24,5 @@ export async function listHelp(entries: readonly CommandEntry[]): Promise<string
 export function commandHelp(command: Command): string {
   const flags = (command.modifies ? 'f' : '') + (command.canDryRun ? 'N' : '');
   const usage = `Usage: xl [-vtT${flags}] ${command.name} ${command.usage}\n\n${command.summary}.\n\n`;
-  return command.options === '' ? usage : `${usage}Options:\n\n${command.options}\n`;
+  return command.options === '' ? usage : `${usage}Options:\n\n${command.options === '\n' ? '' : command.options}\n`;
 }

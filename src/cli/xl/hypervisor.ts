@@ -8,7 +8,7 @@ import { dirname } from 'node:path';
 import { raiseNmi } from '../../host/domain-client.ts';
 import { hypervisorLogPath, stateRoot } from '../../host/state-dir.ts';
 import { type Command, readWords } from './command.ts';
-import { domainReport } from './domain-report.ts';
+import { domainReport, memoryMiB } from './domain-report.ts';
 import { allDomains, CommandError, findDomain, withStore } from './domains.ts';
 
 export const dmesg: Command = {
@@ -61,7 +61,7 @@ export const debugKeys: Command = {
             if (report === null) continue;
             lines.push(`General information for domain ${domid}:`);
             lines.push(`    dying=${Number(report.dying)} pause_count=${Number(report.paused)}`);
-            lines.push(`    nr_pages=${report.memoryMiB * 256}`);
+            lines.push(`    nr_pages=${memoryMiB(report) * 256}`);
             lines.push(`    handle=${report.uuid}`);
             lines.push(`VCPU information and callbacks for domain ${domid}:`);
             for (const [id, vcpu] of report.vcpus.entries())

@@ -4,11 +4,10 @@
  */
 
 import { readFileSync } from 'node:fs';
-import { cpus, freemem, hostname, machine, release, totalmem, version } from 'node:os';
+import { cpus, hostname, machine, release, version } from 'node:os';
+import { domainMemories, type HostMemory, hostMemory } from '../../host/host-memory.ts';
 import { hypervisorFacts } from '../../toolstack/hypervisor-facts.ts';
 import { type Command, readWords } from './command.ts';
-
-const MIB = 1 << 20;
 
 export const info: Command = {
   name: 'info',
@@ -21,7 +20,8 @@ export const info: Command = {
     const long = [{ name: 'numa', takesValue: false, key: 'n' }];
     const parsed = readWords(info, words, { letters: 'n', long }, 0, context);
     if (typeof parsed === 'number') return parsed;
-    const all = parsed.operands[0] === undefined ? infoLines(parsed.options.length > 0) : infoLines(false);
+    const memory = hostMemory(await domainMemories());
+    const all = infoLines(parsed.options.length > 0 && parsed.operands[0] === undefined, memory);
     const wanted = parsed.operands[0];
     for (const line of all) {
       if (typeof line === 'string') context.out(`${line}\n`);
@@ -43,11 +43,11 @@ function cpuMhz(speed: number): string {
 }
 
 /** Names and values; plain lines of tables between them. */
-function infoLines(numa: boolean): (string | readonly [string, string])[] {
+function infoLines(numa: boolean, memory: HostMemory): (string | readonly [string, string])[] {
   const processors = cpus();
   const count = processors.length;
-  const total = String(Math.floor(totalmem() / MIB));
-  const free = String(Math.floor(freemem() / MIB));
+  const total = String(Math.floor(memory.totalKiB / 1024));
+  const free = String(Math.floor(memory.freeKiB / 1024));
   const facts = hypervisorFacts();
   const tables = [
     'cpu_topology           :',

@@ -29,12 +29,12 @@ export async function longList(store: XenstoreClient, reports: readonly DomainRe
   return `${libxlJson(entries)}\n`;
 }
 
-function hostConfig({ name, memoryMiB, weight, cap }: DomainReport): Json {
+function hostConfig({ name, memoryKiB, weight, cap }: DomainReport): Json {
   return {
     c_info: { type: 'pv', name },
     b_info: {
-      max_memkb: memoryMiB * 1024,
-      target_memkb: memoryMiB * 1024,
+      max_memkb: memoryKiB,
+      target_memkb: memoryKiB,
       sched_params: { sched: 'credit2', weight, cap },
       'type.pv': {},
       arch_arm: {},

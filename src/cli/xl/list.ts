@@ -1,11 +1,11 @@
 /**
- * `xl list`: domains, their state and what they have used. Domain 0 is the host: its memory, its CPUs and the time they worked.
+ * `xl list`: domains, their state and what they have used; and `xl claims`.
  *
  * Source: xl(1); recorded output of xl 4.17.
  */
 
 import { type Command, type CommandWords, type Context, readWords } from './command.ts';
-import { type DomainReport, domainReports, SHUTDOWN_LETTERS } from './domain-report.ts';
+import { type DomainReport, domainReports, memoryMiB, SHUTDOWN_LETTERS } from './domain-report.ts';
 import { allDomains, CommandError, domidOf, withStore } from './domains.ts';
 import { longList } from './list-long.ts';
 
@@ -44,10 +44,7 @@ export const list: Command = {
       const wanted = word === undefined ? null : await domidOf(store, word);
       const shown = domains.filter(({ domid }) => wanted === null || domid === wanted);
       if (shown.length === 0) throw new CommandError(`Error: Domain '${word}' does not exist.`);
-      const reports = await domainReports(
-        store,
-        shown.map(({ domid }) => domid),
-      );
+      const reports = await domainReports(store, shown);
       if (parsed.options.some(({ key }) => key === 'l')) context.out(await longList(store, reports));
       else showTable(reports, parsed.options, context);
       return 0;
@@ -55,21 +52,21 @@ export const list: Command = {
   },
 };
 
+const HEADER = 'Name                                        ID   Mem VCPUs\tState\tTime(s)';
+
 function showTable(reports: readonly DomainReport[], options: CommandWords['options'], context: Context): void {
   const given = new Set(options.map(({ key }) => key));
   const verbose = given.has('v');
   const label = given.has('Z') && !verbose;
-  let header = 'Name                                        ID   Mem VCPUs\tState\tTime(s)';
+  let header = HEADER;
   if (verbose) header += '   UUID                            Reason-Code\tSecurity Label';
   if (label) header += '   Security Label';
   if (given.has('c')) header += '         Cpupool';
   if (given.has('n')) header += ' NODE Affinity';
   context.out(`${header}\n`);
   for (const report of reports) {
-    const { name, domid, memoryMiB, vcpus, seconds, uuid, shutdownReason } = report;
-    const online = vcpus.filter((vcpu) => vcpu.online).length;
-    let row = `${name.padEnd(40)} ${String(domid).padStart(5)} ${String(memoryMiB).padStart(5)}`;
-    row += ` ${String(online).padStart(5)}     ${stateLetters(report)}  ${seconds.toFixed(1).padStart(8)}`;
+    const { uuid, shutdownReason } = report;
+    let row = rowOf(report);
     if (verbose) {
       const reason = shutdownReason === -1 ? '-' : shutdownReason.toString(16);
       row += ` ${uuid} ${reason.padStart(8)} ${'-'.padStart(16)}`;
@@ -80,6 +77,33 @@ function showTable(reports: readonly DomainReport[], options: CommandWords['opti
     context.out(`${row}\n`);
   }
 }
+
+function rowOf(report: DomainReport): string {
+  const { name, domid, vcpus, seconds } = report;
+  const online = vcpus.filter((vcpu) => vcpu.online).length;
+  const start = `${name.padEnd(40)} ${String(domid).padStart(5)} ${String(memoryMiB(report)).padStart(5)}`;
+  return `${start} ${String(online).padStart(5)}     ${stateLetters(report)}  ${seconds.toFixed(1).padStart(8)}`;
+}
+
+/** A domain has its memory when it is created: there is never a claim for more. */
+export const claims: Command = {
+  name: 'claims',
+  modifies: false,
+  canDryRun: false,
+  summary: 'List outstanding claim information about all domains',
+  usage: '',
+  options: '\n',
+  async run(words, context) {
+    const parsed = readWords(claims, words, { letters: '' }, 0, context);
+    if (typeof parsed === 'number') return parsed;
+    return await withStore(context, async (store) => {
+      context.out(`${HEADER}  Claimed\n`);
+      for (const report of await domainReports(store, await allDomains(store)))
+        context.out(`${rowOf(report)} ${'0'.padStart(5)}\n`);
+      return 0;
+    });
+  },
+};
 
 function stateLetters({ running, blocked, paused, shutdownReason, dying }: DomainReport): string {
   const reason = shutdownReason === -1 ? '-' : (SHUTDOWN_LETTERS[shutdownReason] ?? '?');

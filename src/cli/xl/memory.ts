@@ -1,15 +1,17 @@
 /** `xl mem-set` and `xl mem-max`. Source: xl(1); tools/xl/xl_mem.c (read for behaviour); recorded output of xl 4.17. */
 
-import { readDomainConfigJson } from '../../host/domain-client.ts';
+import { allowMemory, readDomainConfigJson } from '../../host/domain-client.ts';
+import { domainMemories, hostMemory } from '../../host/host-memory.ts';
 import { setMemoryMaximum, setMemoryTarget } from '../../toolstack/domain-control.ts';
+import type { XenstoreClient } from '../../xenstore/client.ts';
 import { type Command, readWords } from './command.ts';
-import { CommandError, findDomain, withStore } from './domains.ts';
+import { CommandError, findDomain, tryState, withStore } from './domains.ts';
 
 const USAGE = "<Domain> <MemMB['b'[bytes]|'k'[KB]|'m'[MB]|'g'[GB]|'t'[TB]]>";
 /** Bytes as powers of two. */
 const UNITS: Readonly<Record<string, number>> = { b: 0, k: 10, m: 20, '': 20, g: 30, t: 40 };
 
-export const memSet = memoryCommand('mem-set', 'Set the current memory usage for a domain', setMemoryTarget);
+export const memSet = memoryCommand('mem-set', 'Set the current memory usage for a domain', setTarget);
 export const memMax = memoryCommand(
   'mem-max',
   'Set the maximum amount reservation for a domain',
@@ -18,6 +20,29 @@ export const memMax = memoryCommand(
     return setMemoryMaximum(store, domid, kib, b_info?.max_memkb ?? 0);
   },
 );
+
+/** What a domain gets more must be free, and is allowed before the guest is told; what it loses is taken when it has been told. */
+async function setTarget(store: XenstoreClient, domid: number, kib: number): Promise<void> {
+  const state = await tryState(domid);
+  const beforeKiB = (state?.promisedPages ?? 0) * 4;
+  const { freeKiB } = hostMemory(await domainMemories());
+  if (kib - beforeKiB > freeKiB)
+    throw new CommandError(
+      `libxl: error: Domain ${domid}:not enough memory: ${mib(kib - beforeKiB)} MiB more are needed, ${mib(freeKiB)} MiB are free`,
+    );
+  if (kib > beforeKiB) await allowMemory(domid, kib);
+  try {
+    await setMemoryTarget(store, domid, kib);
+  } catch (error) {
+    if (kib > beforeKiB) await allowMemory(domid, beforeKiB);
+    throw error;
+  }
+  if (kib < beforeKiB) await allowMemory(domid, kib);
+}
+
+function mib(kib: number): number {
+  return Math.floor(kib / 1024);
+}
 
 /** KiB of a size such as 300, 256m or 1g; MiB without a unit. Null: it is none. */
 export function sizeKiB(text: string): number | null {

@@ -1,7 +1,7 @@
 /** `xl sharing`: pages that domains share. They never do: each has memory of its own. Source: xl(1); recorded output of xl 4.17. */
 
 import { type Command, readWords } from './command.ts';
-import { domainReport } from './domain-report.ts';
+import { domainReport, memoryMiB } from './domain-report.ts';
 import { allDomains, findDomain, withStore } from './domains.ts';
 
 export const sharing: Command = {
@@ -21,7 +21,7 @@ export const sharing: Command = {
       for (const { domid } of found) {
         const report = await domainReport(store, domid);
         if (report === null) continue;
-        const memory = String(report.memoryMiB).padStart(5);
+        const memory = String(memoryMiB(report)).padStart(5);
         context.out(`${report.name.padEnd(40)} ${String(domid).padStart(5)} ${memory}  ${'0'.padStart(5)}\n`);
       }
       return 0;

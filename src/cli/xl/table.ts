@@ -65,6 +65,7 @@ export const COMMANDS: readonly CommandEntry[] = [
   { name: 'vsnd-list', load: async () => (await import('./device-lists.ts')).vsndList },
   { name: 'vsnd-detach', load: async () => (await import('./hardware.ts')).vsndDetach },
   { name: 'uptime', load: async () => (await import('./uptime.ts')).uptime },
+  { name: 'claims', load: async () => (await import('./list.ts')).claims },
   { name: 'cpupool-list', load: async () => (await import('./cpupool-list.ts')).cpupoolList },
   { name: 'getenforce', load: async () => (await import('./hardware.ts')).getenforce },
   { name: 'setenforce', load: async () => (await import('./hardware.ts')).setenforce },

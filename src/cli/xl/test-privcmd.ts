@@ -159,8 +159,8 @@ function domainInfo(report: DomainReport): Buffer {
   if (report.running) flags |= DOMINF.running;
   if (shutdownReason !== -1) flags |= DOMINF.shutdown | (shutdownReason << DOMINF.shutdownShift);
   info.writeUInt32LE(flags, 4);
-  info.writeBigUInt64LE(BigInt(report.memoryMiB) * 256n, 8);
-  info.writeBigUInt64LE(BigInt(report.memoryMiB) * 256n, 16);
+  info.writeBigUInt64LE(BigInt(report.memoryKiB / 4), 8);
+  info.writeBigUInt64LE(BigInt(report.memoryKiB / 4), 16);
   info.writeBigUInt64LE(BigInt(Math.round(report.seconds * 1e9)), 56);
   info.writeUInt32LE(report.vcpus.filter(({ online }) => online).length, 64);
   info.writeUInt32LE(report.vcpus.length - 1, 68);

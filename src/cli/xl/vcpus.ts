@@ -4,7 +4,7 @@ import { cpus } from 'node:os';
 import { formatCpuSet } from '../../toolstack/config/cpu-set.ts';
 import { setOnlineVcpus } from '../../toolstack/domain-control.ts';
 import { type Command, readWords } from './command.ts';
-import { type DomainReport, domainReport } from './domain-report.ts';
+import { type DomainReport, domainReports } from './domain-report.ts';
 import { allDomains, CommandError, findDomain, withStore } from './domains.ts';
 
 const HEADER = 'Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)\n';
@@ -25,10 +25,7 @@ export const vcpuList: Command = {
         parsed.operands.length === 0
           ? await allDomains(store)
           : await Promise.all(parsed.operands.map((word) => findDomain(store, word)));
-      for (const { domid } of found) {
-        const report = await domainReport(store, domid);
-        if (report !== null) context.out(rows(report));
-      }
+      for (const report of await domainReports(store, found)) context.out(rows(report));
       return 0;
     });
   },

@@ -5,6 +5,7 @@ import { DOMID_SELF } from '../../abi/xen.ts';
 import { MFN_BASE } from '../../machine/memory.ts';
 import { FLAG_STOP, VCPU } from '../../machine/vcpu-block.ts';
 import { DOMAIN, FRAME_PINNED } from '../domain.ts';
+import { allowMemory, domainState } from '../domain-state.ts';
 import { HOLE_HI, KERNEL_VA, READ_ONLY_VA, TEST_DOMID, TestGuest, UNMAPPED_VA, VA_HI, va } from '../testing.ts';
 import { memoryOp } from './memory.ts';
 
@@ -203,6 +204,19 @@ test('refusals', () => {
   guest.setWords(ARG, [0, 7, 0, 0, 0, 0]);
   expect(guest.call(memoryOp, xenmem.XENMEM_reserved_device_memory_map, va(ARG))).toBe(0);
   expect(guest.word(ARG + 4)).toBe(0);
+});
+
+test('a domain gets no more than it may have, though there is room for it', () => {
+  const guest = new TestGuest({ ramPages: 64, maxPages: 1024 });
+  allowMemory(guest.domain, 70);
+  // And 1 MiB, as libxl allows.
+  const frames = Array.from({ length: 300 }, (_, i) => 64 + i);
+  expect(reserve(guest, POPULATE, frames)).toBe(262);
+  allowMemory(guest.domain, 10);
+  expect(total(guest)).toBe(326);
+  expect(domainState(guest.domain)).toMatchObject({ pages: 326, promisedPages: 326 });
+  expect(reserve(guest, DECREASE, [MFN_BASE + 64])).toBe(1);
+  expect(reserve(guest, POPULATE, [64])).toBe(0);
 });
 
 test('pages that were given back go to the host in one piece, and come back as zeros', () => {

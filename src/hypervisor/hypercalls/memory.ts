@@ -46,7 +46,8 @@ function setM2pEntry(v: Vcpu, frame: number, lo: number, hi: number): void {
 function populate(v: Vcpu, first: number, count: number): boolean {
   const { maxPages } = v.machine.layout;
   const total = v.domain.i32[DOMAIN.totalPages >> 2];
-  if (first + count > maxPages || total + count > maxPages) return false;
+  const allowed = Math.min(maxPages, Atomics.load(v.domain.i32, DOMAIN.maxPages >> 2));
+  if (first + count > maxPages || total + count > allowed) return false;
   for (let frame = first; frame < first + count; frame++) {
     if (v.domain.frameTypes[frame] !== 0) return false;
     if (hasM2pEntry(v, frame)) return false;
