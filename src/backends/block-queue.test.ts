@@ -43,6 +43,10 @@ test('reads and writes move the sectors of each segment, in order', async () => 
     f.image.bytes[10 * 512],
   ]).toEqual([8, 0x77, 0x77, 11]);
   expect(f.guest.mappings).toBe(1);
+  // What makes no sense is answered, and not counted.
+  expect(await f.ask(request(READ, 1e6, [{ gref: a.gref, first: 0, last: 0 }]))).toBe(ERROR);
+  const traffic = { reads: 1, readSectors: 3, writes: 1, writtenSectors: 2, outOfRequests: 0 };
+  expect({ ...f.block.traffic }).toEqual(traffic);
 });
 
 test('pages that lie side by side are one transfer', async () => {

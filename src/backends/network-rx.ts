@@ -12,7 +12,7 @@ import { LAYER_IPV6, locate, PacketLayout } from '../network/packet.ts';
 import { countSegments, softenFrame } from '../network/segments.ts';
 import type { BackRing } from './back-ring.ts';
 import type { GuestPort } from './guest-port.ts';
-import type { FrameCounts } from './traffic.ts';
+import { countFrame, type FrameCounts } from './traffic.ts';
 import { FrontendError } from './xenbus.ts';
 
 const PAGE_SIZE = 4096;
@@ -113,7 +113,7 @@ export class NetworkRx {
     const { ring, port } = this.#options;
     const { u8 } = port.memory;
     const length = frame.length;
-    this.#options.counts.add(length);
+    countFrame(this.#options.counts, length);
     let first = 0;
     if (frame.checksum === CHECKSUM_PARTIAL) first = netif.XEN_NETRXF_csum_blank | netif.XEN_NETRXF_data_validated;
     else if (frame.checksum !== CHECKSUM_COMPLETE) first = netif.XEN_NETRXF_data_validated;

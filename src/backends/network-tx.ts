@@ -24,7 +24,7 @@ import { LAYER_IPV4, LAYER_IPV6, locate, PacketLayout, PROTOCOL_TCP } from '../n
 import type { BackRing } from './back-ring.ts';
 import type { SendCredit } from './credit.ts';
 import type { GuestPort } from './guest-port.ts';
-import type { FrameCounts } from './traffic.ts';
+import { countFrame, type FrameCounts } from './traffic.ts';
 import { FrontendError } from './xenbus.ts';
 
 const PAGE_SIZE = 4096;
@@ -132,7 +132,7 @@ export class NetworkTx {
   #takePacket(): void {
     this.#readRequests();
     const status = this.#copy();
-    if (status === netif.XEN_NETIF_RSP_OKAY) this.#options.counts.add(this.#frame.length);
+    if (status === netif.XEN_NETIF_RSP_OKAY) countFrame(this.#options.counts, this.#frame.length);
     else this.#options.counts.errors++;
     this.#respond(status);
   }

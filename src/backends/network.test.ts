@@ -273,6 +273,10 @@ describe('from the guest', () => {
     expect(rig.network.seen[0].checksum).toBe(CHECKSUM_COMPLETE);
     expect(rig.guest.mappings).toBe(2);
     expect(rig.guest.events.get(rig.txPort)).toBe(1);
+    expect(transmit(rig, txSlot({ offset: 0, size: 3, id: 4 }))).toEqual([{ id: 4, status: -1 }]);
+    expect(rig.network.device).toMatchObject({
+      traffic: { received: { bytes: 200, frames: 1, errors: 1, dropped: 0 } },
+    });
   });
 
   test('a chain of fragments with GSO becomes one frame, and each slot gets its response', async () => {

@@ -15,11 +15,11 @@ export class FrameCounts {
   frames = 0;
   errors = 0;
   dropped = 0;
+}
 
-  add(sizeBytes: number): void {
-    this.frames++;
-    this.bytes += sizeBytes;
-  }
+export function countFrame(counts: FrameCounts, sizeBytes: number): void {
+  counts.frames++;
+  counts.bytes += sizeBytes;
 }
 
 /** As Dom0 sees its end of the interface. */

@@ -23,6 +23,7 @@ Commands:
   disk resize DOMAIN VDEV [SIZE]
                  make a disk of a running domain larger, for example xvda 20G; without SIZE take up the size that its file or
                  device has by now
+  top            show the host and its domains, again and again; the same as xl top
   daemon         serve xenstore in the foreground; other commands start it by themselves, in the background
   daemon stop    end the daemon; running domains start it again when they need it
   domains start  create the guests whose configs are in the folder "auto" of the state folder
@@ -90,6 +91,10 @@ function isSystemError(error: unknown): error is Error {
 }
 
 async function run(argv: readonly string[]): Promise<number> {
+  if (argv[0] === 'top') {
+    const xl = await import('../xl/main.ts');
+    return await xl.main([...argv]);
+  }
   const { words, options, disk } = parse(argv);
   if (words.length === 0) {
     if (options === 'help') {

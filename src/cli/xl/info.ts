@@ -33,7 +33,7 @@ export const info: Command = {
 };
 
 /** Node does not know it on every Linux. */
-function cpuMhz(speed: number): string {
+export function cpuMhz(speed: number): string {
   if (speed !== 0) return `${speed}.000`;
   try {
     return /^cpu MHz\s*: (\d+\.\d+)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1] ?? '0.000';

@@ -45,6 +45,7 @@ export const COMMANDS: readonly CommandEntry[] = [
   { name: 'debug-keys', load: async () => (await import('./hypervisor.ts')).debugKeys },
   { name: 'set-parameters', load: async () => (await import('./hypervisor.ts')).setParameters },
   { name: 'dmesg', load: async () => (await import('./hypervisor.ts')).dmesg },
+  { name: 'top', load: async () => (await import('./top.ts')).top },
   { name: 'network-attach', load: async () => (await import('./network.ts')).networkAttach },
   { name: 'network-list', load: async () => (await import('./network.ts')).networkList },
   { name: 'network-detach', load: async () => (await import('./network.ts')).networkDetach },
