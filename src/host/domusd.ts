@@ -22,6 +22,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
+import { totalmem } from 'node:os';
 import { dirname, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SwitchServer } from '../network/host/switch-socket.ts';
@@ -69,7 +70,7 @@ export async function startDaemon(root: string, log: (line: string) => void): Pr
     journal.start(() => store.records());
     store.journal = journal;
     const client = new XenstoreClient(linkToStore(store));
-    await introduceControlDomain(client);
+    await introduceControlDomain(client, Math.floor(totalmem() / 1024));
 
     const xenstored = new StreamServer({
       store,

@@ -10,6 +10,7 @@
  *   log/console-NAME.log  what it wrote to its console; .1 is what was there before
  *   log/hypervisor.log  what `xl dmesg` shows
  *   cpu-shares          what vCPUs say to each other of their CPU time
+ *   xl.conf             what xl.conf(5) says, for domains of this folder; made by who wants it
  *   domusd.pid          process id of the daemon that runs
  *   domusd.log          what it has to say, if a command has started it; domusd.log.old, what it said before
  */

@@ -42,8 +42,11 @@ type MakeNode = (path: string, permissions: readonly string[], value?: string) =
 /** Name of the one CPU pool, which libxl looks for. */
 const POOL_NAME = '/local/pool/0/name';
 
-/** Domain 0's own nodes, and those of the host. Before the first guest. */
-export async function introduceControlDomain(client: XenstoreClient): Promise<void> {
+/** Domain 0's own nodes, and those of the host. Before the first guest. `memoryKiB`: of the host, for who keeps the store. */
+export async function introduceControlDomain(client: XenstoreClient, memoryKiB?: number): Promise<void> {
+  if (memoryKiB !== undefined)
+    for (const node of ['static-max', 'target'])
+      await client.write(`${DOM0_PATH}/memory/${node}`, String(memoryKiB));
   // The last one that is written tells that all are there.
   if ((await client.read(POOL_NAME)) !== null) return;
   await client.write(`${DOM0_PATH}/name`, 'Domain-0');

@@ -20,11 +20,13 @@ import {
   withDefaults,
 } from '../../toolstack/config/domain-config.ts';
 import { appendOverrides, ConfigError } from '../../toolstack/config/xl-cfg.ts';
+import { withXlConf } from '../../toolstack/config/xl-conf.ts';
 import { openTerminal } from '../terminal.ts';
 import { type Command, type Context, type DomainStarter, readWords } from './command.ts';
 import { readConfigFile } from './config-file.ts';
 import { showConsole } from './console.ts';
 import { showDisplay } from './vncviewer.ts';
+import { readXlConf } from './xl-conf-file.ts';
 
 /** Exit code when the domain's process was killed, as of a domain that crashed. */
 const EXIT_KILLED = 4;
@@ -87,7 +89,9 @@ export const create: Command = {
     let stated: StatedConfig;
     let config: DomainConfig;
     try {
-      stated = readStated(file, appendOverrides(text, overrides), { warn: context.err, hostCpus: cpus().length });
+      const conf = readXlConf(context.err);
+      const options = { warn: context.err, hostCpus: cpus().length };
+      stated = withXlConf(readStated(file, appendOverrides(text, overrides), options), conf, given.has('i'));
       if (dryRun) {
         context.out(configJson(stated));
         return 0;

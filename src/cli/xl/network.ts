@@ -4,11 +4,13 @@ import { backendDomid } from '../../toolstack/backend-domain.ts';
 import { libxlJson } from '../../toolstack/config/domain-config.ts';
 import { makeUpMac, parseVif, type VifConfig, vifJson } from '../../toolstack/config/network-interface.ts';
 import { ConfigError } from '../../toolstack/config/xl-cfg.ts';
+import { withVifDefaults } from '../../toolstack/config/xl-conf.ts';
 import { vifNodes } from '../../toolstack/device-nodes.ts';
 import { plugDevice, unplugAndRemove } from '../../toolstack/device-plug.ts';
 import { type Command, readWords } from './command.ts';
 import { devicesOf, numberIn } from './devices.ts';
 import { CommandError, findDomain, withStore } from './domains.ts';
+import { readXlConf } from './xl-conf-file.ts';
 
 export const networkAttach: Command = {
   name: 'network-attach',
@@ -33,6 +35,7 @@ export const networkAttach: Command = {
         vif = parseVif('command line', specs.join(','), devid, (line) => {
           warning ??= line;
         });
+        vif = withVifDefaults(vif, readXlConf(context.err));
       } catch (error) {
         if (error instanceof ConfigError) throw new CommandError(error.message);
         throw error;

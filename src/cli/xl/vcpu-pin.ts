@@ -3,8 +3,11 @@
 import { cpus } from 'node:os';
 import { pinVcpu } from '../../host/domain-client.ts';
 import { type CpuSet, formatCpuSet, parseCpuSet } from '../../toolstack/config/cpu-set.ts';
-import { type Command, readWords } from './command.ts';
+import { ConfigError } from '../../toolstack/config/xl-cfg.ts';
+import { maskedCpus, NO_CONF } from '../../toolstack/config/xl-conf.ts';
+import { type Command, type Context, readWords } from './command.ts';
 import { CommandError, findDomain, tryState, withStore } from './domains.ts';
+import { readXlConf } from './xl-conf-file.ts';
 
 const LONG = [
   { name: 'force', takesValue: false, key: 'f' },
@@ -32,14 +35,15 @@ export const vcpuPin: Command = {
       const vcpu = /^\d{1,9}/.exec(which)?.[0];
       if (vcpu === undefined && which !== 'all') throw new CommandError(`Error: Invalid argument ${which} as VCPU.`);
       if (vcpu === undefined && force) throw new CommandError("Error: --force and 'all' as VCPU not allowed.");
-      const hard = readSet(hardText, hostCpus);
+      const wanted = readSet(hardText, hostCpus);
       const soft = readSet(softText, hostCpus);
+      const ignoreMasks = parsed.options.some(({ key }) => key === 'i');
+      const hard = wanted === null || context.dryRun ? wanted : masked(wanted, ignoreMasks, context);
       if (context.dryRun) {
         const shown = [hard, soft].map((set) => (set === null ? '-' : formatCpuSet(set, hostCpus)));
         context.out(`cpumap: ${soft === null ? shown[0] : shown.join(' ')}\n`);
         return 0;
       }
-      if (hard !== null && hard.length === 0) throw new CommandError('vcpu hard affinity map is empty');
       if (domid === 0) throw new CommandError('libxl: error: Domain 0:the host schedules its vCPUs');
       const count = (await tryState(domid))?.vcpus.length ?? 0;
       const vcpus = vcpu === undefined ? Array.from({ length: count }, (_, id) => id) : [Number(vcpu)];
@@ -48,6 +52,15 @@ export const vcpuPin: Command = {
     });
   },
 };
+
+function masked(set: CpuSet, ignoreMasks: boolean, context: Context): CpuSet {
+  try {
+    return maskedCpus(set, ignoreMasks ? NO_CONF : readXlConf(context.err));
+  } catch (error) {
+    if (error instanceof ConfigError) throw new CommandError(error.message);
+    throw error;
+  }
+}
 
 /** Null: it stays as it is. */
 function readSet(text: string, hostCpus: number): CpuSet | null {

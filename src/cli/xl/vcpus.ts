@@ -5,7 +5,7 @@ import { formatCpuSet } from '../../toolstack/config/cpu-set.ts';
 import { setOnlineVcpus } from '../../toolstack/domain-control.ts';
 import { type Command, readWords } from './command.ts';
 import { type DomainReport, domainReports } from './domain-report.ts';
-import { allDomains, CommandError, findDomain, withStore } from './domains.ts';
+import { allDomains, CommandError, findDomain, tryState, withStore } from './domains.ts';
 
 const HEADER = 'Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)\n';
 
@@ -65,6 +65,10 @@ export const vcpuSet: Command = {
     return await withStore(context, async (store) => {
       const { domid } = await findDomain(store, word);
       if (domid === 0) throw new CommandError('libxl: error: Domain 0:its vCPUs are the CPUs of the host');
+      const online = (await tryState(domid))?.vcpus.filter((vcpu) => vcpu.online).length ?? 0;
+      const host = cpus().length;
+      if (parsed.options.length === 0 && Number(count) > online && Number(count) > host)
+        throw new CommandError(`The host has ${host} CPUs, and ${count} vCPUs are asked for: --ignore-host gives them`);
       try {
         await setOnlineVcpus(store, domid, Number(count));
       } catch (error) {
