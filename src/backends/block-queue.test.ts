@@ -46,7 +46,7 @@ test('reads and writes move the sectors of each segment, in order', async () => 
   // What makes no sense is answered, and not counted.
   expect(await f.ask(request(READ, 1e6, [{ gref: a.gref, first: 0, last: 0 }]))).toBe(ERROR);
   const traffic = { reads: 1, readSectors: 3, writes: 1, writtenSectors: 2, outOfRequests: 0 };
-  expect({ ...f.block.traffic }).toEqual(traffic);
+  expect({ ...f.backend.traffic }).toEqual(traffic);
 });
 
 test('pages that lie side by side are one transfer', async () => {
