@@ -323,6 +323,17 @@ export class GuestMemory {
     return top === 0 || top === 0x1ffff ? this.fault(ALIGNMENT_CHECK, 0) : this.walk(lo, hi, access);
   }
 
+  /** The same for instructions written in TypeScript, which have not looked into the TLB. */
+  access(lo: number, hi: number, request: number): number {
+    const { u32 } = this.block;
+    const low = lo >>> 0;
+    const entry = STATE.tlb + this.mode * TLB_SIZE + ((low >>> 12) & (TLB_ENTRIES - 1)) * TLB_ENTRY;
+    const tag = (entry + (request >> 8 === READ ? TLB_READ : TLB_WRITE)) >>> 2;
+    const isHere = u32[tag] === (low & ~0xfff) >>> 0 && u32[tag + 1] === hi >>> 0;
+    if (!isHere || (low & 0xfff) + (request & 0xff) > 4096) return this.miss(lo, hi, request);
+    return (u32[(entry + TLB_ADDEND) >>> 2] + low) | 0;
+  }
+
   #fill(lo: number, hi: number, page: number, frame: number, storable: boolean): void {
     if (this.watch !== null || this.checksAlignment) return;
     const u32 = this.block.u32;

@@ -40,7 +40,7 @@ export const STATE = {
   /** Times that addresses were entered, i32, by a hash of the address: HOT_COUNTS of them. */
   hotCounts: 0x8000,
   /** Micro-ops to the end of the memory. */
-  microOps: 0xa0000,
+  microOps: 0x160000,
 } as const;
 
 export const TLB_ENTRIES = 4096;
@@ -57,7 +57,7 @@ export const TLB_SIZE = TLB_ENTRIES * TLB_ENTRY;
 /** No page address has its low bits set: low word of a tag that never matches. */
 export const TLB_INVALID = 1;
 
-export const JUMP_ENTRIES = 16384;
+export const JUMP_ENTRIES = 65536;
 /** Bits of an address that its hash moves down. */
 export const JUMP_SHIFT = 14;
 /**

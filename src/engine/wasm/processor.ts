@@ -237,11 +237,11 @@ export class Processor {
   // --- memory: `at` is an offset of memory 0, -1 = fault
 
   reading(lo: number, hi: number, size: number): number {
-    return this.memory.miss(lo, hi, size | (READ << 8));
+    return this.memory.access(lo, hi, size | (READ << 8));
   }
 
   writing(lo: number, hi: number, size: number): number {
-    return this.memory.miss(lo, hi, size | (WRITE << 8));
+    return this.memory.access(lo, hi, size | (WRITE << 8));
   }
 
   /** After a store at an offset from `writing`. */

@@ -19,17 +19,8 @@ import { EntryCheck } from './entry-check.ts';
 import { ARITHMETIC_FLAGS, FLAGS_EXPLICIT } from './flags.ts';
 import { GuestMemory } from './guest-memory.ts';
 import { createInterpreter, type Interpreter } from './interpreter.ts';
-import {
-  JUMP_ENTRIES,
-  JUMP_ENTRY,
-  JUMP_MICRO_OP,
-  JUMP_SHIFT,
-  JUMP_SLOT,
-  JUMP_TAG,
-  JUMP_USER_HI,
-  STATE,
-  TLB_SIZE,
-} from './layout.ts';
+import { JumpCache } from './jump-cache.ts';
+import { JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
 import { Processor } from './processor.ts';
 import { Rare } from './rare.ts';
 import { NEXT } from './rare-status.ts';
@@ -47,17 +38,6 @@ const BUDGET = 10_000;
 const ENTRIES_WAITED = 64;
 /** Kinds of rare instructions that the statistics name. */
 const RARE_SHOWN = 12;
-/** What the two tables of code pages say. */
-const PAGE_ENTERED = 1;
-const PAGE_NEEDED = 2;
-/** It is not mapped any more as it was: for the time of a flush. */
-const PAGE_GONE = 4;
-const CODE_PAGES = 1 << 14;
-const NO_TAG_HI = 0x0fffffff;
-
-const jumpIndex = (lo: number): number => (lo ^ (lo >>> JUMP_SHIFT)) & (JUMP_ENTRIES - 1);
-const pageHash = (lo: number): number => ((lo >>> 12) ^ (lo >>> 26)) & (CODE_PAGES - 1);
-
 const TF = 0x100;
 const RF = 0x10000;
 const AC = 0x40000;
@@ -98,18 +78,12 @@ export class WasmVcpu implements Engine {
   readonly #entry: EntryCheck;
   readonly #rare: Rare;
   readonly #regions: RegionCache;
+  readonly #jumps: JumpCache;
   readonly #interpreter: Interpreter;
   readonly #breakpoints = new Breakpoints();
   #deadlineNs = 0;
   #kernelRoot = -1;
   #userRoot = -1;
-  /** Jump-cache entries made since all were dropped. */
-  #jumpCount = 0;
-  /** Those of the low half or of user mode; a count above the list's length = all may be. */
-  readonly #lowJumps = new Uint16Array(JUMP_ENTRIES);
-  #lowJumpCount = 0;
-  /** By hash of a page's address: the jump cache has entries in it (PAGE_ENTERED), or that depend on it (PAGE_NEEDED). */
-  readonly #codePages = new Uint8Array(CODE_PAGES);
   /** The next micro-op to find is one instruction alone. */
   #stepping = false;
   /** Size of the code that runs, and of the last that ran, by mode: the jump cache has what was found in it. */
@@ -142,9 +116,10 @@ export class WasmVcpu implements Engine {
       changed: (frame, offset, size) => this.#codeChanged(frame, offset, size),
       crowded: () => {
         this.#nextGeneration();
-        this.#flushJumps();
+        this.#jumps.clear();
       },
     });
+    this.#jumps = new JumpCache(this.#block);
     this.#code = new CodeCache(machine, this.#block, (frame, bits) => this.#watch(frame, bits));
     this.#processor = new Processor(this.#memory, () => this.#interpreter.rflags());
     this.#entry = new EntryCheck(this.#processor);
@@ -171,11 +146,9 @@ export class WasmVcpu implements Engine {
       ready: (frame, lo) => {
         this.#code.markRegion(frame, lo & 0xfff);
         // The jump cache may know the address without its region.
-        this.#dropJump(jumpIndex(lo));
+        this.#jumps.forget(lo);
       },
-      depends: (lo, relative) => {
-        this.#codePages[pageHash(lo + relative * 4096)] |= PAGE_NEEDED;
-      },
+      depends: (lo, relative) => this.#jumps.dependsOn(lo + relative * 4096),
       divide,
       vector,
       rare: () => this.#rareInRegion(),
@@ -198,7 +171,6 @@ export class WasmVcpu implements Engine {
         start: () => this.#world.start(),
       },
     );
-    for (let i = 0; i < JUMP_ENTRIES; i++) this.#dropJump(i);
     this.#processor.x87.fninit();
     this.#block.u32[STATE.mxcsr >> 2] = MXCSR_INITIAL;
   }
@@ -266,7 +238,7 @@ export class WasmVcpu implements Engine {
     const { mode } = this.#memory;
     if (this.#lastBits[mode] !== bits) {
       this.#lastBits[mode] = bits;
-      this.#flushJumps();
+      this.#jumps.clear();
     }
     if (this.#bits === bits) return;
     this.#bits = bits;
@@ -353,7 +325,7 @@ export class WasmVcpu implements Engine {
     const user = u32[VCPU.userMode >> 2] !== 0;
     const ripLo = u32[VCPU.rip >> 2];
     const ripHi = u32[(VCPU.rip >> 2) + 1];
-    this.#flushJumps();
+    this.#jumps.clear();
     this.#stepping = true;
     this.#alone = true;
     this.#processor.isStepping = true;
@@ -364,7 +336,7 @@ export class WasmVcpu implements Engine {
     this.#stepping = false;
     this.#alone = false;
     this.#processor.isStepping = false;
-    this.#flushJumps();
+    this.#jumps.clear();
     const isDone =
       i32[STATE.budget >> 2] <= 0 ||
       this.#processor.iterated ||
@@ -395,7 +367,7 @@ export class WasmVcpu implements Engine {
       // Whoever had this vCPU flush while it waited for others (#watch) must not find the old page here.
       if (generation !== this.#generation) continue;
       if (slot === 0 && from !== 0) this.#code.link(from, microOp, frame, low & 0xfff);
-      this.#remember(low, high, microOp, slot);
+      this.#jumps.add(low, high, this.#memory.mode !== 0, microOp, slot);
       return microOp;
     }
   }
@@ -410,7 +382,7 @@ export class WasmVcpu implements Engine {
     if (microOp !== 0) return microOp;
     const next = this.#frame(low, hi >>> 0, 1);
     if (next < 0) return 0;
-    this.#codePages[pageHash(low + 4096)] |= PAGE_NEEDED;
+    this.#jumps.dependsOn(low + 4096);
     return this.#code.findCrossing(frame, offset, next);
   }
 
@@ -448,87 +420,23 @@ export class WasmVcpu implements Engine {
     if (frame >= 0) this.#regions.request(frame, low, high, this.#memory.mode !== 0);
   }
 
-  #remember(lo: number, hi: number, microOp: number, slot: number): void {
-    const { u32 } = this.#block;
-    const user = u32[VCPU.userMode >> 2] !== 0;
-    const index = jumpIndex(lo);
-    const entry = (STATE.jumpCache + index * JUMP_ENTRY) >>> 2;
-    u32[entry + JUMP_TAG / 4] = lo;
-    u32[entry + JUMP_TAG / 4 + 1] = user ? hi ^ JUMP_USER_HI : hi;
-    u32[entry + JUMP_MICRO_OP / 4] = microOp;
-    u32[entry + JUMP_SLOT / 4] = slot;
-    this.#codePages[pageHash(lo)] |= PAGE_ENTERED;
-    this.#jumpCount++;
-    if (user || hi >>> 31 === 0) {
-      if (this.#lowJumpCount < JUMP_ENTRIES) this.#lowJumps[this.#lowJumpCount] = index;
-      this.#lowJumpCount++;
-    }
-  }
-
-  #dropJump(index: number): void {
-    // No address has this tag: not canonical in either mode.
-    this.#block.u32[((STATE.jumpCache + index * JUMP_ENTRY) >>> 2) + 1] = NO_TAG_HI;
-  }
-
-  /** Nobody may enter the region of a slot any more. */
-  readonly #dropSlot = (slot: number): void => {
-    const { u32 } = this.#block;
-    for (let i = 0; i < JUMP_ENTRIES; i++)
-      if (u32[(STATE.jumpCache + i * JUMP_ENTRY + JUMP_SLOT) >>> 2] === slot) this.#dropJump(i);
-  };
-
-  #flushJumps(): void {
-    if (this.#jumpCount === 0) return;
-    for (let i = 0; i < JUMP_ENTRIES; i++) this.#dropJump(i);
-    this.#codePages.fill(0);
-    this.#jumpCount = 0;
-    this.#lowJumpCount = 0;
-  }
-
   flushTlb(): void {
     this.#nextGeneration();
-    let gone = 0;
-    this.#memory.flush((lo) => {
-      gone |= this.#codePages[pageHash(lo)];
-      this.#codePages[pageHash(lo)] |= PAGE_GONE;
-    });
-    if (gone === 0) return;
-    if ((gone & PAGE_NEEDED) !== 0) {
-      this.#flushJumps();
-      return;
-    }
-    const { u32 } = this.#block;
-    for (let i = 0; i < JUMP_ENTRIES; i++) {
-      const lo = u32[(STATE.jumpCache + i * JUMP_ENTRY) >>> 2];
-      if ((this.#codePages[pageHash(lo)] & PAGE_GONE) !== 0) this.#dropJump(i);
-    }
-    for (let i = 0; i < CODE_PAGES; i++) this.#codePages[i] &= ~PAGE_GONE;
+    this.#memory.flush((lo) => this.#jumps.addGone(lo));
+    this.#jumps.forgetGone();
   }
 
   /** The low half of the address space has changed, and nothing else. */
   #flushLowHalf(): void {
     this.#nextGeneration();
     this.#memory.flushLowHalf();
-    if (this.#lowJumpCount > JUMP_ENTRIES) {
-      this.#flushJumps();
-      return;
-    }
-    for (let i = 0; i < this.#lowJumpCount; i++) this.#dropJump(this.#lowJumps[i]);
-    this.#lowJumpCount = 0;
+    this.#jumps.forgetLow();
   }
 
   invalidatePage(vaLo: number, vaHi: number): void {
     this.#nextGeneration();
     this.#memory.flushPage(vaLo, vaHi >>> 0);
-    const page = this.#codePages[pageHash(vaLo)];
-    if (page === 0) return;
-    if ((page & PAGE_NEEDED) !== 0) {
-      this.#flushJumps();
-      return;
-    }
-    const { u32 } = this.#block;
-    for (let i = 0; i < JUMP_ENTRIES; i++)
-      if (u32[(STATE.jumpCache + i * JUMP_ENTRY) >>> 2] >>> 12 === vaLo >>> 12) this.#dropJump(i);
+    this.#jumps.forgetPage(vaLo);
   }
 
   // --- code that changes
@@ -594,7 +502,7 @@ export class WasmVcpu implements Engine {
 
   #forget(frame: number, granule: number): void {
     this.#code.invalidate(frame, granule << 7, 128);
-    this.#regions.invalidate(frame, granule << 7, 128, this.#dropSlot);
+    this.#regions.invalidate(frame, granule << 7, 128, this.#jumps.forgetSlot);
   }
 
   #hearNews(): void {
@@ -606,7 +514,7 @@ export class WasmVcpu implements Engine {
     this.#drops++;
     this.#code.clear();
     this.#regions.clear();
-    this.#flushJumps();
+    this.#jumps.clear();
   }
 
   // --- the rest of the engine's interface
