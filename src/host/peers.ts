@@ -47,6 +47,11 @@ const DOMID_MAX = 0x7fef;
 /** Connections of other domains; more would only be a program that has lost count. */
 const PEERS_MAX = 1024;
 
+/** Beyond, events wait. */
+const BACKLOG_BYTES = 256 << 10;
+
+const isCongested = (socket: Socket): boolean => socket.writableLength > BACKLOG_BYTES;
+
 export class Peers {
   readonly #options: PeersOptions;
   readonly #frames: ForeignFrames | null;
@@ -95,7 +100,7 @@ export class Peers {
       const [peerDomid, askedDomid] = peer.wordsOf(message.body);
       if (message.kind !== peer.PEER_HELLO || askedDomid !== domain.domid) return false;
       if (!(peerDomid > 0 && peerDomid <= DOMID_MAX) || peerDomid === domain.domid) return false;
-      server = new PeerServer({ ...this.#options, peerDomid, send });
+      server = new PeerServer({ ...this.#options, peerDomid, send, isCongested: () => isCongested(socket) });
       send(peer.encodePeerMessage(peer.PEER_ANSWER, message.id, [process.pid, memoryFd + 1]));
       return true;
     };
@@ -135,7 +140,12 @@ export class Peers {
     const { domain, channels, stateRoot } = this.#options;
     const socket = await connectLocally(peerPath(stateRoot, domid));
     if (socket === null) return null;
-    const client = new PeerClient(domid, channels, (message) => void socket.write(message));
+    const client = new PeerClient(
+      domid,
+      channels,
+      (message) => void socket.write(message),
+      () => isCongested(socket),
+    );
     let memory: RemoteMemory | null = null;
     this.#attach(
       socket,

@@ -6,12 +6,14 @@ import { encodePeerMessage, PEER_CLOSED, PEER_EVENT } from './peer-protocol.ts';
 export class PeerChannels {
   readonly #farDomid: number;
   readonly #send: (message: Uint8Array) => void;
+  readonly #isCongested: () => boolean;
   /** By the own domain's port. */
   readonly #channels = new Map<number, { readonly farPort: number; readonly end: FarEnd }>();
 
-  constructor(farDomid: number, send: (message: Uint8Array) => void) {
+  constructor(farDomid: number, send: (message: Uint8Array) => void, isCongested: () => boolean) {
     this.#farDomid = farDomid;
     this.#send = send;
+    this.#isCongested = isCongested;
   }
 
   /** Joins an own port to one of the other domain by `join`, which may refuse: false. */
@@ -21,6 +23,8 @@ export class PeerChannels {
       farDomid: this.#farDomid,
       farPort,
       onEvent: () => {
+        // Events that wait are one event.
+        if (this.#isCongested()) return true;
         this.#send(encodePeerMessage(PEER_EVENT, 0, [farPort, guestPort]));
         return false;
       },

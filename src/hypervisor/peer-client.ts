@@ -16,8 +16,13 @@ export class PeerClient {
   #lastId = 0;
   #gone = false;
 
-  constructor(farDomid: number, channels: Dom0Channels, send: (message: Uint8Array) => void) {
-    this.#channels = new PeerChannels(farDomid, send);
+  constructor(
+    farDomid: number,
+    channels: Dom0Channels,
+    send: (message: Uint8Array) => void,
+    isCongested: () => boolean,
+  ) {
+    this.#channels = new PeerChannels(farDomid, send, isCongested);
     this.#dom0 = channels;
     this.#send = send;
   }
@@ -43,6 +48,7 @@ export class PeerClient {
       const errno = peer.wordsOf(body)[0] ?? EINVAL;
       if (errno !== 0) return onDone(-errno);
       const bound = this.#channels.add(localPort, remotePort, (ends) => this.#dom0.connect(ends));
+      if (!bound) this.#send(peer.encodePeerMessage(peer.PEER_CLOSED, 0, [remotePort, localPort]));
       onDone(bound ? 0 : -EINVAL);
     });
   }

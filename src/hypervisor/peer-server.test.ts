@@ -34,6 +34,7 @@ class Pair {
   readonly stored: [number, number][] = [];
   released = 0;
   connected = true;
+  congested = false;
 
   constructor() {
     const kicker = { kick: () => {} };
@@ -81,8 +82,14 @@ class Pair {
       memoryStored: (offset, size) => this.stored.push([offset, size]),
       peerDomid: ASKER,
       send: (message) => void this.client.handle(decode(message)),
+      isCongested: () => this.congested,
     });
-    this.client = new PeerClient(OWNER, this.askerChannels, (message) => this.server.handle(decode(message)));
+    this.client = new PeerClient(
+      OWNER,
+      this.askerChannels,
+      (message) => void this.server.handle(decode(message)),
+      () => this.congested,
+    );
   }
 
   #ask(
@@ -247,6 +254,10 @@ test('events go both ways, and a closed end leaves the other unbound', () => {
   expect(pair.event(asker, evtchn.EVTCHNOP_bind_interdomain, [OWNER, far, 0])).toBe(-EINVAL);
 
   expect(pair.event(asker, evtchn.EVTCHNOP_send, [local])).toBe(0);
+  pair.congested = true;
+  for (let turn = 0; turn < 3; turn++) pair.askerChannels.dispatch();
+  expect(isPending(owner.domain, far)).toBe(false);
+  pair.congested = false;
   pair.askerChannels.dispatch();
   expect(isPending(owner.domain, far)).toBe(true);
 

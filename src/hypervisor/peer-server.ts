@@ -23,6 +23,8 @@ export interface PeerServerOptions {
   /** Who asks. */
   readonly peerDomid: number;
   readonly send: (message: Uint8Array) => void;
+  /** Much that was sent has not been taken yet. */
+  readonly isCongested: () => boolean;
 }
 
 interface Held {
@@ -39,7 +41,7 @@ export class PeerServer {
 
   constructor(options: PeerServerOptions) {
     this.#options = options;
-    this.#channels = new PeerChannels(options.peerDomid, options.send);
+    this.#channels = new PeerChannels(options.peerDomid, options.send, options.isCongested);
   }
 
   /** False: that is no message for a server, and the connection has to end. */
