@@ -70,7 +70,8 @@ export async function plugDevice(
     if ((nodes.backendDomid ?? 0) === 0) await store.write(`${path}/hotplug-status`, 'connected');
     return;
   }
-  const error = await store.read(errorNode(path));
+  // A driver domain may have written anything.
+  const error = (await store.read(errorNode(path)))?.replace(/[^ -~]/g, '?').slice(0, 1024);
   await removeDeviceNodes(store, domid, nodes);
   const reason = over.includes(state) ? (error ?? 'its backend has closed') : `its backend is in state ${state} still`;
   throw new DevicePlugError(`Domain ${domid}: unable to add device ${nodes.kind} ${nodes.id}: ${reason}`);
