@@ -14,7 +14,6 @@
 
 import { execFileSync } from 'node:child_process';
 import { accessSync, constants, readFileSync } from 'node:fs';
-import type { Socket } from 'node:net';
 import { basename } from 'node:path';
 import type { NetworkEnd } from '../network/frame.ts';
 import { DOMUS_FORM } from '../network/frame-stream.ts';
@@ -22,6 +21,7 @@ import { openBridged, openForScript, openRouted, openVswitched } from '../networ
 import { createNodeNetwork } from '../network/host/node-network.ts';
 import { openPasst, PasstError } from '../network/host/passt.ts';
 import { SocketPort } from '../network/host/socket-port.ts';
+import type { StreamSocket } from '../network/host/stream-socket.ts';
 import { connectSwitch, SWITCH_NAME } from '../network/host/switch-socket.ts';
 import { TapError } from '../network/host/tap-device.ts';
 import { type Forward, parseForward } from '../network/nat/forwards.ts';
@@ -210,7 +210,7 @@ async function openSwitch(vif: VifConfig, name: string): Promise<NetworkEnd> {
   if (!SWITCH_NAME.test(name))
     throw new HostError(`${nameOf(vif)}: bridge=${name}: expected up to 32 letters, digits and .:_-`);
   const path = switchPath(stateRoot());
-  const open = async (): Promise<Socket> => {
+  const open = async (): Promise<StreamSocket> => {
     try {
       return await connectSwitch(path, name);
     } catch {

@@ -41,7 +41,12 @@ for (const [name, form] of [
         got.push(frame.head.slice(0, frame.headLength));
         return true;
       });
-      for (let at = 0; at < stream.length; at += size) expect(reader.push(stream.slice(at, at + size))).toBe(true);
+      const buffer = new Uint8Array(size);
+      for (let at = 0; at < stream.length; at += size) {
+        const piece = buffer.subarray(0, Math.min(size, stream.length - at));
+        piece.set(stream.subarray(at, at + size));
+        expect(reader.push(piece)).toBe(true);
+      }
       expect(got, `in pieces of ${size}`).toEqual(frames);
     }
   });
@@ -57,7 +62,10 @@ for (const [name, form] of [
         return true;
       });
       for (let at = 0; at < stream.length; at += size) {
-        reader.push(stream.slice(at, at + size));
+        // Borrowed: whatever it keeps, it has copied.
+        const piece = stream.slice(at, at + size);
+        reader.push(piece);
+        piece.fill(0xee);
         while (reader.isStalled) reader.resume();
       }
       expect(got, `in pieces of ${size}`).toEqual(frames);

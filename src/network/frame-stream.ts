@@ -127,8 +127,12 @@ export class FrameReader {
     return this.#rest !== null;
   }
 
-  /** Bytes that came; they stay the reader's. False: this is no stream of frames. */
+  /** Bytes that came, borrowed for the call. False: this is no stream of frames. */
   push(bytes: Uint8Array): boolean {
+    return this.#read(bytes, true);
+  }
+
+  #read(bytes: Uint8Array, isBorrowed: boolean): boolean {
     const { headerBytes } = this.#form;
     let at = 0;
     while (at < bytes.length) {
@@ -155,8 +159,8 @@ export class FrameReader {
       frame.headLength = length;
       if (!this.#take(frame)) {
         // The frame at hand is kept whole, with all that came after it.
-        this.#rest =
-          from === this.#partial ? joined(from.subarray(0, total), bytes.subarray(next)) : bytes.subarray(at);
+        if (from === this.#partial) this.#rest = joined(from.subarray(0, total), bytes.subarray(next));
+        else this.#rest = isBorrowed ? bytes.slice(at) : bytes.subarray(at);
         this.#partialBytes = 0;
         return true;
       }
@@ -171,7 +175,7 @@ export class FrameReader {
     const rest = this.#rest;
     if (rest === null) return true;
     this.#rest = null;
-    return this.push(rest);
+    return this.#read(rest, false);
   }
 
   /** Collects up to `wanted` bytes of the frame; where to go on. */

@@ -3,7 +3,7 @@
  */
 
 import { createSocket, type Socket as UdpSocket } from 'node:dgram';
-import { createServer, Socket } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import type {
   DatagramHandler,
   HostDatagram,
@@ -14,6 +14,7 @@ import type {
   StreamFailure,
 } from '../nat/host-network.ts';
 import { createResolverConfig } from './resolv-conf.ts';
+import { createStreamSocket } from './stream-socket.ts';
 
 /** A connection that the host's kernel has not made after this time is given up. */
 const CONNECT_TIMEOUT_MS = 75_000;
@@ -48,9 +49,6 @@ class NodeStream implements HostStream {
   constructor(socket: Socket) {
     this.#socket = socket;
     socket.setNoDelay(true);
-    socket.on('data', (bytes: Uint8Array) => {
-      if (this.#events?.data(bytes) === false) socket.pause();
-    });
     socket.on('end', () => this.#events?.end());
     socket.on('error', (error: NodeJS.ErrnoException) => this.#fail(failureOf(error)));
     // Closed both ways is an end as it should be; else whatever the flow still hoped for will not come.
@@ -67,6 +65,11 @@ class NodeStream implements HostStream {
 
   listenTo(events: StreamEvents): void {
     this.#events = events;
+  }
+
+  /** Bytes of the far side; false: no more for now. */
+  take(bytes: Uint8Array): boolean {
+    return this.#events?.data(bytes) !== false;
   }
 
   write(bytes: Uint8Array, done: () => void): void {
@@ -149,8 +152,10 @@ export function createNodeNetwork(): HostNetwork {
       return () => clearTimeout(timer);
     },
     connect(address, port, events) {
-      const socket = new Socket({ allowHalfOpen: true });
+      const made = createStreamSocket({ allowHalfOpen: true });
+      const { socket } = made;
       const stream = new NodeStream(socket);
+      made.take = (bytes) => stream.take(bytes);
       stream.listenTo(events);
       const timer = setTimeout(
         () => socket.destroy(Object.assign(new Error('timeout'), { code: 'ETIMEDOUT' })),
@@ -168,6 +173,9 @@ export function createNodeNetwork(): HostNetwork {
     listen(address, port, accept, failed): HostListener {
       const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => {
         const stream = new NodeStream(socket);
+        socket.on('data', (bytes: Uint8Array) => {
+          if (!stream.take(bytes)) socket.pause();
+        });
         socket.pause();
         const events = accept(stream);
         if (events === null) stream.reset();

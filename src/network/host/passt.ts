@@ -5,13 +5,13 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { QEMU_FORM } from '../frame-stream.ts';
 import type { Forward } from '../nat/forwards.ts';
 import { SocketPort } from './socket-port.ts';
+import { connectStream, type StreamSocket } from './stream-socket.ts';
 
 /** passt cannot be started. One line. */
 export class PasstError extends Error {
@@ -20,16 +20,7 @@ export class PasstError extends Error {
 
 const START_LIMIT_MS = 5000;
 
-function tryConnect(path: string): Promise<Socket | null> {
-  return new Promise((resolve) => {
-    const socket = connect(path);
-    socket.once('error', () => resolve(null));
-    socket.once('connect', () => {
-      socket.removeAllListeners('error');
-      resolve(socket);
-    });
-  });
-}
+const tryConnect = (path: string): Promise<StreamSocket | null> => connectStream(path).catch(() => null);
 
 /** Starts passt and connects to it. Throws PasstError. */
 export async function openPasst(forwards: readonly Forward[]): Promise<SocketPort> {
@@ -62,7 +53,7 @@ export async function openPasst(forwards: readonly Forward[]): Promise<SocketPor
   for (;;) {
     const socket = await tryConnect(path);
     if (socket !== null) {
-      const open = async (): Promise<Socket> => {
+      const open = async (): Promise<StreamSocket> => {
         const again = await tryConnect(path);
         if (again === null) throw new PasstError('passt is gone');
         return again;

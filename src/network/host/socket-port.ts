@@ -6,16 +6,17 @@
 import type { Socket } from 'node:net';
 import { createLinkStatistics, type Frame, type FramePort, type LinkStatistics, type NetworkEnd } from '../frame.ts';
 import { type FrameForm, FrameReader, FrameWriter } from '../frame-stream.ts';
+import type { StreamSocket } from './stream-socket.ts';
 
 const RETRY_FIRST_MS = 50;
 const RETRY_MAX_MS = 2000;
 
 export interface SocketPortOptions {
   readonly form: FrameForm;
-  /** Makes a connection that is ready for frames. Rejects when nobody answers. */
-  readonly open: () => Promise<Socket>;
+  /** Makes a connection that is ready for frames, and paused. Rejects when nobody answers. */
+  readonly open: () => Promise<StreamSocket>;
   /** The connection that is there to begin with. */
-  readonly first: Socket;
+  readonly first: StreamSocket;
   /** Called once, when the port is closed. */
   readonly onClose?: () => void;
 }
@@ -40,7 +41,8 @@ export class SocketPort implements NetworkEnd {
     this.#use(this.#options.first);
   }
 
-  #use(socket: Socket): void {
+  #use(connection: StreamSocket): void {
+    const { socket } = connection;
     const device = this.#device!;
     const s = this.statistics;
     const reader = new FrameReader(this.#options.form, (frame) => {
@@ -57,15 +59,16 @@ export class SocketPort implements NetworkEnd {
       () => device.room(),
     );
     this.#retryMs = RETRY_FIRST_MS;
-    socket.on('data', (bytes) => {
+    connection.take = (bytes) => {
       if (!reader.push(bytes)) socket.destroy();
-      else if (reader.isStalled) socket.pause();
       device.flush();
-    });
+      return !reader.isStalled;
+    };
     // What goes wrong ends the connection, and 'close' follows.
     socket.on('error', () => {});
     socket.on('close', () => this.#lost(socket));
     if (socket.destroyed) this.#lost(socket);
+    else socket.resume();
   }
 
   #lost(socket: Socket): void {
@@ -82,9 +85,9 @@ export class SocketPort implements NetworkEnd {
   #retry(): void {
     this.#retryTimer = setTimeout(() => {
       this.#options.open().then(
-        (socket) => {
-          if (this.#closed) socket.destroy();
-          else this.#use(socket);
+        (connection) => {
+          if (this.#closed) connection.socket.destroy();
+          else this.#use(connection);
         },
         () => {
           if (!this.#closed) this.#retry();

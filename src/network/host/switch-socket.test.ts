@@ -1,11 +1,12 @@
 import { mkdtempSync, rmSync } from 'node:fs';
-import { connect, createServer, type Server, type Socket } from 'node:net';
+import { connect, createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Frame, type FramePort } from '../frame.ts';
 import { DOMUS_FORM } from '../frame-stream.ts';
 import { SocketPort } from './socket-port.ts';
+import type { StreamSocket } from './stream-socket.ts';
 import { connectSwitch, SwitchServer } from './switch-socket.ts';
 
 let folder: string;
@@ -58,7 +59,7 @@ class Device implements FramePort {
 }
 
 async function plug(name: string): Promise<Device> {
-  const open = (): Promise<Socket> => connectSwitch(path, name);
+  const open = (): Promise<StreamSocket> => connectSwitch(path, name);
   const device = new Device();
   device.port = new SocketPort({ form: DOMUS_FORM, open, first: await open() });
   ports.push(device.port);
@@ -105,7 +106,8 @@ test('a client that takes nothing holds up nobody, and gets what was kept when i
   slow.full = true;
   for (let i = 0; i < 400; i++) {
     a.say(60_000);
-    if (i % 10 === 9) await until(() => quick.got.length > i - 5);
+    // No more than a port keeps for its device, however slow this machine is.
+    if (i % 10 === 9) await until(() => quick.got.length === i + 1);
   }
   await until(() => quick.got.length === 400);
   expect(slow.got).toEqual([]);

@@ -8,10 +8,11 @@
  * A client that does not take its frames loses its own; one that sends what is no frame loses its connection.
  */
 
-import { connect, type Server, type Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
 import type { Frame, FramePort } from '../frame.ts';
 import { DOMUS_FORM, FrameReader, FrameWriter } from '../frame-stream.ts';
 import { EthernetSwitch, type SwitchPort } from '../switch.ts';
+import { connectStream, type StreamSocket } from './stream-socket.ts';
 
 const GREETING = 'domus-switch 1 ';
 /** Of a switch. Longer than any interface's name, and no surprises in it. */
@@ -105,15 +106,9 @@ export class SwitchServer {
   }
 }
 
-/** A connection to a switch, ready for frames. */
-export function connectSwitch(path: string, name: string): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(path);
-    socket.once('error', reject);
-    socket.once('connect', () => {
-      socket.off('error', reject);
-      socket.write(`${GREETING}${name}\n`);
-      resolve(socket);
-    });
-  });
+/** A connection to a switch, ready for frames, and paused. */
+export async function connectSwitch(path: string, name: string): Promise<StreamSocket> {
+  const connection = await connectStream(path);
+  connection.socket.write(`${GREETING}${name}\n`);
+  return connection;
 }
