@@ -345,6 +345,7 @@ function sleep(v: Vcpu): void {
     const ms = deadlineNs === 0 ? Number.POSITIVE_INFINITY : Math.max(0, (deadlineNs - v.systemTimeNs()) / 1e6);
     Atomics.wait(i32, VCPU.wake >> 2, ticket, ms);
   }
+  v.schedule.wakes(v.host.monotonicNs());
   setRunstate(v, RUNSTATE_running);
   wakeUp(v);
 }

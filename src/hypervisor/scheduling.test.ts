@@ -44,6 +44,7 @@ class Board {
 class SimulatedVcpu {
   usedNs = 0;
   ranNs = 0;
+  slept = false;
   readonly schedule: VcpuSchedule;
   readonly domain: Domain;
   readonly id: number;
@@ -110,9 +111,12 @@ class Simulation {
         const busy = i % 10 < vcpu.busyMs;
         if (!busy) {
           schedule.sleeps(this.nowNs);
+          vcpu.slept = true;
           vcpu.setState(RUNSTATE_blocked, systemNs(vcpu));
           return false;
         }
+        if (vcpu.slept) schedule.wakes(this.nowNs);
+        vcpu.slept = false;
         if (schedule.holdUntilNs !== 0 && this.nowNs >= schedule.holdUntilNs) schedule.account(this.nowNs);
         else if (schedule.holdUntilNs === 0 && this.nowNs >= schedule.nextNs) schedule.account(this.nowNs);
         vcpu.setState(schedule.holdUntilNs !== 0 ? RUNSTATE_runnable : RUNSTATE_running, systemNs(vcpu));
@@ -184,6 +188,22 @@ describe('cap', () => {
     const [capped, free] = simulation.measure(20_000);
     near(capped, 5000);
     near(free, 15_000);
+  });
+});
+
+describe('a vCPU that sleeps much', () => {
+  it('is accounted for all the same', () => {
+    const simulation = new Simulation(1);
+    const [vcpu] = simulation.domain(256, 0);
+    vcpu.busyMs = 3;
+    near(simulation.measure(10_000)[0], 3000);
+    expect(vcpu.domain.vcpus[0].f64[VCPU.cpuNs >> 3]).toBeGreaterThan(2900 * MS);
+  });
+
+  it('keeps to its cap', () => {
+    const simulation = new Simulation(1);
+    simulation.domain(256, 10)[0].busyMs = 3;
+    near(simulation.measure(20_000)[0], 2000);
   });
 });
 

@@ -109,6 +109,11 @@ export class VcpuSchedule {
     this.account(nowNs);
   }
 
+  /** After it has slept: an account that fell due meanwhile has time. */
+  wakes(nowNs: number): void {
+    this.nextNs = Math.max(this.nextNs, nowNs + (this.#cap === 0 ? SLICE_NS : SLICE_MIN_NS));
+  }
+
   /** Takes from the domain's budget, in ns. What is left; sets `holdUntilNs` if that is nothing. */
   #spend(cap: number, used: number, nowNs: number): number {
     const { i32 } = this.#domain;
