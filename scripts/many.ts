@@ -90,6 +90,7 @@ async function listLatency(what: string): Promise<void> {
 }
 
 try {
+  console.log(`state in ${root}`);
   const { config } = await buildGuest();
   await xl('list');
   await listLatency('no guest');

@@ -19,7 +19,7 @@ import { heartbeat, lastBeat } from '../guests/heartbeat.ts';
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const COMMAND_LIMIT_MS = 120_000;
 const SETTLE_LIMIT_MS = 60_000;
-const ROUND_MS = 12_000;
+const ROUND_MS = 15_000;
 
 export interface ChaosOptions {
   /** An empty folder: state, images, configs. */
@@ -113,7 +113,8 @@ class Chaos {
     await this.#look();
     while (performance.now() < endMs && this.#faults.length === 0) {
       const roundEndMs = Math.min(endMs, performance.now() + ROUND_MS);
-      await Promise.all(Array.from({ length: this.#options.shells }, () => this.#shell(roundEndMs)));
+      const shells = Array.from({ length: this.#options.shells }, () => this.#shell(roundEndMs));
+      await Promise.all([...shells, this.#killer(roundEndMs)]);
       await this.#look();
     }
     await this.#end();
@@ -139,17 +140,25 @@ class Chaos {
     }
   }
 
+  /** Kills at its own pace, however long commands take on a busy machine. */
+  async #killer(endMs: number): Promise<void> {
+    while (performance.now() < endMs) {
+      await sleep(300 + this.#random() * 2500);
+      const dice = this.#random();
+      if (dice < 0.5) this.#killDomain(this.#pick(this.#guests));
+      else if (dice < 0.75) this.#killDaemon();
+      else this.#killCommand();
+    }
+  }
+
   async #act(): Promise<void> {
     const guest = this.#pick(this.#guests);
     const { name, config } = guest;
     const spare = config.replace(/cfg$/, 'spare');
     const dice = this.#random();
-    if (dice < 0.06) this.#killDomain(guest);
-    else if (dice < 0.09) this.#killDaemon();
-    else if (dice < 0.1) await stopDaemon(this.#options.root).catch(() => null);
-    else if (dice < 0.2) await this.#touch(guest, 'create', '-q', config);
+    if (dice < 0.02) await stopDaemon(this.#options.root).catch(() => null);
+    else if (dice < 0.18) await this.#touch(guest, 'create', '-q', config);
     else if (dice < 0.26) await this.#touch(guest, 'destroy', name);
-    else if (dice < 0.28) this.#killCommand();
     else if (dice < 0.4) await this.#command(this.#pick(['pause', 'unpause']), name);
     else if (dice < 0.5) await this.#command('block-attach', name, `${spare},raw,xvdb,w`);
     else if (dice < 0.56) await this.#command('block-detach', name, 'xvdb');

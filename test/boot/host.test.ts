@@ -27,7 +27,7 @@ test('a reader of docs/first-steps.md has three guests on a bridge, and of docs/
   const page = (name: string): string => fileURLToPath(new URL(`../../docs/${name}`, import.meta.url));
   expect(await walk.through(page('first-steps.md'))).toBeGreaterThan(20);
   expect(await walk.through(page('service.md'))).toBeGreaterThan(4);
-});
+}, 600_000);
 
 test('after random commands and kills all agrees, and who was not touched has not noticed', async (context) => {
   if (process.platform !== 'linux') return context.skip('processes are looked for in /proc');

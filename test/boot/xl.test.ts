@@ -1,7 +1,7 @@
 /** Two guests under one daemon, and what one does with them every day: xl's commands, with processes killed in between. */
 
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -92,6 +92,34 @@ test('two guests are created, looked at, paused, shut down, destroyed and killed
   expect(readFileSync(join(root, 'log', 'console-one.log'), 'utf8')).toContain('I am 21');
   await atConsole('two', 'echo "I am $((20 + 2))"\n', /^I am 22$/m);
   expect(readFileSync(join(root, 'log', 'console-two.log'), 'utf8')).not.toContain('I am 21');
+
+  // Devices come and go, and the guest sees them.
+  const silent = { code: 0, console: '', log: '' };
+  const image = join(root, 'image');
+  writeFileSync(image, new Uint8Array(1 << 20));
+  expect(await xl('block-attach', 'one', `file:${image},xvdb,r`)).toEqual(silent);
+  expect(await xl('network-attach', 'one', 'bridge=xl0', 'mac=00:16:3e:44:55:66')).toEqual(silent);
+  await atConsole('one', 'while ! [ -e /sys/block/xvdb ]; do sleep 0.1; done; echo "has $((20 + 4))"\n', /^has 24$/m);
+  const seen = async (command: string): Promise<string> => (await xl(command, 'one')).console.replaceAll(/ +/g, ' ');
+  await until('xvdb is connected', async () =>
+    new RegExp(`^51728 0 ${first} 4 \\d+ \\d+ /local/domain/0/backend/(?:vbd|qdisk)/${first}/51728 ?$`, 'm').test(
+      await seen('block-list'),
+    ),
+  );
+  await until('the interface is connected', async () =>
+    new RegExp(`^0 0 00:16:3e:44:55:66 0 4 -1 \\d+/\\d+ /local/domain/0/backend/vif/${first}/0 ?$`, 'm').test(
+      await seen('network-list'),
+    ),
+  );
+  expect(await xl('sysrq', 'one', 'h')).toEqual(silent);
+  expect(await xl('block-detach', 'one', 'xvdb')).toEqual(silent);
+  expect(await xl('block-detach', 'one', 'xvdb')).toEqual({
+    ...silent,
+    code: 1,
+    log: 'Error: Device xvdb not connected.\n',
+  });
+  expect(await xl('network-detach', 'one', '0')).toEqual(silent);
+  await atConsole('one', 'while [ -e /sys/block/xvdb ]; do sleep 0.1; done; echo "lost $((20 + 5))"\n', /^lost 25$/m);
 
   expect(await xl('pause', 'one')).toEqual({ code: 0, console: '', log: '' });
   expect(await listed()).toContainEqual(expect.stringMatching(new RegExp(`^one ${first} -[b-]p---$`)));
