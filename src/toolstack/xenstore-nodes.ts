@@ -45,8 +45,7 @@ const POOL_NAME = '/local/pool/0/name';
 /** Domain 0's own nodes, and those of the host. Before the first guest. `memoryKiB`: of the host, for who keeps the store. */
 export async function introduceControlDomain(client: XenstoreClient, memoryKiB?: number): Promise<void> {
   if (memoryKiB !== undefined)
-    for (const node of ['static-max', 'target'])
-      await client.write(`${DOM0_PATH}/memory/${node}`, String(memoryKiB));
+    for (const node of ['static-max', 'target']) await client.write(`${DOM0_PATH}/memory/${node}`, String(memoryKiB));
   // The last one that is written tells that all are there.
   if ((await client.read(POOL_NAME)) !== null) return;
   await client.write(`${DOM0_PATH}/name`, 'Domain-0');
