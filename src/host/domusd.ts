@@ -9,18 +9,7 @@
  * As a program: `domusd.ts [folder]`; ends with SIGTERM or SIGINT. Exit codes: 0; 1 with a line that says why; 3 if another
  * one runs for the same folder.
  */
-import { createHash } from 'node:crypto';
-import {
-  chmodSync,
-  type FSWatcher,
-  mkdirSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  statSync,
-  watch,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, type FSWatcher, mkdirSync, renameSync, rmSync, statSync, watch, writeFileSync } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
 import { totalmem } from 'node:os';
 import { dirname, resolve } from 'node:path';
@@ -34,7 +23,7 @@ import { StreamServer } from '../xenstore/stream-server.ts';
 import { DomainKeeper } from './domain-keeper.ts';
 import { JournalError, JournalFile } from './journal-file.ts';
 import { serverChannel } from './socket-channel.ts';
-import { journalPath, pidIn, pidPath, stateRoot, switchPath, xenstoredPath } from './state-dir.ts';
+import { daemonLockName, journalPath, pidIn, pidPath, stateRoot, switchPath, xenstoredPath } from './state-dir.ts';
 
 /** Another daemon serves this folder. */
 export class AlreadyRunning extends Error {
@@ -167,9 +156,8 @@ function storeFrom(journal: JournalFile, path: string, log: (line: string) => vo
 async function takeLock(root: string): Promise<Server | null> {
   if (process.platform !== 'linux') return null;
   const lock = createServer((socket) => socket.destroy());
-  const name = createHash('sha256').update(realpathSync(root)).digest('hex').slice(0, 32);
   try {
-    await listen(lock, `\0domusd-${name}`);
+    await listen(lock, daemonLockName(root));
   } catch (error) {
     if (codeOf(error) === 'EADDRINUSE') throw new AlreadyRunning(`a daemon runs for ${root}`);
     throw error;

@@ -15,7 +15,7 @@
  *   domusd.log          what it has to say, if a command has started it; domusd.log.old, what it said before
  */
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { readFileSync, realpathSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 
@@ -30,6 +30,11 @@ export function stateRoot(env: NodeJS.ProcessEnv = process.env): string {
 /** Where the daemon of this state folder listens for clients of xenstore. */
 export function xenstoredPath(root: string): string {
   return process.platform === 'win32' ? pipe(root, 'xenstored') : join(root, 'xenstored', 'socket');
+}
+
+/** Linux: the abstract socket that the daemon of this state folder holds from its start to its end. The folder must be there. */
+export function daemonLockName(root: string): string {
+  return `\0domusd-${createHash('sha256').update(realpathSync(root)).digest('hex').slice(0, 32)}`;
 }
 
 /** Where the daemon of this state folder listens for ports of its Ethernet switches. */

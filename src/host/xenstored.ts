@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { closeSync, mkdirSync, openSync, readFileSync, renameSync, statSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -12,7 +12,7 @@ import { compileCacheFolder } from '../toolstack/compile-cache.ts';
 import { linkOverBytes, type StoreLink } from '../xenstore/link.ts';
 import { openSession } from '../xenstore/session.ts';
 import { clientChannel } from './socket-channel.ts';
-import { logPath, pidIn, stateRoot, xenstoredPath } from './state-dir.ts';
+import { daemonLockName, logPath, pidIn, stateRoot, xenstoredPath } from './state-dir.ts';
 
 /** xenstored cannot be reached, or not be started. One line; `code` as the system has it, if it was the system. */
 export class XenstoredError extends Error {
@@ -26,6 +26,7 @@ export class XenstoredError extends Error {
 }
 
 const START_LIMIT_MS = 20_000;
+const REOPEN_SPREAD_MS = 500;
 /** Exit code of domusd when another one serves the folder. */
 const EXIT_RUNS_ALREADY = 3;
 const LOG_BYTES_MAX = 1 << 20;
@@ -70,7 +71,7 @@ export async function openXenstoreSession(
 ): Promise<StoreLink> {
   let first: StoreLink | null = await openXenstored(root);
   const open = async (): Promise<StoreLink> => {
-    const link = first ?? (await openXenstored(root));
+    const link = first ?? (await reopenXenstored(root));
     first = null;
     return link;
   };
@@ -82,21 +83,54 @@ function isAbsent(error: unknown): boolean {
   return error instanceof XenstoredError && (error.code === 'ENOENT' || error.code === 'ECONNREFUSED');
 }
 
+/**
+ * All that have lost the daemon come at once. Each waits for a while whether it is there again before it starts one: a start costs a tenth of a second of CPU
+ * time, and all but one would be in vain.
+ */
+async function reopenXenstored(root: string): Promise<StoreLink> {
+  const path = xenstoredPath(root);
+  const endMs = performance.now() + Math.random() * REOPEN_SPREAD_MS;
+  for (;;) {
+    try {
+      return await connectXenstored(path);
+    } catch (error) {
+      if (!isAbsent(error)) throw error;
+    }
+    if (performance.now() > endMs) return await startAndConnect(root, path);
+    await sleep(20);
+  }
+}
+
+/** Does a daemon of this folder run that does not answer yet, or no more? Not to be known but on Linux. */
+function isStarting(root: string): Promise<boolean> {
+  if (process.platform !== 'linux' || !existsSync(root)) return Promise.resolve(false);
+  return new Promise((resolve) => {
+    const socket = connect(daemonLockName(root));
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => resolve(false));
+  });
+}
+
 async function startAndConnect(root: string, path: string): Promise<StoreLink> {
   const deadlineMs = performance.now() + START_LIMIT_MS;
-  let daemon = spawnDaemon(root);
+  let daemon: ChildProcess | null = null;
   for (let delayMs = 10; ; delayMs = Math.min(delayMs * 1.5, 200)) {
+    if (daemon === null && !(await isStarting(root))) daemon = spawnDaemon(root);
     try {
       const link = await connectXenstored(path);
       // Another command's daemon answers. Ours, which is still starting, would take over when that one ends.
-      if (pidIn(root) !== daemon.pid) daemon.kill();
+      if (daemon !== null && pidIn(root) !== daemon.pid) daemon.kill();
       return link;
     } catch (error) {
       if (!isAbsent(error)) throw error;
     }
-    if (daemon.exitCode === EXIT_RUNS_ALREADY) {
-      // Another command was faster, and its daemon is about to answer; or a dying one has not let go yet.
-      if (delayMs === 200) daemon = spawnDaemon(root);
+    if (daemon === null) {
+      // Another one is about to answer, or a dying one has not let go yet.
+    } else if (daemon.exitCode === EXIT_RUNS_ALREADY) {
+      if (delayMs === 200) daemon = null;
     } else if (daemon.exitCode !== null || daemon.signalCode !== null || daemon.pid === undefined) {
       throw new XenstoredError(`the daemon could not be started: ${lastLine(logPath(root))}`);
     }
