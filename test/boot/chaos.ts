@@ -140,12 +140,17 @@ class Chaos {
     }
   }
 
+  /** All but the last, which sees it all and must never notice. */
+  get #victims(): readonly GuestModel[] {
+    return this.#guests.slice(0, -1);
+  }
+
   /** Kills at its own pace, however long commands take on a busy machine. */
   async #killer(endMs: number): Promise<void> {
     while (performance.now() < endMs) {
       await sleep(300 + this.#random() * 2500);
       const dice = this.#random();
-      if (dice < 0.5) this.#killDomain(this.#pick(this.#guests));
+      if (dice < 0.5) this.#killDomain(this.#pick(this.#victims));
       else if (dice < 0.75) this.#killDaemon();
       else this.#killCommand();
     }
@@ -156,9 +161,10 @@ class Chaos {
     const { name, config } = guest;
     const spare = config.replace(/cfg$/, 'spare');
     const dice = this.#random();
+    const victim = this.#pick(this.#victims);
     if (dice < 0.02) await stopDaemon(this.#options.root).catch(() => null);
-    else if (dice < 0.18) await this.#touch(guest, 'create', '-q', config);
-    else if (dice < 0.26) await this.#touch(guest, 'destroy', name);
+    else if (dice < 0.18) await this.#touch(victim, 'create', '-q', victim.config);
+    else if (dice < 0.26) await this.#touch(victim, 'destroy', victim.name);
     else if (dice < 0.4) await this.#command(this.#pick(['pause', 'unpause']), name);
     else if (dice < 0.5) await this.#command('block-attach', name, `${spare},raw,xvdb,w`);
     else if (dice < 0.56) await this.#command('block-detach', name, 'xvdb');
