@@ -8,7 +8,6 @@ import { closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, s
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { compileCacheFolder } from '../toolstack/compile-cache.ts';
 import { linkOverBytes, type StoreLink } from '../xenstore/link.ts';
 import { openSession } from '../xenstore/session.ts';
 import { clientChannel } from './socket-channel.ts';
@@ -155,7 +154,7 @@ function spawnDaemon(root: string): ChildProcess {
   const child = spawn(process.execPath, [fileURLToPath(program), root], {
     cwd: root,
     // It serves others as well, so what this command was told is none of its business.
-    env: { PATH, HOME, LANG, TZ, NODE_COMPILE_CACHE: compileCacheFolder() },
+    env: { PATH, HOME, LANG, TZ },
     detached: true,
     stdio: ['ignore', log, log],
   });
