@@ -372,9 +372,9 @@ describe('xl create says of a disk', () => {
       /^Domain \d+: device vbd 51712 is there already$/,
     ],
     [
-      'that it is served elsewhere',
+      'that there is no such driver domain',
       [`${image},raw,xvda,w,backend=stub`],
-      'Disk vdev=xvda: backend=stub: disks are served by Dom0 only',
+      'Disk vdev=xvda: backend=stub: there is no such domain',
     ],
     [
       'that there is no disk in the drive',

@@ -57,11 +57,11 @@ type MakeDevice = (bus: DeviceBus) => BackendDevice;
 type OpenDevice = (path: string) => Promise<MakeDevice>;
 
 /** A device that cannot be plugged is the user's to solve. */
-async function asHostError<T>(done: Promise<T>): Promise<T> {
+async function asHostError<T>(done: Promise<T>, prefix = ''): Promise<T> {
   try {
     return await done;
   } catch (error) {
-    if (error instanceof DevicePlugError) throw new HostError(error.message);
+    if (error instanceof DevicePlugError) throw new HostError(`${prefix}${error.message}`);
     throw error;
   }
 }
@@ -82,7 +82,7 @@ export class DomainDevices {
 
   /** @throws HostError when the disk cannot be had; nothing is left behind then */
   async addDisk(disk: DiskConfig): Promise<void> {
-    const backend = await this.#backendOf(disk.backendDomain);
+    const backend = await this.#backendOf(`Disk vdev=${disk.vdev}`, disk.backendDomain);
     if (backend !== 0)
       return await this.#addForeign(diskNodes(disk, numberOfForeignDisk(disk), disk.target ?? ''), backend);
     const place = await placeDisk(disk);
@@ -131,7 +131,7 @@ export class DomainDevices {
   /** @throws HostError when there is no such network; nothing is left behind then */
   async addVif(vif: VifConfig): Promise<void> {
     const mac = vif.mac ?? makeUpMac();
-    const backend = await this.#backendOf(vif.backendDomain);
+    const backend = await this.#backendOf(`vif ${vif.devid}`, vif.backendDomain);
     if (backend !== 0) return await this.#addForeign(vifNodes(vif, mac), backend);
     await this.#add(vifNodes(vif, mac), (path) => this.#openVif(vif, mac, path));
   }
@@ -208,7 +208,7 @@ export class DomainDevices {
   /** @throws HostError when the host's end cannot be had; nothing is left behind then */
   async addChannel(channel: ChannelConfig): Promise<void> {
     const { backendDomain, name } = channel;
-    if ((await this.#backendOf(backendDomain)) !== 0)
+    if ((await this.#backendOf(`channel ${name}`, backendDomain)) !== 0)
       throw new HostError(`channel ${name}: backend=${backendDomain}: channels are served by Dom0 only`);
     const { end, tty } = await openChannelEnd(channel);
     try {
@@ -219,8 +219,8 @@ export class DomainDevices {
     }
   }
 
-  async #backendOf(backend: string | null): Promise<number> {
-    return await asHostError(backendDomid(this.#options.store, backend));
+  async #backendOf(device: string, backend: string | null): Promise<number> {
+    return await asHostError(backendDomid(this.#options.store, backend), `${device}: `);
   }
 
   /** A device that a driver domain serves: that finds it by its nodes. */
