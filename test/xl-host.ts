@@ -86,7 +86,12 @@ export class TestHost {
     const nodes = { domid, name, uuid, memoryKiB: 262144, maxMemKiB: 262144, vcpus: 1, ...ring };
     await introduceDomain(this.store, { ...nodes, startTimeSeconds: Date.now() / 1000 - 100 });
     this.states.set(domid, testState(256));
-    this.#controls.push(await openControlServer(controlPath(this.root, domid), controlHandlers(this.#live(domid))));
+    this.#controls.push(
+      await openControlServer(
+        controlPath(this.root, domid),
+        controlHandlers(this.#live(domid), () => {}),
+      ),
+    );
     const text = `name="${name}"\nuuid="${uuid}"\n${cfg}`;
     writeFileSync(
       join(domainFolder(this.root, domid), 'config.json'),
@@ -119,7 +124,9 @@ export class TestHost {
       ended: new Promise(() => {}),
       destroy: () => {},
       nmi: () => true,
+      resume: () => true,
       save: async () => {},
+      dumpCore: async () => {},
     };
   }
 

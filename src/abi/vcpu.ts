@@ -67,3 +67,4 @@ export const CPU_USER_REGS = {
 
 export const VGCF_in_kernel = 4;
 export const VGCF_syscall_disables_events = 0x10;
+export const VGCF_online = 0x20;

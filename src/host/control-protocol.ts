@@ -3,11 +3,13 @@
  *
  *   state            -> ControlState
  *   pause, unpause   -> null
- *   nmi [vcpu]       -> null; an error if there is no such vCPU
+ *   nmi              { vcpu } -> null; an error if there is no such vCPU
+ *   resume           -> null, of a guest that has suspended itself; an error if it has not
  *   wait             -> SHUTDOWN_*, when the domain has shut down; no answer if it never does
  *   destroy          -> null; the connection ends when the domain is gone
  *   save             { path, absolute; then: 'end', 'pause' or 'run' } -> null, when it is written. After 'end' the connection ends when
  *                    the domain is gone. An error leaves the domain as it was.
+ *   dump-core        { path, absolute } -> null, when it is written
  *   schedule         { weight?, cap? } -> null
  *   pin              { vcpu, hard?, soft? } -> null; lists of CPU numbers
  *   memory           { targetKiB } -> null: so much and no more may the domain have
@@ -20,7 +22,8 @@ import type { DomainState, VcpuState } from '../hypervisor/domain-state.ts';
 import type { VcpuPlace } from './vcpu-placement.ts';
 
 export const CONTROL_METHODS = [
-  ...(['state', 'pause', 'unpause', 'nmi', 'wait', 'destroy', 'save', 'schedule', 'pin', 'memory', 'devices'] as const),
+  ...(['state', 'pause', 'unpause', 'resume', 'nmi', 'wait', 'destroy'] as const),
+  ...(['save', 'dump-core', 'schedule', 'pin', 'memory', 'devices'] as const),
 ] as const;
 export type ControlMethod = (typeof CONTROL_METHODS)[number];
 export type ControlParameters = Readonly<Record<string, unknown>>;

@@ -37,7 +37,9 @@ beforeEach(async () => {
         shutDown = resolve;
       }),
     destroy: note('destroy'),
+    resume: note('resume'),
     save: note('save'),
+    'dump-core': note('dump-core'),
     schedule: note('schedule'),
     pin: note('pin'),
     memory: note('memory'),

@@ -92,6 +92,13 @@ export async function raiseNmi(domid: number, vcpu: number, root: string = state
   return answer !== null;
 }
 
+/** A suspended guest goes on. False if the domain's process is gone. Throws DomainClientError, also if it is not suspended. */
+export async function resumeDomain(domid: number, root: string = stateRoot()): Promise<boolean> {
+  const answer = await ask(root, domid, 'resume');
+  answer?.socket.destroy();
+  return answer !== null;
+}
+
 /** Sets weight and cap; what is left out stays as it is. False if the domain's process is gone. Throws DomainClientError. */
 export async function setSchedule(
   domid: number,
@@ -154,6 +161,13 @@ export async function saveDomain(
   if (then === 'end') await closed(answer.socket);
   answer.socket.destroy();
   return true;
+}
+
+/** Writes a core dump of a domain to a file, an absolute path. False if there is none. Throws DomainClientError. */
+export async function dumpCore(domid: number, path: string, root: string = stateRoot()): Promise<boolean> {
+  const answer = await ask(root, domid, 'dump-core', null, { path });
+  answer?.socket.destroy();
+  return answer !== null;
 }
 
 async function closed(socket: Socket): Promise<void> {

@@ -7,13 +7,25 @@ import { ControlError, type ControlHandlers } from './control-server.ts';
 import { HostError } from './host-error.ts';
 import type { LiveDomain } from './run-domain.ts';
 
-export function controlHandlers(live: LiveDomain): ControlHandlers {
+export function controlHandlers(live: LiveDomain, log: (line: string) => void): ControlHandlers {
   const acting = (act: (parameters: ControlParameters) => void) => (parameters: ControlParameters) => {
     try {
       act(parameters);
     } catch (error) {
       if (error instanceof HostError) throw new ControlError(error.message);
       throw error;
+    }
+    return null;
+  };
+  const writing = async (path: unknown, write: (path: string) => Promise<void>): Promise<null> => {
+    if (typeof path !== 'string' || !isAbsolute(path)) throw new ControlError('expected an absolute path');
+    try {
+      await write(path);
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      // The domain cannot be saved, or the file cannot be written. All else is a defect, which the guest must not suffer for.
+      if (error.name !== 'NotSavable' && !('syscall' in error)) log(error.stack ?? error.message);
+      throw new ControlError(error.message);
     }
     return null;
   };
@@ -27,20 +39,16 @@ export function controlHandlers(live: LiveDomain): ControlHandlers {
     }),
     wait: () => live.ended,
     destroy: acting(live.destroy),
-    save: async ({ path, then }) => {
-      if (typeof path !== 'string' || !isAbsolute(path)) throw new ControlError('save needs an absolute path');
-      if (then !== 'end' && then !== 'pause' && then !== 'run')
-        throw new ControlError('save: expected end, pause or run');
-      try {
-        await live.save(path, then);
-      } catch (error) {
-        // The domain cannot be saved, or the file cannot be written.
-        if (error instanceof Error && (error.name === 'NotSavable' || 'syscall' in error))
-          throw new ControlError(error.message);
-        throw error;
-      }
+    resume: () => {
+      if (!live.resume()) throw new ControlError('it is not suspended');
       return null;
     },
+    save: async ({ path, then }) => {
+      if (then !== 'end' && then !== 'pause' && then !== 'run')
+        throw new ControlError('save: expected end, pause or run');
+      return await writing(path, (checked) => live.save(checked, then));
+    },
+    'dump-core': ({ path }) => writing(path, (checked) => live.dumpCore(checked)),
     schedule: acting((parameters) => {
       const { weight, cap, vcpus } = live.state();
       live.setSchedule(

@@ -42,7 +42,7 @@ function keepLog(path: string, kept: string): void {
 }
 
 async function run(request: ToDomainProcess): Promise<void> {
-  const { quiet, paused, preserve, restoreFrom, logPath } = request;
+  const { quiet, paused, preserve, restoreFrom, force, logPath } = request;
   let { config, configText } = request;
   const [{ runDomain }, { openControlServer }, { controlHandlers }, { openSaved }] = await Promise.all([
     import('./run-domain.ts'),
@@ -73,7 +73,7 @@ async function run(request: ToDomainProcess): Promise<void> {
     if (restoreFrom !== null) saved = await openSaved(restoreFrom);
     const { exitCode } = await runDomain(config, {
       configText: () => configText,
-      ...(saved === null ? {} : { restore: saved.domain }),
+      ...(saved === null ? {} : { restore: saved.domain, force }),
       console,
       log,
       note,
@@ -97,7 +97,7 @@ async function run(request: ToDomainProcess): Promise<void> {
         const folder = domainFolder(root, domid);
         writeFileSync(join(folder, 'config.json'), configJson(config), { mode: 0o600 });
         writeRecord(root, domid, recordOf({ config, configText, quiet, preserve }));
-        control = await openControlServer(controlPath(root, domid), controlHandlers(live));
+        control = await openControlServer(controlPath(root, domid), controlHandlers(live, log));
         await console.listen(consolePath(root, domid));
         if (previous !== null) rmSync(previous, { recursive: true, force: true });
         previous = null;

@@ -7,6 +7,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { removeDomain } from '../toolstack/xenstore-nodes.ts';
 import { XenstoreClient } from '../xenstore/client.ts';
+import type { DomidAlias } from '../xenstore/domid-alias.ts';
 import { linkToStore, type StoreLink } from '../xenstore/link.ts';
 import { LinkConnection } from '../xenstore/link-connection.ts';
 import { createStore } from '../xenstore/store.ts';
@@ -17,8 +18,8 @@ export type XenstoreChoice = 'private' | 'daemon';
 export interface DomainXenstore {
   /** Domain 0's: for toolstack and backends. */
   readonly client: XenstoreClient;
-  /** The connection of a guest, for its ring. It must have been introduced. */
-  connect(domid: number): Promise<LinkConnection>;
+  /** The connection of a guest, for its ring. It must have been introduced. `alias`: it knows itself by another domid. */
+  connect(domid: number, alias?: DomidAlias | null): Promise<LinkConnection>;
   /** The domid for a new domain. */
   allocateDomid(): Promise<number>;
   /** That very domid for a domain; false if another one has it. */
@@ -41,7 +42,7 @@ export async function openDomainXenstore(choice: XenstoreChoice, log: (line: str
   const client = new XenstoreClient(await link(0));
   return {
     client,
-    connect: async (domid) => new LinkConnection(await link(domid)),
+    connect: async (domid, alias = null) => new LinkConnection(await link(domid), alias),
     allocateDomid: async () => Number(await client.control(['allocate-domid'])),
     claimDomid: async (domid) => (await client.control(['claim-domid', String(domid)])) === 'OK',
     remove: async (domid) => {

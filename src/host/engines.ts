@@ -5,7 +5,7 @@ import { createKvmKicker } from '../engine/kvm/kicker.ts';
 import { closeKvmDomain, createKvmDomain, type KvmDomainHandle } from '../engine/kvm/kvm-domain.ts';
 import { probeKvm } from '../engine/kvm/self-test.ts';
 import { createForeignStores } from '../engine/wasm/foreign-stores.ts';
-import { createWasmDomain, createWasmKicker, type WasmDomainHandle } from '../engine/wasm/wasm-domain.ts';
+import { createWasmDomain, createWasmKicker, setTsc, type WasmDomainHandle } from '../engine/wasm/wasm-domain.ts';
 import type { Domain } from '../hypervisor/domain.ts';
 import type { MachineMemory } from '../machine/memory.ts';
 import type { EngineChoice as EngineName } from '../toolstack/config/domain-config.ts';
@@ -33,8 +33,19 @@ export function chooseEngine(asked: EngineName): EngineChoice {
   return probe.usable ? { kind: 'kvm', why: '/dev/kvm is usable' } : { kind: 'wasm', why: probe.reason };
 }
 
-export function createEngineDomain(kind: EngineKind, machine: MachineMemory, vcpus: number): EngineHandle {
-  return kind === 'kvm' ? { kind, kvm: createKvmDomain(machine, vcpus) } : createWasmDomain(machine, vcpus);
+/** `tscKhz`: what the guest of a restored domain knows of its TSC; kvm has the host's, whatever that is. */
+export function createEngineDomain(
+  kind: EngineKind,
+  machine: MachineMemory,
+  vcpus: number,
+  tscKhz?: number,
+): EngineHandle {
+  return kind === 'kvm' ? { kind, kvm: createKvmDomain(machine, vcpus) } : createWasmDomain(machine, vcpus, tscKhz);
+}
+
+/** The TSC of a restored domain goes on where it was, if the engine can. */
+export function resumeTsc(handle: EngineHandle, ticks: number): void {
+  if (handle.kind === 'wasm') setTsc(handle, ticks, monotonicNs());
 }
 
 export function closeEngineDomain(handle: EngineHandle): void {

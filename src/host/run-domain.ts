@@ -23,10 +23,13 @@ import {
   allowMemory,
   type DomainState,
   domainState,
+  isSuspended,
   pauseDomain,
   raiseNmi,
+  resumeDomain,
   setSchedule,
   unpauseDomain,
+  untilParked,
 } from '../hypervisor/domain-state.ts';
 import { ECS_UNBOUND, notifyVcpu, setPort } from '../hypervisor/event-channels.ts';
 import { GrantMappings } from '../hypervisor/grant-mappings.ts';
@@ -37,16 +40,18 @@ import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { buildDomain } from '../toolstack/builder/build-domain.ts';
 import { BuildError } from '../toolstack/builder/build-error.ts';
 import { type DomainConfig, formatUuid, type ShutdownAction } from '../toolstack/config/domain-config.ts';
+import { coreDump } from '../toolstack/core-dump.ts';
 import { SaveFileError } from '../toolstack/saved/save-file.ts';
 import { completeConfig } from '../toolstack/saved/saved-config.ts';
 import { NotSavable } from '../toolstack/saved/saved-state.ts';
-import { writeDomainNodes } from '../toolstack/saved/saved-store.ts';
+import { renumberNodes, writeDomainNodes } from '../toolstack/saved/saved-store.ts';
 import {
   DomainNameTaken,
   introduceControlDomain,
   introduceDomain,
   nameMustBeFree,
 } from '../toolstack/xenstore-nodes.ts';
+import { DomidAlias } from '../xenstore/domid-alias.ts';
 import { createRingServer } from '../xenstore/ring-server.ts';
 import { type BootFiles, loadBootFiles } from './boot-files.ts';
 import type { ConsoleEnds } from './console-ends.ts';
@@ -64,6 +69,7 @@ import {
   type EngineKind,
   factsOf,
   interceptsCpuid,
+  resumeTsc,
 } from './engines.ts';
 import { createGuestPort } from './guest-port.ts';
 import { HostError } from './host-error.ts';
@@ -94,12 +100,16 @@ export interface LiveDomain {
   allowMemory(pages: number): void;
   traffic(): ControlDevices;
   readonly placement: Pick<VcpuPlacement, 'places' | 'pin'>;
+  /** A guest that has suspended itself goes on. False: it has not. */
+  resume(): boolean;
   /** Resolves with SHUTDOWN_* when it has shut down; never if it is destroyed before. */
   readonly ended: Promise<number>;
   /** Ends it at once, and for good. */
   destroy(): void;
   /** Writes it to a file, after which it does `then`. Rejects with one line, and the domain goes on. */
   save(path: string, then: AfterSave): Promise<void>;
+  /** Writes a core dump to a file; it stands still meanwhile. Rejects with one line. */
+  dumpCore(path: string): Promise<void>;
 }
 
 /** What is called at the end of a domain. */
@@ -137,6 +147,8 @@ export interface RunOptions {
   readonly configText?: () => string;
   /** A saved domain, which goes on instead of being built. Read once. */
   readonly restore?: SavedDomain;
+  /** It goes on even where the CPU lacks what its guest has seen. */
+  readonly force?: boolean;
 }
 
 export interface DomainEnd {
@@ -247,10 +259,9 @@ async function runToEnd(
   }
 }
 
-/** The guest knows its domid, and the paths of its devices that contain it. */
-async function claimDomid({ description: { domid } }: SavedDomain, xenstore: DomainXenstore): Promise<number> {
-  if (await xenstore.claimDomid(domid)) return domid;
-  throw new HostError(`Domain ${domid}: the saved domain has this domid, and another domain has it now`);
+/** The domid by which the guest knows itself, if nobody has it. */
+async function claimDomid({ description: { knownDomid } }: SavedDomain, xenstore: DomainXenstore): Promise<number> {
+  return (await xenstore.claimDomid(knownDomid)) ? knownDomid : await xenstore.allocateDomid();
 }
 
 /** The engine that runs the domain, or a HostError that says why none can. `before`: the one that it was saved on. */
@@ -312,17 +323,25 @@ async function buildFromFiles({ config, takeBootFiles }: OneRun, domain: Domain)
 }
 
 /** Reads the rest of a saved domain, once its engine is known to have what the guest has seen. @throws HostError */
-async function load(saved: SavedDomain, domain: Domain, engine: EngineHandle, workers: VcpuWorkers): Promise<Built> {
+async function load(
+  { options }: OneRun,
+  saved: SavedDomain,
+  domain: Domain,
+  engine: EngineHandle,
+  workers: VcpuWorkers,
+): Promise<Built> {
   const { description } = saved;
   const here = await workers.ready;
+  const differs = (line: string): void => {
+    if (!options.force) throw new HostError(line);
+    options.log(`xl: ${line}`);
+  };
   const missing = missingFeatures(description.cpu, here);
   if (missing.length > 0)
-    throw new HostError(
-      `the guest has seen CPU features that engine ${engine.kind} does not have here: ${missing.join(' ')}`,
-    );
+    differs(`the guest has seen CPU features that engine ${engine.kind} does not have here: ${missing.join(' ')}`);
   const unsaved = unsavedState(description.cpu, factsOf(engine), interceptsCpuid(engine));
   if (unsaved !== null)
-    throw new HostError(
+    differs(
       `programs of the guest would find ${unsaved} on engine ${engine.kind} here, which the guest's kernel does not save`,
     );
   try {
@@ -356,7 +375,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   if (run.isFirst) await mustHaveMemory(config.memoryMiB);
   const hasPeers = run.options.xenstore === 'daemon';
   const machine = allocateMemory(ramPages, maxPages);
-  const engine = createEngineDomain(run.engine, machine, vcpus);
+  const engine = createEngineDomain(run.engine, machine, vcpus, restore?.description.tsc.khz);
   try {
     const cpuid = cpuidOf(config, interceptsCpuid(engine), run.options.log);
     const domain = createDomain(machine, domid, vcpus, config.uuid, cpuid);
@@ -393,7 +412,7 @@ async function buildAndRun(
 ): Promise<EndReason> {
   const { config, options, xenstore, domid, restore } = run;
   const { machine } = domain;
-  const built = restore === null ? await build(run, domain) : await load(restore, domain, handle, workers);
+  const built = restore === null ? await build(run, domain) : await load(run, restore, domain, handle, workers);
   const storePort = restore?.description.store.port ?? STORE_PORT;
   const consolePort = restore?.description.console.port ?? CONSOLE_PORT;
   const storeMfn = built.storePfn + MFN_BASE;
@@ -418,11 +437,14 @@ async function buildAndRun(
     });
     await hostErrorOf(introduced);
   } else {
-    await hostErrorOf(writeDomainNodes(xenstore.client, domid, restore.description.nodes, config.name));
+    const nodes = renumberNodes(restore.description.nodes, restore.description.domid, domid);
+    await hostErrorOf(writeDomainNodes(xenstore.client, domid, nodes, config.name));
     await xenstore.client.introduce(domid, storeMfn, storePort);
   }
   const page = (pfn: number): Uint8Array => machine.u8.subarray(pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);
-  const connection = await xenstore.connect(domid);
+  const knownDomid = restore?.description.knownDomid ?? domid;
+  const alias = knownDomid === domid ? null : new DomidAlias(knownDomid, domid);
+  const connection = await xenstore.connect(domid, alias);
   connection.onEnd = (reason) =>
     options.log(`xl: domain \`${config.name}' (${domid}) has no xenstore any more: ${reason}`);
   if (restore !== null) connection.setWatches(restore.description.watches);
@@ -542,8 +564,8 @@ async function buildAndRun(
         store: xenstore.client,
         cpu: await workers.ready,
         facts: {
+          knownDomid,
           engine: handle.kind,
-          tscKhz: domain.u32[DOMAIN.tscKhz >> 2],
           store: { pfn: built.storePfn, port: storePort },
           console: { pfn: built.consolePfn, port: consolePort },
           cmdline: built.cmdline,
@@ -552,7 +574,7 @@ async function buildAndRun(
       };
       await freezer.whileFrozen(async () => {
         await writeWhole(path, (sink) => writeDomain(savable, sink));
-        return then === 'end' ? 'stay' : then;
+        return then === 'end' ? 'stay' : then === 'pause' ? 'pause' : 'as before';
       });
       if (then !== 'end') return;
       note(`Domain ${domid} has been saved.`);
@@ -562,12 +584,35 @@ async function buildAndRun(
       isSaving = false;
     }
   };
+  const dumpCore = async (path: string): Promise<void> => {
+    if (isSaving) throw new NotSavable('it is being saved');
+    isSaving = true;
+    const wasPaused = live.state().paused || isSuspended(domain);
+    try {
+      live.pause();
+      await untilParked(domain, domain.vcpus.length);
+      await writeWhole(path, async (sink) => {
+        for (const bytes of coreDump(domain)) await sink(bytes);
+      });
+    } finally {
+      if (!wasPaused) live.unpause();
+      isSaving = false;
+    }
+  };
   const live: LiveDomain = {
     domid,
     save,
+    dumpCore,
     state: () => domainState(domain),
     pause: () => pauseDomain(domain, kicker),
-    unpause: () => unpauseDomain(domain),
+    unpause: () => {
+      if (!isSuspended(domain)) unpauseDomain(domain);
+    },
+    resume: () => {
+      const was = isSuspended(domain);
+      resumeDomain(domain);
+      return was;
+    },
     nmi: (vcpuId) => raiseNmi(domain, vcpuId, kicker),
     setSchedule: (weight, cap) => setSchedule(domain, weight, cap),
     allowMemory: (pages) => allowMemory(domain, pages),
@@ -583,6 +628,7 @@ async function buildAndRun(
   if (restore === null) workers.run();
   else {
     live.pause();
+    resumeTsc(handle, restore.description.tsc.ticks);
     await workers.resume();
   }
   try {

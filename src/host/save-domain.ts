@@ -56,13 +56,13 @@ export interface FreezableDomain {
 export interface SavableDomain extends FreezableDomain {
   readonly store: XenstoreClient;
   readonly cpu: CpuFeatures;
-  readonly facts: Pick<Description, 'engine' | 'tscKhz' | 'store' | 'console' | 'cmdline'>;
+  readonly facts: Pick<Description, 'knownDomid' | 'engine' | 'store' | 'console' | 'cmdline'>;
   /** The text of the config that describes it now; its name and domid are put in from xenstore. */
   config(name: string): string;
 }
 
-/** Stops a domain where it can be saved; `thaw` makes it go on. @throws NotSavable, and then it goes on */
-async function freeze(saved: FreezableDomain): Promise<void> {
+/** Stops a domain where it can be saved; `thaw` makes it go on. `paused`: it was. @throws NotSavable, and then it is as it was */
+async function freeze(saved: FreezableDomain, paused: boolean): Promise<void> {
   const { domain, kicker, connection, ring, console, devices } = saved;
   for (let attempt = 0; ; attempt++) {
     pauseDomain(domain, kicker);
@@ -72,6 +72,7 @@ async function freeze(saved: FreezableDomain): Promise<void> {
     for (let waited = 0; !connection.isIdle && waited < REPLY_MS; waited++) await sleep(1);
     saved.service();
     if (connection.isIdle && ring.isBetweenMessages) break;
+    if (paused) throw new NotSavable('the guest was paused in the middle of a request to xenstore; unpause it first');
     unpauseDomain(domain);
     if (attempt === ATTEMPTS_MAX) throw new NotSavable('the guest never stops asking xenstore');
     await sleep(CONVERSATION_MS);
@@ -80,7 +81,13 @@ async function freeze(saved: FreezableDomain): Promise<void> {
   ring.hold();
   console.service();
   console.hold();
-  await devices.detach();
+  try {
+    await devices.detach();
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    await thaw(saved, paused);
+    throw new NotSavable(`its devices do not let go: ${error.message}`);
+  }
 }
 
 async function thaw(saved: FreezableDomain, paused: boolean): Promise<void> {
@@ -91,7 +98,7 @@ async function thaw(saved: FreezableDomain, paused: boolean): Promise<void> {
 }
 
 /** What becomes of a domain that was frozen. */
-export type AfterFreeze = 'as before' | 'pause' | 'run' | 'stay';
+export type AfterFreeze = 'as before' | 'pause' | 'stay';
 
 /** For what has to find a domain at rest. */
 export class Freezer {
@@ -111,12 +118,12 @@ export class Freezer {
 
   async #freezeFor(act: () => Promise<AfterFreeze>): Promise<void> {
     const wasPaused = Atomics.load(this.#domain.domain.i32, DOMAIN.paused >> 2) !== 0;
-    await freeze(this.#domain);
+    await freeze(this.#domain, wasPaused);
     let after: AfterFreeze = 'as before';
     try {
       after = await act();
     } finally {
-      if (after !== 'stay') await thaw(this.#domain, after === 'as before' ? wasPaused : after === 'pause');
+      if (after !== 'stay') await thaw(this.#domain, wasPaused || after === 'pause');
     }
   }
 }
@@ -131,9 +138,11 @@ export async function writeDomain(saved: SavableDomain, sink: Sink): Promise<voi
   const writer = new SaveWriter(sink, NODE_CODEC);
   const config = saved.config(name);
   // Before anything is written: it may refuse.
-  const shared = encodeDomain(domain, systemTimeNs(domain));
+  const nowNs = systemTimeNs(domain);
+  const shared = encodeDomain(domain, nowNs);
+  const tsc = { khz: domain.u32[DOMAIN.tscKhz >> 2], ticks: ticksAt(domain, nowNs) };
   await writer.start();
-  await writer.part(PART_DESCRIPTION, encodeDescription({ domid, name, config, cpu, nodes, watches, ...facts }));
+  await writer.part(PART_DESCRIPTION, encodeDescription({ domid, name, config, cpu, tsc, nodes, watches, ...facts }));
   await writer.part(PART_DOMAIN, shared);
   for (const { vcpuId } of domain.vcpus) await writer.part(PART_VCPU, encodeVcpu(domain, vcpuId));
   await writer.part(PART_M2P, encodeM2p(machine));
@@ -148,4 +157,10 @@ export async function writeDomain(saved: SavableDomain, sink: Sink): Promise<voi
 /** What the guest would read off its clock now. */
 function systemTimeNs({ f64 }: Domain): number {
   return monotonicNs() - f64[DOMAIN.bootNs >> 3] + f64[DOMAIN.driftNs >> 3];
+}
+
+/** What it would read off its TSC, by the line on which its clock runs. */
+function ticksAt({ u32, u64 }: Domain, systemNs: number): number {
+  const sinceBase = systemNs - Number(u64[DOMAIN.baseNs >> 3]);
+  return Number(u64[DOMAIN.tscBase >> 3]) + Math.floor((sinceBase * u32[DOMAIN.tscKhz >> 2]) / 1e6);
 }

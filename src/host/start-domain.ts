@@ -19,6 +19,8 @@ export interface ToDomainProcess {
   readonly configText: string;
   /** A saved domain that goes on: its file; null to build one. */
   readonly restoreFrom: string | null;
+  /** It goes on even where the CPU lacks what its guest has seen. */
+  readonly force: boolean;
   /** Where its standard error goes. */
   readonly logPath: string;
 }
@@ -40,6 +42,8 @@ export interface StartOptions {
   readonly configText: string;
   /** A saved domain that goes on: its file. */
   readonly restoreFrom?: string;
+  /** It goes on even where the CPU lacks what its guest has seen. */
+  readonly force?: boolean;
   readonly log: (line: string) => void;
   readonly note: (line: string) => void;
   /** For a domain of another state folder, working folder and settings than this process has. */
@@ -115,8 +119,8 @@ export async function startDomain(config: DomainConfig, options: StartOptions): 
     stdio: [logFile, logFile, logFile, 'ipc'],
   });
   closeSync(logFile);
-  const { quiet, paused, preserve, configText, restoreFrom = null } = options;
-  const request: ToDomainProcess = { config, quiet, paused, preserve, configText, restoreFrom, logPath: path };
+  const { quiet, paused, preserve, configText, restoreFrom = null, force = false } = options;
+  const request: ToDomainProcess = { config, quiet, paused, preserve, configText, restoreFrom, force, logPath: path };
   child.send(request, () => {});
   return await new Promise((resolve, reject) => {
     let end: (exitCode: number | null) => void = () => {};

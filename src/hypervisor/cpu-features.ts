@@ -20,16 +20,18 @@ interface Word {
   readonly subleaf: number;
   readonly register: Register;
   readonly name: string;
-  /** Bits that tell of a vCPU's own state, not of the CPU. */
+  /** Bits that are no features of the CPU. */
   readonly ignored?: number;
 }
 
 const OSXSAVE = 1 << 27;
+/** FDP_EXCP_ONLY and NO_FPU_SEL say what is in fields of an FPU image that nobody reads. */
+const FPU_FACTS = (1 << 6) | (1 << 13);
 
 const WORDS: readonly Word[] = [
   { leaf: 1, subleaf: 0, register: 'ecx', name: 'CPUID.1:ECX', ignored: OSXSAVE },
   { leaf: 1, subleaf: 0, register: 'edx', name: 'CPUID.1:EDX' },
-  { leaf: 7, subleaf: 0, register: 'ebx', name: 'CPUID.7:EBX' },
+  { leaf: 7, subleaf: 0, register: 'ebx', name: 'CPUID.7:EBX', ignored: FPU_FACTS },
   { leaf: 7, subleaf: 0, register: 'ecx', name: 'CPUID.7:ECX' },
   { leaf: 7, subleaf: 0, register: 'edx', name: 'CPUID.7:EDX' },
   { leaf: 7, subleaf: 1, register: 'eax', name: 'CPUID.7.1:EAX' },

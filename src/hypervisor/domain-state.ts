@@ -1,5 +1,6 @@
 /** A domain as its toolstack sees and steers it from the main thread: what its vCPUs do, and pausing them all. */
 
+import { SHUTDOWN_suspend } from '../abi/xen.ts';
 import type { Kicker } from '../engine/engine.ts';
 import { FLAG_PAUSE, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { DOMAIN, type Domain } from './domain.ts';
@@ -35,8 +36,9 @@ export function domainState(domain: Domain): DomainState {
   const { i32, f64 } = domain;
   // 0: no vCPU has started the clock yet.
   const started = f64[DOMAIN.bootNs >> 3] !== 0;
-  const paused = Atomics.load(i32, DOMAIN.paused >> 2) !== 0;
-  const { shutdownReason } = domain;
+  const suspended = domain.shutdownReason === -1 && isSuspended(domain);
+  const paused = Atomics.load(i32, DOMAIN.paused >> 2) !== 0 && !suspended;
+  const shutdownReason = suspended ? SHUTDOWN_suspend : domain.shutdownReason;
   const vcpus = domain.vcpus.map((vcpu) => {
     const online = Atomics.load(vcpu.i32, VCPU.state >> 2) === VCPU_STATE_UP;
     const runstate = Atomics.load(vcpu.u32, VCPU.runstate >> 2);
@@ -89,6 +91,26 @@ export async function untilParked(domain: Domain, count: number): Promise<void> 
     const wait = Atomics.waitAsync(domain.i32, index, parked, 100);
     if (wait.async) await wait.value;
   }
+}
+
+/**
+ * SCHEDOP_shutdown with SHUTDOWN_suspend: the domain stands still until it is resumed, which the guest takes for a suspend that was
+ * cancelled. Its devices and event channels are as they were, so there is nothing that it would have to connect anew.
+ * Source: xen/include/public/sched.h, "suspend_cancel"; xen/common/domain.c, domain_resume (behaviour).
+ */
+export function suspendDomain(domain: Domain, kicker: Kicker): void {
+  Atomics.store(domain.i32, DOMAIN.suspended >> 2, 1);
+  pauseDomain(domain, kicker);
+  domain.ringDoorbell();
+}
+
+export function isSuspended(domain: Domain): boolean {
+  return Atomics.load(domain.i32, DOMAIN.suspended >> 2) !== 0;
+}
+
+/** A suspended domain goes on. Nothing happens to others. */
+export function resumeDomain(domain: Domain): void {
+  if (Atomics.exchange(domain.i32, DOMAIN.suspended >> 2, 0) !== 0) unpauseDomain(domain);
 }
 
 /** Lets them go on. */

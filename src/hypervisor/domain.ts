@@ -61,6 +61,8 @@ export const DOMAIN = {
   budgetPeriod: 0x78,
   /** i32: vCPUs that are parked: paused, with all of their state in shared memory. Changes are notified. */
   parked: 0x7c,
+  /** i32: 1 = the guest has suspended itself, and waits to be resumed. Its toolstack has it paused as well. */
+  suspended: 0x8c,
   /** u64: system time at `tscBase`, ns: 0 but for a domain that was restored. */
   baseNs: 0x80,
   /** i32: pages that the domain may own; it may own more already. Set by the toolstack. */

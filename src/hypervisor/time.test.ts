@@ -146,6 +146,27 @@ test('system time goes on without a step, with the rate that the guest computes'
   }
 });
 
+test('a restored domain goes on at the system time that it had, on another TSC', () => {
+  const { guest, clock } = clocked();
+  const saved = 123_456_789_012;
+  startClock(guest.domain, guest.engine, 2_000_000_000_000, saved);
+  guest.nowNs = clock.atNs;
+  expect(guest.vcpu.systemTimeNs()).toBe(saved);
+  writeTimeInfo(guest.vcpu);
+  const at = (guest.machine.layout.sharedInfoOffset + 0x20) >> 2;
+  // tsc_timestamp and system_time.
+  expect([...guest.machine.u32.subarray(at + 2, at + 4)]).toEqual([3, 5]);
+  expect(guest.machine.u32[at + 5] * 2 ** 32 + guest.machine.u32[at + 4]).toBe(saved);
+  clock.tsc += 2_400_000_000n;
+  clock.atNs += 1e9;
+  guest.nowNs = clock.atNs;
+  keepTime(guest.vcpu);
+  expect(guest.vcpu.systemTimeNs()).toBe(saved + 999_999_999);
+  // The wall clock at system time 0.
+  const wc = (guest.machine.layout.sharedInfoOffset + 0xc00) >> 2;
+  expect([guest.machine.u32[wc + 1], guest.machine.u32[wc + 2]]).toEqual([1876, 543_210_988]);
+});
+
 test('keepTime() moves vcpu_time_info along the same line, in both copies', () => {
   const { guest, clock } = clocked();
   startClock(guest.domain, guest.engine, 0);

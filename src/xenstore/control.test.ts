@@ -29,3 +29,17 @@ test('what it cannot do it says, and nothing of it is for guests', () => {
     expect(ask(store.connect(5), XS.CONTROL, command)).toBe('!EACCES');
   expect(ask(tool, XS.CONTROL, 'allocate-domid\0')).toBe('1\0');
 });
+
+test('claim-domid gives that very domid, unless a domain has it', () => {
+  const store = createStore();
+  const tool = store.connect(0);
+  expect(ask(tool, XS.CONTROL, 'claim-domid\x007\0')).toBe('OK\0');
+  expect(ask(tool, XS.CONTROL, 'allocate-domid\0')).toBe('8\0');
+  expect(ask(tool, XS.CONTROL, 'claim-domid\x003\0')).toBe('OK\0');
+  expect(ask(tool, XS.CONTROL, 'allocate-domid\0')).toBe('9\0');
+  expect(ask(tool, XS.INTRODUCE, '7\x001\x001\0')).toBe('OK\0');
+  expect(ask(tool, XS.CONTROL, 'claim-domid\x007\0')).toBe('TAKEN\0');
+  for (const domid of ['', '0', '-1', '32752', '99999', 'x'])
+    expect(ask(tool, XS.CONTROL, `claim-domid\0${domid}\0`)).toBe('!EINVAL');
+  expect(ask(store.connect(5), XS.CONTROL, 'claim-domid\x002\0')).toBe('!EACCES');
+});

@@ -120,3 +120,66 @@ test('when xenstored will serve the domain no more, that is told, and requests s
   expect(ring.service()).toBe(false);
   expect(sent).toEqual([]);
 });
+
+test('it knows the guest`s watches and transactions, and whether anything is under way', async () => {
+  const say = (type: number, text: string, txId = 0): void => {
+    guest.write(encodeMessage({ type, reqId: 1, txId, payload: textToBytes(text) }));
+    ring.service();
+  };
+  const reply = async (text: string, type?: number): Promise<void> => {
+    const message = sent.shift()!;
+    handlers.onMessage({ ...message, type: type ?? message.type, payload: textToBytes(text) });
+    await turn();
+    guest.read();
+  };
+  expect(connection.isIdle).toBe(true);
+  say(XS.WATCH, 'device\0one\0');
+  expect(connection.isIdle).toBe(false);
+  await reply('OK\0');
+  say(XS.WATCH, 'refused\0two\0');
+  await reply('EINVAL\0', XS.ERROR);
+  say(XS.WATCH, 'control\0three\x001\0');
+  await reply('OK\0');
+  expect(connection.watches).toEqual([
+    ['device', 'one'],
+    ['control', 'three', '1'],
+  ]);
+  expect(connection.isIdle).toBe(true);
+  say(XS.UNWATCH, 'device\0one\0');
+  await reply('OK\0');
+  say(XS.TRANSACTION_START, '\0');
+  await reply('5\0');
+  expect(connection.isIdle).toBe(false);
+  say(XS.TRANSACTION_END, 'T\0', 5);
+  await reply('OK\0');
+  expect([connection.isIdle, connection.watches]).toEqual([true, [['control', 'three', '1']]]);
+  say(XS.RESET_WATCHES, '\0');
+  await reply('OK\0');
+  expect(connection.watches).toEqual([]);
+});
+
+test('watches that it sets itself fire, and the guest hears of no reply', async () => {
+  connection.setWatches([['device', 'one']]);
+  expect(connection.isIdle).toBe(false);
+  handlers.onMessage(event('device'));
+  const message = sent.shift()!;
+  expect([message.type, bytesToText(message.payload)]).toEqual([XS.WATCH, 'device\0one\0']);
+  handlers.onMessage({ ...message, payload: textToBytes('OK\0') });
+  await turn();
+  expect(guest.read().map(({ type }) => type)).toEqual([XS.WATCH_EVENT]);
+  expect([connection.isIdle, connection.watches]).toEqual([true, [['device', 'one']]]);
+});
+
+test('a ring that is held is left alone, and served when it is released', async () => {
+  ring.hold();
+  guest.write(request(1));
+  ring.service();
+  handlers.onMessage(event('device'));
+  await turn();
+  expect([sent.length, guest.read().length]).toEqual([0, 0]);
+  ring.release();
+  expect([sent.length, guest.read().length]).toEqual([1, 1]);
+  guest.write(request(2).subarray(0, 5));
+  ring.service();
+  expect(ring.isBetweenMessages).toBe(false);
+});

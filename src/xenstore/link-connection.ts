@@ -5,6 +5,7 @@
  * Events that the guest does not take are lost beyond the quota, as in the store itself.
  */
 import { XS } from '../abi/io/xs-wire.ts';
+import type { DomidAlias } from './domid-alias.ts';
 import type { StoreLink } from './link.ts';
 import { DEFAULT_QUOTAS } from './quotas.ts';
 import type { RingConnection } from './ring-server.ts';
@@ -20,6 +21,7 @@ export class LinkConnection implements RingConnection {
   /** Events lost because the guest did not take them. */
   eventsLost = 0;
   readonly #link: StoreLink;
+  readonly #alias: DomidAlias | null;
   /** Replies and events, oldest first. */
   readonly #output: Message[] = [];
   #repliesInOutput = 0;
@@ -36,10 +38,12 @@ export class LinkConnection implements RingConnection {
   readonly #watches = new Map<string, Watch>();
   readonly #transactions = new Set<number>();
 
-  constructor(link: StoreLink) {
+  /** `alias`: the guest knows itself by another domid than the link is bound to. */
+  constructor(link: StoreLink, alias: DomidAlias | null = null) {
     this.#link = link;
+    this.#alias = alias;
     link.receive({
-      onMessage: (message) => this.#onMessage(message),
+      onMessage: (message) => this.#onMessage(alias?.reply(message) ?? message),
       onEnd: (reason) => {
         this.#closed = true;
         this.onEnd?.(reason);
@@ -70,14 +74,14 @@ export class LinkConnection implements RingConnection {
     for (const watch of watches) {
       this.#silent++;
       this.#watches.set(keyOf(watch), watch);
-      this.#link.send({ type: XS.WATCH, reqId: 0, txId: 0, payload: joinStrings(watch) });
+      this.#send({ type: XS.WATCH, reqId: 0, txId: 0, payload: joinStrings(watch) });
     }
   }
 
   submit(request: Message): void {
     this.#unanswered++;
     this.#asked.push(request);
-    this.#link.send(request);
+    this.#send(request);
   }
 
   takeOutput(): Message | null {
@@ -101,6 +105,10 @@ export class LinkConnection implements RingConnection {
   close(): void {
     this.#closed = true;
     this.#link.close();
+  }
+
+  #send(request: Message): void {
+    this.#link.send(this.#alias?.request(request) ?? request);
   }
 
   #onMessage(message: Message): void {

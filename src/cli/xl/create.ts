@@ -144,7 +144,7 @@ export async function runNew(config: DomainConfig, flags: RunFlags, context: Con
       paused: flags.paused,
       preserve: flags.preserve,
       configText: flags.configText,
-      ...(flags.restoreFrom === undefined ? {} : { restoreFrom: flags.restoreFrom }),
+      ...(flags.restoreFrom === undefined ? {} : { restoreFrom: flags.restoreFrom, force: context.force }),
       log: context.err,
       note: flags.foreground ? context.err : () => {},
     });

@@ -14,9 +14,6 @@ export const migrate = command('migrate', 'Migrate a domain to another host', '[
   '-p              Do not unpause domain after migrating it.',
   '-D              Preserve the domain id',
 ]);
-export const dumpCore = command('dump-core', 'Core dump a domain', '<Domain> <filename>');
-export const suspend = command('suspend', 'Suspend a domain to RAM', '<Domain>');
-export const resume = command('resume', 'Resume a domain from RAM', '<Domain>');
 
 function command(name: string, summary: string, usage: string, options: readonly string[] = []): Command {
   return {

@@ -28,9 +28,8 @@ const RECORDED = JSON.parse(readFileSync(new URL('./oracle-recorded.json', impor
 >;
 
 /** Where ours differs, and why. It has to differ: what agrees again is taken off this list. */
-const NOT_BUILT = 'not built yet';
 const DIFFERENT: Readonly<Record<string, string>> = {
-  'dev-dump-core': NOT_BUILT,
+  'dev-dump-core': 'the recorded one failed',
   'life-save-0': "libxc's words about the host's memory",
   'dev-memmax': 'the memory of a domain cannot be more than it was made for',
   'dev-memset-ok2': 'it follows dev-memmax',

@@ -22,7 +22,7 @@ export const COMMANDS: readonly CommandEntry[] = [
   { name: 'save', load: async () => (await import('./save.ts')).save },
   { name: 'migrate', load: async () => (await import('./not-built.ts')).migrate },
   { name: 'restore', load: async () => (await import('./restore.ts')).restore },
-  { name: 'dump-core', load: async () => (await import('./not-built.ts')).dumpCore },
+  { name: 'dump-core', load: async () => (await import('./dump-core.ts')).dumpCore },
   { name: 'cd-insert', load: async () => (await import('./cd.ts')).cdInsert },
   { name: 'cd-eject', load: async () => (await import('./cd.ts')).cdEject },
   { name: 'mem-max', load: async () => (await import('./memory.ts')).memMax },
@@ -87,6 +87,6 @@ export const COMMANDS: readonly CommandEntry[] = [
   { name: 'usbdev-detach', load: async () => (await import('./hardware.ts')).usbdevDetach },
   { name: 'usb-list', load: async () => (await import('./device-lists.ts')).usbList },
   { name: 'qemu-monitor-command', load: async () => (await import('./hardware.ts')).qemuMonitorCommand },
-  { name: 'suspend', load: async () => (await import('./not-built.ts')).suspend },
-  { name: 'resume', load: async () => (await import('./not-built.ts')).resume },
+  { name: 'suspend', load: async () => (await import('./suspend.ts')).suspend },
+  { name: 'resume', load: async () => (await import('./suspend.ts')).resume },
 ];

@@ -12,6 +12,7 @@ import type { VcpuFile } from './vcpu-file.ts';
 
 /** Legacy region and header. */
 const COMMON_BYTES = 576;
+const LEGACY_USED_BYTES = 416;
 const XSTATE_BV_W = 512 / 4;
 const X87_AND_SSE = 3;
 
@@ -53,7 +54,8 @@ export class VectorState {
       states |= 1 << number;
       area.set(bytes.subarray(here, here + size), offset);
     });
-    area.fill(0, XSTATE_BV_W * 4, COMMON_BYTES);
+    // What software may use of the legacy region, and the rest of the header.
+    area.fill(0, LEGACY_USED_BYTES, COMMON_BYTES);
     area[XSTATE_BV_W * 4] = states;
   }
 

@@ -25,6 +25,8 @@ export interface WasmDomainHandle {
   readonly shared: SharedArrayBuffer;
   readonly frames: number;
   readonly facts: EngineFacts;
+  /** f64: the TSC at a time of the host's monotonic clock, and that time in ns. */
+  readonly tsc: SharedArrayBuffer;
 }
 
 /** M2P entries are shown from slot 257 on, as on KVM, so that a guest can move there; 256 shows them too. */
@@ -39,10 +41,21 @@ export const WASM_FACTS: EngineFacts = {
   m2pVaHi: M2P_VA_HI_SHOWN,
 };
 
-export function createWasmDomain(machine: MachineMemory, vcpus: number): WasmDomainHandle {
+/** `tscKhz`: the rate of the TSC, for a guest that has known another one. */
+export function createWasmDomain(
+  machine: MachineMemory,
+  vcpus: number,
+  tscKhz: number = WASM_FACTS.tscKhz,
+): WasmDomainHandle {
   const frames = machine.layout.nameableFrames;
   const shared = new SharedArrayBuffer((frames + 2 + vcpus * QUEUE_WORDS) * 4);
-  return { kind: 'wasm', shared, frames, facts: WASM_FACTS };
+  const tsc = new SharedArrayBuffer(16);
+  return { kind: 'wasm', shared, frames, facts: { ...WASM_FACTS, tscKhz }, tsc };
+}
+
+/** The guest's TSC goes on from `ticks`, as if no time had passed. Before any vCPU runs. `nowNs`: the host's monotonic clock. */
+export function setTsc(handle: WasmDomainHandle, ticks: number, nowNs: number): void {
+  new Float64Array(handle.tsc).set([ticks, nowNs]);
 }
 
 /** The flag word that notifiers set is polled in guest code: there is nothing to kick. */

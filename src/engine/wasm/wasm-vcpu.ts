@@ -81,6 +81,9 @@ export class WasmVcpu implements Engine {
   readonly #jumps: JumpCache;
   readonly #interpreter: Interpreter;
   readonly #breakpoints = new Breakpoints();
+  /** The TSC at a time, and that time in ns. */
+  readonly #tscLine: Float64Array;
+  readonly #ticksPerNs: number;
   #deadlineNs = 0;
   #kernelRoot = -1;
   #userRoot = -1;
@@ -106,6 +109,8 @@ export class WasmVcpu implements Engine {
   ) {
     showFeatures(SHOWN_FEATURES);
     this.facts = handle.facts;
+    this.#tscLine = new Float64Array(handle.tsc);
+    this.#ticksPerNs = handle.facts.tscKhz / 1e6;
     this.#host = host;
     this.#block = blocks[id];
     this.#others = blocks.filter((block) => block.vcpuId !== id);
@@ -545,15 +550,21 @@ export class WasmVcpu implements Engine {
     this.#deadlineNs = deadlineNs;
   }
 
+  #ticksAt(ns: number): number {
+    const line = this.#tscLine;
+    return Math.floor(line[0] + (ns - line[1]) * this.#ticksPerNs);
+  }
+
   #tsc(out: Uint32Array): void {
-    const now = this.#host.monotonicNs();
-    out[0] = now % 0x100000000;
-    out[1] = Math.floor(now / 0x100000000);
+    const ticks = this.#ticksAt(this.#host.monotonicNs());
+    out[0] = ticks % 0x100000000;
+    out[1] = Math.floor(ticks / 0x100000000);
   }
 
   readTsc(): { tscLo: number; tscHi: number; atNs: number } {
     const atNs = Math.floor(this.#host.monotonicNs());
-    return { tscLo: atNs % 0x100000000, tscHi: Math.floor(atNs / 0x100000000), atNs };
+    const ticks = this.#ticksAt(atNs);
+    return { tscLo: ticks % 0x100000000, tscHi: Math.floor(ticks / 0x100000000), atNs };
   }
 
   cpuid(leaf: number, subleaf: number): CpuidResult {

@@ -1,9 +1,16 @@
-/** sched_op and set_timer_op. Source: xen/include/public/sched.h; xen/common/sched/core.c (behaviour). */
+/**
+ * sched_op and set_timer_op.
+ *
+ * Deviation: SHUTDOWN_suspend always returns 1, "cancelled", when the domain goes on: nothing about it has changed, wherever that is.
+ *
+ * Source: xen/include/public/sched.h; xen/common/sched/core.c (behaviour).
+ */
 
 import { EFAULT, EINVAL, ENOSYS, EPERM } from '../../abi/errno.ts';
 import * as xen from '../../abi/xen.ts';
 import { VCPU } from '../../machine/vcpu-block.ts';
 import { EVENT_CHANNELS } from '../domain.ts';
+import { suspendDomain } from '../domain-state.ts';
 import { isPending } from '../event-channels.ts';
 import { crashDomain, setUpcallMask, upcallDue, upcallPending } from '../traps.ts';
 import type { Vcpu } from '../vcpu.ts';
@@ -24,6 +31,10 @@ export function schedOp(v: Vcpu): number {
       if (!access.readU32(argLo, argHi)) return -EFAULT;
       const reason = access.lo;
       if (reason > xen.SHUTDOWN_soft_reset) return -EINVAL;
+      if (reason === xen.SHUTDOWN_suspend) {
+        suspendDomain(v.domain, v.kicker);
+        return 1;
+      }
       if (reason === xen.SHUTDOWN_crash) crashDomain(v, 'the guest says that it crashed');
       else v.domain.shutdown(reason);
       return 0;

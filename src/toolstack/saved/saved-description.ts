@@ -7,14 +7,16 @@ import { checkNodes, type SavedNode } from './saved-store.ts';
 
 export interface Description {
   readonly domid: number;
+  /** By which the guest knows itself: another one if it was restored where its own was taken. */
+  readonly knownDomid: number;
   readonly name: string;
   /** The text of an xl.cfg file that describes it, complete: name and uuid are there, file names are absolute. */
   readonly config: string;
   /** The engine that ran it, and what its guest was shown of a CPU. */
   readonly engine: 'kvm' | 'wasm';
   readonly cpu: CpuFeatures;
-  /** Rate of the TSC that the guest has measured or was told, kHz. */
-  readonly tscKhz: number;
+  /** Rate of the TSC that the guest has measured or was told, in kHz, and what it read last. */
+  readonly tsc: { readonly khz: number; readonly ticks: number };
   /** Frames of the rings that a domain has from the start, and the guest's ports for them. */
   readonly store: { readonly pfn: number; readonly port: number };
   readonly console: { readonly pfn: number; readonly port: number };
@@ -48,6 +50,7 @@ export function decodeDescription(bytes: Uint8Array): Description {
   const words = cpu['words'];
   if (!Array.isArray(words) || words.length !== FEATURE_WORDS || !words.every((word) => Number.isInteger(word)))
     throw new SaveFileError('damaged: cpu.words');
+  const tsc = recordOf(root['tsc'], 'tsc');
   const { engine } = root;
   if (engine !== 'kvm' && engine !== 'wasm') throw new SaveFileError(`its engine is ${JSON.stringify(engine)}`);
   const watches = root['watches'];
@@ -59,11 +62,12 @@ export function decodeDescription(bytes: Uint8Array): Description {
   };
   return {
     domid,
+    knownDomid: numberIn(root, 'knownDomid', 1, DOMID_MAX),
     name: textIn(root, 'name'),
     config: textIn(root, 'config'),
     engine,
     cpu: { xcr0: numberIn(cpu, 'xcr0', 0, 0xffff), words: words as number[] },
-    tscKhz: numberIn(root, 'tscKhz', 1, 0xffffffff),
+    tsc: { khz: numberIn(tsc, 'khz', 1000, 100_000_000), ticks: numberIn(tsc, 'ticks', 0, 2 ** 63) },
     store: ring('store'),
     console: ring('console'),
     cmdline: textIn(root, 'cmdline'),

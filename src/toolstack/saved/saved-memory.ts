@@ -13,7 +13,7 @@ import { SaveFileError } from './save-file.ts';
 
 /** Pages of a part: 4 MiB, which compress while others are read. */
 const PAGES_MAX = 1024;
-const PAGE_WORDS = PAGE_SIZE / 8;
+const PAGE_WORDS = PAGE_SIZE / 4;
 const INVALID_M2P_ENTRY = 0xffffffff;
 
 export function encodeM2p({ u8, layout }: MachineMemory): Uint8Array {
@@ -44,9 +44,10 @@ function isOwned({ layout, u32 }: MachineMemory, frame: number): boolean {
   return u32[entry] !== INVALID_M2P_ENTRY || u32[entry + 1] !== INVALID_M2P_ENTRY;
 }
 
-function isZero({ u64 }: MachineMemory, frame: number): boolean {
+function isZero({ i32 }: MachineMemory, frame: number): boolean {
   const first = frame * PAGE_WORDS;
-  for (let word = first; word < first + PAGE_WORDS; word++) if (u64[word] !== 0n) return false;
+  for (let word = first; word < first + PAGE_WORDS; word += 4)
+    if ((i32[word] | i32[word + 1] | i32[word + 2] | i32[word + 3]) !== 0) return false;
   return true;
 }
 

@@ -172,7 +172,7 @@ export const VCPU_FIELDS: readonly (readonly [keyof typeof VCPU, number])[] = [
 ];
 
 /** What stands beside the block of a parked vCPU. */
-const PARKED_FIELDS: readonly (readonly [keyof typeof PARKED, number])[] = [
+export const PARKED_FIELDS: readonly (readonly [keyof typeof PARKED, number])[] = [
   ['vector', VECTOR_STATE_BYTES],
   ['blocked', 4],
   ['pollCount', 4],

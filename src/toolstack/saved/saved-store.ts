@@ -4,6 +4,7 @@
  */
 
 import type { XenstoreClient, XenstoreNodes } from '../../xenstore/client.ts';
+import { translatePath } from '../../xenstore/domid-alias.ts';
 import { bytesToText, textToBytes } from '../../xenstore/wire.ts';
 import { nameMustBeFree } from '../xenstore-nodes.ts';
 import { SaveFileError } from './save-file.ts';
@@ -59,13 +60,28 @@ export function checkNodes(value: unknown, domid: number): SavedNode[] {
 
 /** A path that a domain's nodes may have, so that a file touches nobody else's. */
 function isOf(path: string, domid: number): boolean {
-  if (path.length > 3072 || !/^(\/[A-Za-z0-9@_:.-]+)+$/.test(path)) return false;
+  if (path.length > 3072 || !/^(\/[A-Za-z0-9@_-]+)+$/.test(path)) return false;
   const words = path.split('/').slice(1);
   if (words[0] === 'vm') return UUID_PATH.test(`/vm/${words[1]}`);
   if (words[0] === 'libxl') return words[1] === String(domid);
   if (words[0] !== 'local' || words[1] !== 'domain') return false;
   if (words[2] === String(domid)) return domid !== 0;
   return words[2] === '0' && words[3] === 'backend' && words.length > 5 && words[5] === String(domid);
+}
+
+/** The nodes as they are of a domain with another domid: in paths, in values that are such paths or the domid, in permissions. */
+export function renumberNodes(nodes: readonly SavedNode[], from: number, to: number): readonly SavedNode[] {
+  if (from === to) return nodes;
+  const path = (text: string): string =>
+    translatePath(text.replace(new RegExp(`^/libxl/${from}(?=/|$)`), `/libxl/${to}`), from, to);
+  return nodes.map(([old, value, permissions]) => {
+    const isDomid = old.endsWith('/frontend-id') || old === `/local/domain/${from}/domid`;
+    return [
+      path(old),
+      isDomid && value === String(from) ? String(to) : path(value),
+      permissions.map((entry) => (entry.slice(1) === String(from) ? `${entry[0]}${to}` : entry)),
+    ];
+  });
 }
 
 /**
