@@ -57,6 +57,7 @@ export class Peers {
   readonly #frames: ForeignFrames | null;
   readonly #remotes = new Map<number, Promise<Remote | null>>();
   readonly #sockets = new Set<Socket>();
+  readonly #servers = new Set<PeerServer>();
   #server: Server | null = null;
   #toldOfMemory = false;
 
@@ -69,6 +70,11 @@ export class Peers {
   async listen(): Promise<void> {
     const { stateRoot, domain } = this.#options;
     this.#server = await listenLocally(peerPath(stateRoot, domain.domid), (socket) => this.#serveSocket(socket));
+  }
+
+  /** Another domain has pages of this one mapped. */
+  get isMapped(): boolean {
+    return [...this.#servers].some((server) => server.isMapped);
   }
 
   /** The domain has ended: the others get back what it holds of them, and it what they hold. */
@@ -100,11 +106,17 @@ export class Peers {
       const [peerDomid, askedDomid] = peer.wordsOf(message.body);
       if (message.kind !== peer.PEER_HELLO || askedDomid !== domain.domid) return false;
       if (!(peerDomid > 0 && peerDomid <= DOMID_MAX) || peerDomid === domain.domid) return false;
-      server = new PeerServer({ ...this.#options, peerDomid, send, isCongested: () => isCongested(socket) });
+      const served = new PeerServer({ ...this.#options, peerDomid, send, isCongested: () => isCongested(socket) });
+      server = served;
+      this.#servers.add(served);
       send(peer.encodePeerMessage(peer.PEER_ANSWER, message.id, [process.pid, memoryFd + 1]));
       return true;
     };
-    this.#attach(socket, handle, () => server?.close());
+    this.#attach(socket, handle, () => {
+      if (server === null) return;
+      this.#servers.delete(server);
+      server.close();
+    });
   }
 
   /** Cuts what comes into messages; false from `handle` ends the connection. */

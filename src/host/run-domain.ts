@@ -573,6 +573,7 @@ async function buildAndRun(
         config: (name) => completeConfig(configText, config, name, (file) => resolvePath(file)),
       };
       await freezer.whileFrozen(async () => {
+        if (peers?.isMapped) throw new NotSavable('another domain has pages of it mapped');
         await writeWhole(path, (sink) => writeDomain(savable, sink));
         return then === 'end' ? 'stay' : then === 'pause' ? 'pause' : 'as before';
       });

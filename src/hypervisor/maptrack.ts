@@ -17,6 +17,12 @@ export interface Mapping {
   gref: number;
 }
 
+/** Whether the domain has any grant of another one mapped. */
+export function hasMappings(d: Domain): boolean {
+  for (let handle = 0; handle < MAPTRACK_ENTRIES; handle++) if (d.maptrack[handle * MAPTRACK_WORDS] !== 0) return true;
+  return false;
+}
+
 /** A handle for a new mapping, or -1 when there is none left. */
 export function addMapping(d: Domain, mapping: Mapping): number {
   for (let handle = 0; handle < MAPTRACK_ENTRIES; handle++) {

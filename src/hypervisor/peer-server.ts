@@ -83,6 +83,11 @@ export class PeerServer {
     }
   }
 
+  /** The other domain has pages of this one mapped. */
+  get isMapped(): boolean {
+    return this.#held.size > 0;
+  }
+
   /** The connection has ended. */
   close(): void {
     this.#channels.closeAll();

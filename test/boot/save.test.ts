@@ -110,7 +110,7 @@ for (const engine of ENGINES)
       expect(await xl(['suspend', name])).toEqual({ code: 0, console: '', log: '' });
       expect((await xl(['list', name])).console).toMatch(/ ---ss- /);
       expect(await xl(['resume', name])).toEqual({ code: 0, console: '', log: '' });
-      expect((await xl(['resume', name])).log).toMatch(/^libxl: error: Domain \d+: it is not suspended\n$/);
+      expect((await xl(['resume', name])).log).toMatch(/^libxl: error: Domain \d+:it is not suspended\n$/);
       await untilRound(name, last(name) + 1);
     }
 

@@ -27,6 +27,7 @@ import {
   portVcpu,
   setPort,
 } from '../../hypervisor/event-channels.ts';
+import { hasMappings } from '../../hypervisor/maptrack.ts';
 import { GRANT_FRAMES_MAX, PAGE_SIZE, RAM_PAGES_MAX } from '../../machine/memory.ts';
 import { NO_ROOT, VCPU, VCPU_STATE_UP } from '../../machine/vcpu-block.ts';
 import { SaveFileError } from './save-file.ts';
@@ -57,10 +58,11 @@ const DOMAIN_HEADER_BYTES = 32;
 /**
  * Layout: the header; PORT_WORDS words for each port in use: port, state, vCPU, and what the state needs; a byte for each frame that
  * the guest may name. A port bound to Dom0 is written as one that Dom0 has yet to bind.
- * @throws NotSavable when another domain is at the other end of a port
+ * @throws NotSavable when another domain is at the other end of a port, or a page of one is mapped
  */
 export function encodeDomain(domain: Domain, systemTimeNs: number): Uint8Array {
   const { layout } = domain.machine;
+  if (hasMappings(domain)) throw new NotSavable('it has pages of another domain mapped');
   const ports: number[] = [];
   for (let port = 1; port < EVENT_CHANNELS; port++) {
     let state = portState(domain, port);
