@@ -22,6 +22,9 @@ afterAll(async () => {
 
 test('a reader of docs/first-steps.md has three guests on a bridge, and of docs/service.md one that is always there', async () => {
   const home = join(folder, 'home');
+  // What a first try has left.
+  await endDomains(roots[0]);
+  rmSync(home, { recursive: true, force: true });
   mkdirSync(home);
   const walk = new Walk(home, roots[0]);
   const page = (name: string): string => fileURLToPath(new URL(`../../docs/${name}`, import.meta.url));

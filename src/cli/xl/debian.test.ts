@@ -227,7 +227,9 @@ function masked({ out, err, code }: Ran): Ran {
   return {
     code,
     out: out
-      .replace(/^(Domain-0 +0 +\d+ +\d+ {5}\S{6} ) +[\d.]+/gm, '$1TIME')
+      // What the host has besides its domains changes from moment to moment.
+      .replace(/^(Domain-0 +0) +\d+( +\d+ {5}\S{6} ) +[\d.]+/gm, '$1 MEM$2TIME')
+      .replace(/^(Domain-0 +0) +\d+( +0)$/gm, '$1 MEM$2')
       .replace(/^(Domain-0 +0 +\d+ +\d+ +)\S+ +[\d.]+ /gm, '$1STATE TIME ')
       .replace(/^(\S+ +\d+ ).*\d+:\d\d$/gm, '$1UPTIME')
       // Ours says that the host schedules vCPUs.
