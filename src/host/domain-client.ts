@@ -12,9 +12,9 @@ import {
   LineReader,
 } from './control-protocol.ts';
 import { forgetRecord } from './domain-record.ts';
+import type { AfterSave } from './domain-writer.ts';
 import { connectLocally } from './local-socket.ts';
 import { type ProcessId, parseProcessId, processLives } from './process-id.ts';
-import type { AfterSave } from './run-domain.ts';
 import { consolePath, controlPath, domainFolder, endedPath, pidIn, stateRoot } from './state-dir.ts';
 
 /** The domain's process does not answer as it should. One line. */

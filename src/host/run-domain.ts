@@ -5,7 +5,6 @@
 
 import { resolve as resolvePath } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
-import { getSystemErrorName } from 'node:util';
 import {
   SHUTDOWN_crash,
   SHUTDOWN_poweroff,
@@ -15,33 +14,17 @@ import {
   SHUTDOWN_watchdog,
 } from '../abi/xen.ts';
 import { ConsoleBackend } from '../backends/console.ts';
-import { missingFeatures, unsavedState } from '../hypervisor/cpu-features.ts';
-import { type CpuidSettings, CpuidStatementError, cpuidSettings, OF_STATE } from '../hypervisor/cpuid-settings.ts';
 import { Dom0Channels, type EventHandler, type FarEnd } from '../hypervisor/dom0-channels.ts';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
-import {
-  allowMemory,
-  type DomainState,
-  domainState,
-  isSuspended,
-  pauseDomain,
-  raiseNmi,
-  resumeDomain,
-  setSchedule,
-  unpauseDomain,
-  untilParked,
-} from '../hypervisor/domain-state.ts';
-import { ECS_UNBOUND, notifyVcpu, setPort } from '../hypervisor/event-channels.ts';
+import { allowMemory, type DomainState, domainState, raiseNmi, setSchedule } from '../hypervisor/domain-state.ts';
+import { notifyVcpu } from '../hypervisor/event-channels.ts';
 import { GrantMappings } from '../hypervisor/grant-mappings.ts';
-import { adoptPageTables } from '../hypervisor/mmu.ts';
-import { STAT_NAMES } from '../hypervisor/run-vcpu.ts';
+import { takeConsoleIo } from '../hypervisor/hypercalls/console-io.ts';
+import { statistics } from '../hypervisor/statistics.ts';
 import { createMachineMemory, type MachineMemory, MFN_BASE, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
-import { buildDomain } from '../toolstack/builder/build-domain.ts';
 import { BuildError } from '../toolstack/builder/build-error.ts';
 import { type DomainConfig, formatUuid, type ShutdownAction } from '../toolstack/config/domain-config.ts';
-import { coreDump } from '../toolstack/core-dump.ts';
-import { SaveFileError } from '../toolstack/saved/save-file.ts';
 import { completeConfig } from '../toolstack/saved/saved-config.ts';
 import { NotSavable } from '../toolstack/saved/saved-state.ts';
 import { renumberNodes, writeDomainNodes } from '../toolstack/saved/saved-store.ts';
@@ -57,7 +40,9 @@ import { type BootFiles, loadBootFiles } from './boot-files.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
 import type { ControlDevices } from './control-protocol.ts';
+import { build, CONSOLE_PORT, cpuidOf, load, STORE_PORT, type TakeBootFiles } from './domain-content.ts';
 import { DomainDevices } from './domain-devices.ts';
+import { type AfterSave, DomainWriter } from './domain-writer.ts';
 import { type DomainXenstore, openDomainXenstore, type XenstoreChoice } from './domain-xenstore.ts';
 import {
   chooseEngine,
@@ -67,7 +52,6 @@ import {
   createStoreListener,
   type EngineHandle,
   type EngineKind,
-  factsOf,
   interceptsCpuid,
   resumeTsc,
 } from './engines.ts';
@@ -77,8 +61,7 @@ import { mustHaveMemory } from './host-memory.ts';
 import { hostCalls } from './libc.ts';
 import { Peers } from './peers.ts';
 import type { SavedDomain } from './restore-domain.ts';
-import { type FreezableDomain, Freezer, type SavableDomain, writeDomain } from './save-domain.ts';
-import { writeWhole } from './save-stream.ts';
+import { type FreezableDomain, Freezer } from './save-domain.ts';
 import { ShareableMemory } from './shared-memory.ts';
 import { stateRoot, xenstoredPath } from './state-dir.ts';
 import { VcpuPlacement } from './vcpu-placement.ts';
@@ -119,7 +102,6 @@ export interface LiveHooks {
   /** When it is gone from xenstore. */
   readonly onGone: () => void;
 }
-export type AfterSave = 'end' | 'pause' | 'run';
 
 export interface RunOptions {
   readonly console: ConsoleEnds | null;
@@ -156,9 +138,6 @@ export interface DomainEnd {
   readonly exitCode: number;
 }
 
-/** Guest-local ports that the toolstack allocates. Source: reference guest layout of libxl, store first. */
-const STORE_PORT = 1;
-const CONSOLE_PORT = 2;
 /** Exit code of a domain that crashed and is not restarted. */
 const EXIT_CRASH = 4;
 
@@ -282,84 +261,12 @@ interface OneRun {
   readonly config: DomainConfig;
   readonly options: RunOptions;
   /** What it boots, to be let go of after building. */
-  readonly takeBootFiles: (config: DomainConfig) => Promise<BootFiles>;
+  readonly takeBootFiles: TakeBootFiles;
   readonly xenstore: DomainXenstore;
   readonly domid: number;
   /** It is no restart. */
   readonly isFirst: boolean;
   readonly engine: EngineKind;
-}
-
-/** What others need to know of a domain that stands in its memory. */
-interface Built {
-  readonly storePfn: number;
-  readonly consolePfn: number;
-  readonly cmdline: string;
-}
-
-async function build(run: OneRun, domain: Domain): Promise<Built> {
-  const { machine } = domain;
-  const built = await buildFromFiles(run, domain);
-  adoptPageTables(domain, built.pageTableFrames);
-  domain.vcpus.forEach((vcpu, id) => {
-    vcpu.u32[VCPU.vcpuInfo >> 2] = machine.layout.sharedInfoOffset + id * 64;
-  });
-  domain.vcpus[0].u32[VCPU.initialised >> 2] = 1;
-  for (const port of [STORE_PORT, CONSOLE_PORT]) setPort(domain, port, ECS_UNBOUND, 0, 0, 0);
-  return built;
-}
-
-async function buildFromFiles({ config, takeBootFiles }: OneRun, domain: Domain) {
-  const { elf, kernel, kernelName, ramdisk, ramdiskName, cmdline } = await takeBootFiles(config);
-  const built = buildDomain(
-    domain.machine,
-    domain.vcpus[0],
-    { elf, bytes: kernel, name: kernelName },
-    { ramdisk, ramdiskName, cmdline, storePort: STORE_PORT, consolePort: CONSOLE_PORT },
-  );
-  letGo(kernel);
-  if (ramdisk !== null) letGo(ramdisk);
-  return { ...built, cmdline };
-}
-
-/** Reads the rest of a saved domain, once its engine is known to have what the guest has seen. @throws HostError */
-async function load(
-  { options }: OneRun,
-  saved: SavedDomain,
-  domain: Domain,
-  engine: EngineHandle,
-  workers: VcpuWorkers,
-): Promise<Built> {
-  const { description } = saved;
-  const here = await workers.ready;
-  const differs = (line: string): void => {
-    if (!options.force) throw new HostError(line);
-    options.log(`xl: ${line}`);
-  };
-  const missing = missingFeatures(description.cpu, here);
-  if (missing.length > 0)
-    differs(`the guest has seen CPU features that engine ${engine.kind} does not have here: ${missing.join(' ')}`);
-  const unsaved = unsavedState(description.cpu, factsOf(engine), interceptsCpuid(engine));
-  if (unsaved !== null)
-    differs(
-      `programs of the guest would find ${unsaved} on engine ${engine.kind} here, which the guest's kernel does not save`,
-    );
-  try {
-    await saved.load(domain.machine, domain);
-  } catch (error) {
-    if (error instanceof SaveFileError) throw new HostError(error.message);
-    throw error;
-  }
-  const { store, console, cmdline } = description;
-  return { storePfn: store.pfn, consolePfn: console.pfn, cmdline };
-}
-
-/**
- * Gives the memory of a file back that nobody reads any more. Left alone it would stay until a collection, which an idle process never
- * makes. Small ones may share Node's pool of buffers.
- */
-function letGo({ buffer, byteLength }: Uint8Array): void {
-  if (buffer instanceof ArrayBuffer && byteLength >= 1 << 20) buffer.transfer(0);
 }
 
 async function runOnce(run: OneRun): Promise<EndReason> {
@@ -391,19 +298,6 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   }
 }
 
-function cpuidOf({ cpuid }: DomainConfig, hides: boolean, log: (line: string) => void): CpuidSettings {
-  try {
-    const settings = cpuidSettings(cpuid.cpuid, hides);
-    if (hides) return settings;
-    const kept = cpuidSettings(cpuid.cpuid).without.filter((feature) => OF_STATE.has(feature));
-    if (kept.length > 0) log(`xl: warning: cpuid: this KVM cannot hide ${kept.join(', ')} from programs: they stay`);
-    return settings;
-  } catch (error) {
-    if (!(error instanceof CpuidStatementError)) throw error;
-    throw new BuildError(`Failed to apply CPUID policy: ${error.message}`);
-  }
-}
-
 async function buildAndRun(
   run: OneRun,
   domain: Domain,
@@ -412,7 +306,10 @@ async function buildAndRun(
 ): Promise<EndReason> {
   const { config, options, xenstore, domid, restore } = run;
   const { machine } = domain;
-  const built = restore === null ? await build(run, domain) : await load(run, restore, domain, handle, workers);
+  const built =
+    restore === null
+      ? await build(config, run.takeBootFiles, domain)
+      : await load(restore, domain, { engine: handle, workers, force: options.force ?? false, log: options.log });
   const storePort = restore?.description.store.port ?? STORE_PORT;
   const consolePort = restore?.description.console.port ?? CONSOLE_PORT;
   const storeMfn = built.storePfn + MFN_BASE;
@@ -472,29 +369,10 @@ async function buildAndRun(
   // Guests of a private store have no others around them.
   const hasPeers = options.xenstore === 'daemon';
   const shareable = hasPeers ? ShareableMemory.create(machine) : null;
-  let isShared: Promise<boolean> | null = null;
-  const share = (): Promise<boolean> => {
-    isShared ??= shareNow();
-    return isShared;
-  };
-  const shareNow = async (): Promise<boolean> => {
-    let errno = 0;
-    try {
-      await freezer.whileFrozen(async () => {
-        errno = shareable?.share() ?? 0;
-        return 'as before';
-      });
-    } catch (error) {
-      // It ends.
-      if (error instanceof NotSavable) return false;
-      throw error;
-    }
-    if (errno !== 0) options.log(`xl: domain ${domid}: its memory cannot be shared: ${getSystemErrorName(-errno)}`);
-    return errno === 0;
-  };
   const peers = hasPeers
     ? new Peers({
-        ...{ domain, channels, grants, memoryStored, share, memoryFd: shareable?.fd ?? -1 },
+        ...{ domain, channels, grants, memoryStored, memoryFd: shareable?.fd ?? -1 },
+        share: async () => (await shareable?.share(freezer, options.log)) ?? false,
         stateRoot: stateRoot(),
         log: options.log,
       })
@@ -551,69 +429,35 @@ async function buildAndRun(
     onEnded = resolve;
   });
   let hasLeft = false;
-  let isSaving = false;
-  const save = async (path: string, then: AfterSave): Promise<void> => {
-    const configText = options.configText?.();
-    if (configText === undefined) throw new NotSavable('it was made without a config that could be saved');
-    if (isSaving) throw new NotSavable('it is being saved already');
-    if (stopped || domain.shutdownReason !== -1) throw new NotSavable('it has shut down');
-    isSaving = true;
-    try {
-      const savable: SavableDomain = {
-        ...freezable,
-        store: xenstore.client,
-        cpu: await workers.ready,
-        facts: {
-          knownDomid,
-          engine: handle.kind,
-          store: { pfn: built.storePfn, port: storePort },
-          console: { pfn: built.consolePfn, port: consolePort },
-          cmdline: built.cmdline,
-        },
-        config: (name) => completeConfig(configText, config, name, (file) => resolvePath(file)),
-      };
-      await freezer.whileFrozen(async () => {
-        if (peers?.isMapped) throw new NotSavable('another domain has pages of it mapped');
-        await writeWhole(path, (sink) => writeDomain(savable, sink));
-        return then === 'end' ? 'stay' : then === 'pause' ? 'pause' : 'as before';
-      });
+  const writer = new DomainWriter({
+    ...{ freezable, freezer, workers, store: xenstore.client, isMapped: () => peers?.isMapped ?? false },
+    facts: {
+      knownDomid,
+      engine: handle.kind,
+      store: { pfn: built.storePfn, port: storePort },
+      console: { pfn: built.consolePfn, port: consolePort },
+      cmdline: built.cmdline,
+    },
+    config: (name) => {
+      const text = options.configText?.();
+      return text === undefined ? null : completeConfig(text, config, name, (file) => resolvePath(file));
+    },
+  });
+  const live: LiveDomain = {
+    domid,
+    save: async (path, then) => {
+      if (stopped) throw new NotSavable('it has shut down');
+      await writer.save(path, then);
       if (then !== 'end') return;
       note(`Domain ${domid} has been saved.`);
       hasLeft = true;
       destroy();
-    } finally {
-      isSaving = false;
-    }
-  };
-  const dumpCore = async (path: string): Promise<void> => {
-    if (isSaving) throw new NotSavable('it is being saved');
-    isSaving = true;
-    const wasPaused = live.state().paused || isSuspended(domain);
-    try {
-      live.pause();
-      await untilParked(domain, domain.vcpus.length);
-      await writeWhole(path, async (sink) => {
-        for (const bytes of coreDump(domain)) await sink(bytes);
-      });
-    } finally {
-      if (!wasPaused) live.unpause();
-      isSaving = false;
-    }
-  };
-  const live: LiveDomain = {
-    domid,
-    save,
-    dumpCore,
+    },
+    dumpCore: (path) => writer.dumpCore(path),
     state: () => domainState(domain),
-    pause: () => pauseDomain(domain, kicker),
-    unpause: () => {
-      if (!isSuspended(domain)) unpauseDomain(domain);
-    },
-    resume: () => {
-      const was = isSuspended(domain);
-      resumeDomain(domain);
-      return was;
-    },
+    pause: () => freezer.pause(),
+    unpause: () => freezer.unpause(),
+    resume: () => freezer.resume(),
     nmi: (vcpuId) => raiseNmi(domain, vcpuId, kicker),
     setSchedule: (weight, cap) => setSchedule(domain, weight, cap),
     allowMemory: (pages) => allowMemory(domain, pages),
@@ -718,33 +562,4 @@ function allocateMemory(ramPages: number, maxPages: number): MachineMemory {
     if (!(error instanceof RangeError)) throw error;
     throw new HostError(`the host cannot give the domain ${Math.ceil(maxPages / 256)} MiB of memory`);
   }
-}
-
-/** What the guest wrote by console_io since the last call. */
-function takeConsoleIo(domain: Domain): Uint8Array {
-  const prod = Atomics.load(domain.i32, DOMAIN.consoleIoProducer >> 2);
-  let cons = domain.i32[DOMAIN.consoleIoConsumer >> 2];
-  if ((prod - cons) >>> 0 > DOMAIN.consoleIoSize) cons = (prod - DOMAIN.consoleIoSize) | 0;
-  const length = (prod - cons) >>> 0;
-  const bytes = new Uint8Array(length);
-  for (let i = 0; i < length; i++)
-    bytes[i] = domain.u8[DOMAIN.consoleIoRing + ((cons + i) & (DOMAIN.consoleIoSize - 1))];
-  domain.i32[DOMAIN.consoleIoConsumer >> 2] = prod;
-  return bytes;
-}
-
-/** Exits by kind and hypercalls by number, for DOMUS_STATS. */
-function statistics(domain: Domain): string[] {
-  const lines: string[] = [];
-  for (const vcpu of domain.vcpus) {
-    const exits = STAT_NAMES.map((name, i) => `${name} ${vcpu.u32[(VCPU.stats >> 2) + i]}`);
-    lines.push(`d${domain.domid}v${vcpu.vcpuId}: exits ${vcpu.u32[VCPU.exitCount >> 2]}: ${exits.join(', ')}`);
-    const calls: string[] = [];
-    for (let nr = 0; nr < 64; nr++) {
-      const count = vcpu.u32[(VCPU.hypercallStats >> 2) + nr];
-      if (count > 0) calls.push(`${nr}: ${count}`);
-    }
-    lines.push(`d${domain.domid}v${vcpu.vcpuId}: hypercalls ${calls.join(', ')}`);
-  }
-  return lines;
 }

@@ -14,7 +14,7 @@ import type { ConsoleBackend } from '../backends/console.ts';
 import type { Kicker } from '../engine/engine.ts';
 import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
 import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
-import { pauseDomain, unpauseDomain, untilParked } from '../hypervisor/domain-state.ts';
+import { isSuspended, pauseDomain, resumeDomain, unpauseDomain, untilParked } from '../hypervisor/domain-state.ts';
 import {
   PART_DESCRIPTION,
   PART_DOMAIN,
@@ -100,31 +100,79 @@ async function thaw(saved: FreezableDomain, paused: boolean): Promise<void> {
 /** What becomes of a domain that was frozen. */
 export type AfterFreeze = 'as before' | 'pause' | 'stay';
 
-/** For what has to find a domain at rest. */
+/** For what has to find a domain at rest, one at a time. Meanwhile, who pauses or unpauses it says only how it is to go on. */
 export class Freezer {
   readonly #domain: FreezableDomain;
   #turn: Promise<unknown> = Promise.resolve();
+  /** While it is at rest: whether it is paused afterwards. */
+  #pausedAfter: boolean | null = null;
 
   constructor(domain: FreezableDomain) {
     this.#domain = domain;
   }
 
-  /** Calls `act`, one at a time, with the domain frozen. @throws NotSavable, and what `act` throws; the domain goes on as before then */
-  whileFrozen(act: () => Promise<AfterFreeze>): Promise<void> {
-    const done = this.#turn.then(() => this.#freezeFor(act));
-    this.#turn = done.catch(() => undefined);
-    return done;
+  pause(): void {
+    if (this.#pausedAfter !== null) this.#pausedAfter = true;
+    else pauseDomain(this.#domain.domain, this.#domain.kicker);
   }
 
-  async #freezeFor(act: () => Promise<AfterFreeze>): Promise<void> {
-    const wasPaused = Atomics.load(this.#domain.domain.i32, DOMAIN.paused >> 2) !== 0;
-    await freeze(this.#domain, wasPaused);
-    let after: AfterFreeze = 'as before';
-    try {
-      after = await act();
-    } finally {
-      if (after !== 'stay') await thaw(this.#domain, wasPaused || after === 'pause');
+  /** Nothing for a guest that has suspended itself: that is resumed. */
+  unpause(): void {
+    if (this.#pausedAfter !== null) this.#pausedAfter = isSuspended(this.#domain.domain);
+    else if (!isSuspended(this.#domain.domain)) unpauseDomain(this.#domain.domain);
+  }
+
+  /** A guest that has suspended itself goes on. False: it has not. */
+  resume(): boolean {
+    const { domain } = this.#domain;
+    const was = isSuspended(domain);
+    if (this.#pausedAfter === null) resumeDomain(domain);
+    else if (was) {
+      Atomics.store(domain.i32, DOMAIN.suspended >> 2, 0);
+      this.#pausedAfter = false;
     }
+    return was;
+  }
+
+  /** Calls `act` when all devices have let go of the domain. @throws NotSavable, and what `act` throws; it goes on as before then */
+  whileFrozen(act: () => Promise<AfterFreeze>): Promise<void> {
+    return this.#inTurn(async (wasPaused) => {
+      await freeze(this.#domain, wasPaused);
+      let after: AfterFreeze = 'as before';
+      try {
+        after = await act();
+      } finally {
+        if (after !== 'stay') await thaw(this.#domain, this.#pausedAfter === true || after === 'pause');
+      }
+    });
+  }
+
+  /** Calls `act` when all vCPUs are parked. @throws what `act` throws */
+  whileParked(act: () => Promise<void>): Promise<void> {
+    return this.#inTurn(async () => {
+      const { domain, kicker } = this.#domain;
+      pauseDomain(domain, kicker);
+      try {
+        await untilParked(domain, domain.vcpus.length);
+        await act();
+      } finally {
+        if (this.#pausedAfter === false) unpauseDomain(domain);
+      }
+    });
+  }
+
+  #inTurn(act: (wasPaused: boolean) => Promise<void>): Promise<void> {
+    const done = this.#turn.then(async () => {
+      const wasPaused = Atomics.load(this.#domain.domain.i32, DOMAIN.paused >> 2) !== 0;
+      this.#pausedAfter = wasPaused;
+      try {
+        await act(wasPaused);
+      } finally {
+        this.#pausedAfter = null;
+      }
+    });
+    this.#turn = done.catch(() => undefined);
+    return done;
   }
 }
 

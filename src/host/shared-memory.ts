@@ -5,8 +5,11 @@
  * engine.
  */
 import { closeSync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
+import { getSystemErrorName } from 'node:util';
 import { type MachineMemory, PAGE_SIZE } from '../machine/memory.ts';
+import { NotSavable } from '../toolstack/saved/saved-state.ts';
 import { type HostCalls, hostCalls } from './libc.ts';
+import type { Freezer } from './save-domain.ts';
 
 /** What is zero is not written: it takes no memory. */
 const CHUNK_BYTES = 64 << 10;
@@ -17,7 +20,7 @@ export class ShareableMemory {
   readonly fd: number;
   readonly #calls: HostCalls;
   readonly #bytes: Uint8Array<SharedArrayBuffer>;
-  #isShared = false;
+  #shared: Promise<boolean> | null = null;
 
   /** Null where memory cannot be shared. */
   static create({ u8, layout }: MachineMemory): ShareableMemory | null {
@@ -34,21 +37,37 @@ export class ShareableMemory {
     this.#bytes = bytes;
   }
 
-  get isShared(): boolean {
-    return this.#isShared;
+  /** From now on the memory is the memfd's. False, and a line in the log: it cannot be, or the domain ends. */
+  share(freezer: Pick<Freezer, 'whileFrozen'>, log: (line: string) => void): Promise<boolean> {
+    this.#shared ??= this.#shareWhileFrozen(freezer, log);
+    return this.#shared;
+  }
+
+  async #shareWhileFrozen(freezer: Pick<Freezer, 'whileFrozen'>, log: (line: string) => void): Promise<boolean> {
+    let errno = 0;
+    try {
+      await freezer.whileFrozen(async () => {
+        errno = this.#replace();
+        return 'as before';
+      });
+    } catch (error) {
+      if (!(error instanceof NotSavable)) throw error;
+      log(`xl: memory that another domain wants to map: ${error.message}`);
+      return false;
+    }
+    if (errno !== 0) log(`xl: memory that another domain wants to map: ${getSystemErrorName(-errno)}`);
+    return errno === 0;
   }
 
   /** Puts the memfd in the place of the memory, which nobody may use meanwhile; an errno if that fails, and then nothing has changed. */
-  share(): number {
+  #replace(): number {
     const bytes = this.#bytes;
     const zeros = Buffer.alloc(CHUNK_BYTES);
     for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
       const chunk = bytes.subarray(at, at + CHUNK_BYTES);
       if (zeros.compare(chunk, 0, chunk.length, 0, chunk.length) !== 0) writeSync(this.fd, chunk, 0, chunk.length, at);
     }
-    const errno = this.#calls.mapAt(this.#calls.addressOf(bytes), bytes.length, this.fd, 0, 'write');
-    this.#isShared = errno === 0;
-    return errno;
+    return this.#calls.mapAt(this.#calls.addressOf(bytes), bytes.length, this.fd, 0, 'write');
   }
 
   /** Others keep what they have mapped. */

@@ -9,7 +9,7 @@
 
 import { CONSOLEIO_read, CONSOLEIO_write } from '../../abi/console-io.ts';
 import { E2BIG, EFAULT, ENOSYS } from '../../abi/errno.ts';
-import { DOMAIN } from '../domain.ts';
+import { DOMAIN, type Domain } from '../domain.ts';
 import type { Vcpu } from '../vcpu.ts';
 import { handleHi, handleLo, stopRequested } from './guest-handle.ts';
 
@@ -64,4 +64,17 @@ export function consoleIo(v: Vcpu): number {
     default:
       return -ENOSYS;
   }
+}
+
+/** What the guest wrote by console_io since the last call: for the main thread. */
+export function takeConsoleIo(domain: Domain): Uint8Array {
+  const prod = Atomics.load(domain.i32, DOMAIN.consoleIoProducer >> 2);
+  let cons = domain.i32[DOMAIN.consoleIoConsumer >> 2];
+  if ((prod - cons) >>> 0 > DOMAIN.consoleIoSize) cons = (prod - DOMAIN.consoleIoSize) | 0;
+  const length = (prod - cons) >>> 0;
+  const bytes = new Uint8Array(length);
+  for (let i = 0; i < length; i++)
+    bytes[i] = domain.u8[DOMAIN.consoleIoRing + ((cons + i) & (DOMAIN.consoleIoSize - 1))];
+  domain.i32[DOMAIN.consoleIoConsumer >> 2] = prod;
+  return bytes;
 }

@@ -1,0 +1,69 @@
+/** Writes a domain to a file while it stands still: to be restored (save-domain.ts), or as a core dump. One at a time. */
+
+import { coreDump } from '../toolstack/core-dump.ts';
+import { NotSavable } from '../toolstack/saved/saved-state.ts';
+import type { XenstoreClient } from '../xenstore/client.ts';
+import { type FreezableDomain, type Freezer, type SavableDomain, writeDomain } from './save-domain.ts';
+import { writeWhole } from './save-stream.ts';
+import type { VcpuWorkers } from './vcpu-workers.ts';
+
+/** What a domain does when it is saved. */
+export type AfterSave = 'end' | 'pause' | 'run';
+
+export interface DomainWriterOptions {
+  readonly freezable: FreezableDomain;
+  readonly freezer: Freezer;
+  readonly workers: VcpuWorkers;
+  readonly store: XenstoreClient;
+  readonly facts: SavableDomain['facts'];
+  /** Another domain has pages of it mapped. */
+  readonly isMapped: () => boolean;
+  /** The text of its config, by the name that it has now; null: there is none that could be saved. */
+  readonly config: (name: string) => string | null;
+}
+
+export class DomainWriter {
+  readonly #options: DomainWriterOptions;
+  #isBusy = false;
+
+  constructor(options: DomainWriterOptions) {
+    this.#options = options;
+  }
+
+  /** After 'end' it stays frozen. @throws NotSavable, and what writing throws; it goes on as before then */
+  async save(path: string, then: AfterSave): Promise<void> {
+    await this.#alone(async () => {
+      const { freezable, freezer, workers, store, facts, isMapped, config } = this.#options;
+      if (config('') === null) throw new NotSavable('it was made without a config that could be saved');
+      if (freezable.domain.shutdownReason !== -1) throw new NotSavable('it has shut down');
+      const cpu = await workers.ready;
+      const savable: SavableDomain = { ...freezable, store, facts, cpu, config: (name) => config(name) ?? '' };
+      await freezer.whileFrozen(async () => {
+        if (isMapped()) throw new NotSavable('another domain has pages of it mapped');
+        await writeWhole(path, (sink) => writeDomain(savable, sink));
+        return then === 'end' ? 'stay' : then === 'pause' ? 'pause' : 'as before';
+      });
+    });
+  }
+
+  /** @throws what writing throws */
+  async dumpCore(path: string): Promise<void> {
+    await this.#alone(() =>
+      this.#options.freezer.whileParked(() =>
+        writeWhole(path, async (sink) => {
+          for (const bytes of coreDump(this.#options.freezable.domain)) await sink(bytes);
+        }),
+      ),
+    );
+  }
+
+  async #alone(write: () => Promise<void>): Promise<void> {
+    if (this.#isBusy) throw new NotSavable('it is being saved already');
+    this.#isBusy = true;
+    try {
+      await write();
+    } finally {
+      this.#isBusy = false;
+    }
+  }
+}
