@@ -281,4 +281,11 @@ describe('weight', () => {
     simulation.run(1000);
     for (const ms of simulation.measure(2000)) near(ms, 1000);
   });
+
+  it('the first account is due soon after the start, so that a vCPU without exits is interrupted', () => {
+    const domain = createDomain(createMachineMemory(16, 16), 1, 1, new Uint8Array(16));
+    const { schedule } = new SimulatedVcpu(domain, 0, null, () => 5e9);
+    expect(schedule.nextNs).toBeGreaterThan(5e9);
+    expect(schedule.nextNs).toBeLessThan(6e9);
+  });
 });

@@ -55,8 +55,8 @@ export interface VcpuShares {
 
 /** The account of one vCPU, kept by its own thread. Its clock is the host's monotonic one. */
 export class VcpuSchedule {
-  /** When `account` is due. */
-  nextNs = 0;
+  /** When `account` is due. From the beginning: a vCPU may run for long before its first exit, and 0 would be no deadline to it. */
+  nextNs: number;
   /** The vCPU must not run before; 0: it may. */
   holdUntilNs = 0;
   readonly #domain: Domain;
@@ -80,6 +80,7 @@ export class VcpuSchedule {
     this.#u32 = domain.vcpus[vcpuId].u32;
     this.#host = host;
     this.#usedNs = host.threadCpuNs();
+    this.nextNs = host.monotonicNs() + SLICE_NS;
   }
 
   /** Takes note of what was used since the last time. Sets `nextNs` and `holdUntilNs`. */
