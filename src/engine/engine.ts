@@ -66,7 +66,7 @@ export interface Engine {
   xcr0Changed(): void;
   /** Debug registers in the block changed. */
   debugRegistersChanged(): void;
-  /** Ask to leave `run` no later than this system time (ns on the engine's clock, see `nowNs`); 0 = no limit. */
+  /** Ask to leave `run` no later than this system time (ns on the engine's clock, see `nowNs`); 0 = no limit, from now on. */
   setRunDeadline(deadlineNs: number): void;
   /** The guest's TSC now, and the host's monotonic clock at the same instant (ns, as `monotonicNs`). */
   readTsc(): { tscLo: number; tscHi: number; atNs: number };

@@ -324,6 +324,12 @@ function mayRun(v: Vcpu): boolean {
   return Atomics.load(v.block.i32, VCPU.polling >> 2) !== 0 ? pollDone(v) : upcallDue(v);
 }
 
+/** Atomics.wait. A deadline of the engine's that is still set may wake the thread again and again meanwhile. */
+function rest(v: Vcpu, i32: Int32Array, word: number, value: number, ms?: number): void {
+  v.engine.setRunDeadline(0);
+  Atomics.wait(i32, word, value, ms);
+}
+
 function sleep(v: Vcpu): void {
   const { block, domain } = v;
   const i32 = block.i32;
@@ -343,7 +349,7 @@ function sleep(v: Vcpu): void {
     if (Atomics.load(i32, VCPU.state >> 2) !== VCPU_STATE_UP || Atomics.load(block.u32, VCPU.nmiPending >> 2) !== 0)
       break;
     const ms = deadlineNs === 0 ? Number.POSITIVE_INFINITY : Math.max(0, (deadlineNs - v.systemTimeNs()) / 1e6);
-    Atomics.wait(i32, VCPU.wake >> 2, ticket, ms);
+    rest(v, i32, VCPU.wake >> 2, ticket, ms);
   }
   v.schedule.wakes(v.host.monotonicNs());
   setRunstate(v, RUNSTATE_running);
@@ -365,7 +371,7 @@ function hold(v: Vcpu): void {
     if (domain.shutdownReason !== -1 || (Atomics.load(i32, VCPU.flags >> 2) & (FLAG_STOP | FLAG_PAUSE)) !== 0) break;
     const now = v.host.monotonicNs();
     if (now >= schedule.holdUntilNs) schedule.account(now);
-    else Atomics.wait(i32, VCPU.wake >> 2, ticket, (schedule.holdUntilNs - now) / 1e6);
+    else rest(v, i32, VCPU.wake >> 2, ticket, (schedule.holdUntilNs - now) / 1e6);
   }
   setRunstate(v, RUNSTATE_running);
 }
@@ -379,7 +385,7 @@ function waitUnpaused(v: Vcpu): void {
   park(v);
   while (Atomics.load(domain.i32, paused) !== 0) {
     if (domain.shutdownReason !== -1 || (Atomics.load(block.i32, VCPU.flags >> 2) & FLAG_STOP) !== 0) break;
-    Atomics.wait(domain.i32, paused, 1);
+    rest(v, domain.i32, paused, 1);
   }
   countParked(v, -1);
   if (isUp && !v.blocked) setRunstate(v, RUNSTATE_running);
@@ -432,7 +438,7 @@ function offline(v: Vcpu): void {
     const ticket = Atomics.load(i32, VCPU.wake >> 2);
     if (Atomics.load(i32, VCPU.state >> 2) === VCPU_STATE_UP) break;
     if (v.domain.shutdownReason !== -1 || (Atomics.load(i32, VCPU.flags >> 2) & (FLAG_STOP | FLAG_PAUSE)) !== 0) return;
-    Atomics.wait(i32, VCPU.wake >> 2, ticket);
+    rest(v, i32, VCPU.wake >> 2, ticket);
   }
   v.engine.descriptorTablesChanged();
   v.engine.debugRegistersChanged();

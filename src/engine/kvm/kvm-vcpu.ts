@@ -321,6 +321,7 @@ export class KvmVcpu implements Engine {
 
   setRunDeadline(deadlineNs: number): void {
     this.#deadlineNs = deadlineNs;
+    if (deadlineNs === 0) this.#file.armDeadline(0);
   }
 
   cpuid(leaf: number, subleaf: number): CpuidResult {

@@ -159,7 +159,7 @@ fi
   [ -e "$1" ] || exit
   await [ -e /sys/class/net/eth0 ] || exit
   ip link set eth0 up
-  exec udhcpc -i eth0 -s /etc/udhcpc.script -t 5 -A 3 -b -S
+  exec udhcpc -i eth0 -s /etc/udhcpc.script -t 5 -A 120 -b -S
 ) >/dev/null 2>&1 </dev/null &
 
 [ -z "$script" ] || echo "$script" | base64 -d >/run/domus-script
