@@ -62,6 +62,9 @@ async function atConsole(domid: number, typed: string, wanted: RegExp): Promise<
   return shown;
 }
 
+/** Of the mapping that is the guest's RAM there is more: page tables of the engine's, what it maps of others. */
+const BESIDE_RAM_KIB = 64 * 1024;
+
 /** MiB: of all, and of the one mapping that is the guest's RAM. Source: proc_pid_smaps(5). */
 function memoryOf(pid: number): { readonly pss: number; readonly ram: number } {
   let pss = 0;
@@ -72,8 +75,8 @@ function memoryOf(pid: number): { readonly pss: number; readonly ram: number } {
     if (range !== null) size = (Number.parseInt(range[2], 16) - Number.parseInt(range[1], 16)) / 1024;
     const kib = Number(/^Pss: +(\d+) kB/.exec(line)?.[1] ?? 0);
     pss += kib;
-    const mib = Number(values.memory) * 1024;
-    if (size >= mib && size < mib * 1.2 && kib > ram) ram = kib;
+    const ramKib = Number(values.memory) * 1024;
+    if (size >= ramKib && size < ramKib + BESIDE_RAM_KIB && kib > ram) ram = kib;
   }
   return { pss: pss / 1024, ram: ram / 1024 };
 }
