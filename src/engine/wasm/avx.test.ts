@@ -16,7 +16,11 @@ const INT3 = 0xcc;
 const BREAKPOINT = 3;
 const INVALID_OPCODE = 6;
 const DEVICE_NOT_AVAILABLE = 7;
+const STACK_FAULT = 12;
+const GENERAL_PROTECTION = 13;
 const PAGE_FAULT = 14;
+
+const RSP = 4;
 
 const DATA_VA = 0x300000;
 /** The tiny guest's memory ends here. */
@@ -31,6 +35,7 @@ const VGATHERDPS = [0xc4, 0xe2, 0x75, 0x92, 0x04, 0x90]; // vgatherdps ymm0, [ra
 const ANDN = [0xc4, 0xe2, 0x78, 0xf2, 0xc1]; // andn eax, eax, ecx
 const XGETBV = [0x0f, 0x01, 0xd0];
 const xsave64 = (va: number): number[] => [0x48, 0x0f, 0xae, 0x24, 0x25, ...dword(va)];
+const XRSTOR_RSP = [0x48, 0x0f, 0xae, 0x2c, 0x24]; // xrstor64 [rsp]
 const xrstor64 = (va: number): number[] => [0x48, 0x0f, 0xae, 0x2c, 0x25, ...dword(va)];
 
 describe('AVX and XSAVE on the wasm engine', () => {
@@ -108,10 +113,30 @@ describe('AVX and XSAVE on the wasm engine', () => {
     expect([...area.subarray(144 + 12, 144 + 16)]).toEqual([5, 5, 5, 5]);
     upper(3).fill(6);
     guest.block.u32[VCPU.xcr0 / 4] = 3;
-    expect(vectorOf(xrstor64(DATA_VA))).toBe(13);
+    expect(vectorOf(xrstor64(DATA_VA))).toBe(GENERAL_PROTECTION);
     area[128] = 3;
     expect(vectorOf(xrstor64(DATA_VA))).toBe(BREAKPOINT);
     expect([...upper(3)]).toEqual([6, 6, 6, 6]);
+  });
+
+  test('XRSTOR looks at its alignment, then at the header, and then for what that says is there', () => {
+    guest.setGpr(0, 7);
+    guest.setGpr(2, 0);
+    guest.setGpr(RSP, 0x40, 0x8000);
+    expect(vectorOf(XRSTOR_RSP)).toBe(STACK_FAULT);
+    guest.setGpr(RSP, 0x48, 0x8000);
+    expect(vectorOf(XRSTOR_RSP)).toBe(GENERAL_PROTECTION);
+    const at = END_VA - 576;
+    const header = guest.machine.u32.subarray(at / 4, at / 4 + 144);
+    header.fill(0);
+    header[6] = 0x1f80;
+    header[128] = 3;
+    expect(vectorOf(xrstor64(at))).toBe(BREAKPOINT);
+    header[128] = 7;
+    expect(vectorOf(xrstor64(at))).toBe(PAGE_FAULT);
+    expect(guest.word(VCPU.cr2)).toBe(END_VA);
+    header[128] = 8;
+    expect(vectorOf(xrstor64(at))).toBe(GENERAL_PROTECTION);
   });
 
   test('XGETBV tells XCR0, and what of it is in use', () => {
@@ -127,7 +152,7 @@ describe('AVX and XSAVE on the wasm engine', () => {
     expect(vectorOf(XGETBV)).toBe(BREAKPOINT);
     expect(guest.gpr(0)).toBe(7);
     guest.setGpr(1, 2);
-    expect(vectorOf(XGETBV)).toBe(13);
+    expect(vectorOf(XGETBV)).toBe(GENERAL_PROTECTION);
   });
 
   test('a gather that faults goes on where it was', () => {

@@ -158,7 +158,7 @@ function restoreWords(p: Processor, isThere: boolean, at: number, to: number): v
 
 const restore: Operation = (p) => {
   const components = requested(p);
-  if (!area(p, components, false)) return false;
+  if (!area(p, X87 | SSE, false)) return false;
   const states = get(p, HEADER);
   const isCompacted = get(p, XCOMP_BV + 4) === COMPACTED;
   // In the compacted form MXCSR is a part of the SSE state, in the other it is always there.
@@ -168,6 +168,8 @@ const restore: Operation = (p) => {
     p.raise(GP);
     return false;
   }
+  // Behind the header is only looked for what it says is there.
+  if (!area(p, components & states, false)) return false;
   if ((components & X87) !== 0) restoreX87(p, (states & X87) !== 0);
   if (hasMxcsr || (components & SSE) !== 0) p.u32[MXCSR_WORD] = mxcsr;
   if ((components & SSE) !== 0) restoreWords(p, (states & SSE) !== 0, XMM_AT, XMM_WORD);
