@@ -67,8 +67,14 @@ export function interceptsCpuid(handle: EngineHandle): boolean {
 
 /** What the main thread calls after it has stored into guest memory, with offset and size in bytes: there may be code. */
 export function createStoreListener(handle: EngineHandle, domain: Domain): (offset: number, sizeBytes: number) => void {
+  const { dirty } = domain.machine;
   // On kvm the CPU itself sees stores into code.
-  return handle.kind === 'kvm' ? () => {} : createForeignStores(handle, domain.vcpus);
+  if (handle.kind === 'kvm') return (offset, sizeBytes) => dirty.markBytes(offset, sizeBytes);
+  const tellVcpus = createForeignStores(handle, domain.vcpus);
+  return (offset, sizeBytes) => {
+    dirty.markBytes(offset, sizeBytes);
+    tellVcpus(offset, sizeBytes);
+  };
 }
 
 /** For the vCPU's worker: of the engines, which are large, only its own is loaded there. */

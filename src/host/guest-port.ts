@@ -16,7 +16,12 @@ export function createGuestPort(
     memory: domain.machine,
     mapGrant: (gref, writable) => grants.map(gref, writable),
     unmapGrant: (gref, writable) => grants.unmap(gref, writable),
-    mapFrame: (mfn) => Math.max(grants.mapFrame(mfn), -1),
+    mapFrame: (mfn) => {
+      const page = Math.max(grants.mapFrame(mfn), -1);
+      // Nobody says when it is let go.
+      if (page >= 0) domain.machine.dirty.always.add(page >>> 12);
+      return page;
+    },
     memoryStored,
     bindEventChannel: (port, onEvent) => channels.bind(port, onEvent),
   };

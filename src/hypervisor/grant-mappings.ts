@@ -62,6 +62,7 @@ export class GrantMappings {
     if (this.#mappings[gref] === 0) throw new Error(`bug: grant ${gref} released, but not mapped`);
     this.#inUse--;
     let gone = 0;
+    if (writable) this.#machine.dirty.mark(this.#pages[gref] >>> 12);
     if (writable && --this.#writers[gref] === 0) gone = gnttab.GTF_writing;
     if (--this.#mappings[gref] === 0) gone |= gnttab.GTF_reading;
     if (gone !== 0) Atomics.and(this.#machine.i32, this.#entry(gref), ~gone);

@@ -106,6 +106,7 @@ function writePoint(v: Vcpu, point: TimePoint): void {
   if ((lo | hi) === 0) return;
   const offset = v.access.translate(v.access.kernelRoot(), lo, hi, true);
   if (offset >= 0 && (offset & 7) === 0 && (offset & 0xfff) <= 4096 - 32) fillTimeInfo(v, point, offset);
+  if (offset >= 0) v.machine.dirty.mark(offset >>> 12);
 }
 
 /** The version is odd while the rest changes: other vCPUs may be reading. */

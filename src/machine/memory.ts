@@ -14,6 +14,7 @@
  */
 
 import { XEN_LEGACY_MAX_VCPUS } from '../abi/arch-x86/shared-info.ts';
+import { DirtyFrames } from './dirty-frames.ts';
 
 declare const mfnBrand: unique symbol;
 declare const pfnBrand: unique symbol;
@@ -82,11 +83,15 @@ export function machineLayout(ramPages: number, maxPages: number): MachineLayout
 export interface MachineMemoryHandle {
   readonly layout: MachineLayout;
   readonly memory: WebAssembly.Memory;
+  /** Of `DirtyFrames`; left out by who makes the memory. */
+  readonly dirty?: SharedArrayBuffer;
 }
 
 export class MachineMemory {
   readonly layout: MachineLayout;
   readonly memory: WebAssembly.Memory;
+  /** Frames that have been written to. */
+  readonly dirty: DirtyFrames;
   readonly u8: Uint8Array<SharedArrayBuffer>;
   readonly u16: Uint16Array<SharedArrayBuffer>;
   readonly u32: Uint32Array<SharedArrayBuffer>;
@@ -97,6 +102,7 @@ export class MachineMemory {
   constructor(handle: MachineMemoryHandle) {
     this.layout = handle.layout;
     this.memory = handle.memory;
+    this.dirty = new DirtyFrames(handle.layout, handle.dirty);
     const buffer = handle.memory.buffer as unknown as SharedArrayBuffer;
     this.u8 = new Uint8Array(buffer);
     this.u16 = new Uint16Array(buffer);
@@ -106,7 +112,7 @@ export class MachineMemory {
   }
 
   handle(): MachineMemoryHandle {
-    return { layout: this.layout, memory: this.memory };
+    return { layout: this.layout, memory: this.memory, dirty: this.dirty.shared };
   }
 
   /** Byte offset of the frame a guest named, or -1 when it may not name it. `mfn` may be any number. */

@@ -16,6 +16,7 @@ export const KVM_GET_SUPPORTED_CPUID = 0xc008ae05;
 // ioctls of a VM
 export const KVM_CREATE_VCPU = 0xae41;
 export const KVM_SET_USER_MEMORY_REGION = 0x4020ae46;
+export const KVM_GET_DIRTY_LOG = 0x4010ae42;
 export const KVM_SET_TSS_ADDR = 0xae47;
 export const KVM_SET_IDENTITY_MAP_ADDR = 0x4008ae48;
 // ioctls of a vCPU
@@ -134,6 +135,9 @@ export const RFLAGS_FORCED_ON = 0x202;
 export const RFLAGS_FORCED_OFF = 0x1a3000;
 /** TF, IF, DF, IOPL, NT, AC: cleared by SYSCALL. */
 export const SYSCALL_MASK = 0x47700;
+
+/** Flag of a memory slot: stores of the guest are logged. */
+export const KVM_MEM_LOG_DIRTY_PAGES = 1;
 
 // libc. Source: linux/include/uapi/asm-generic/{fcntl,mman-common,errno-base}.h, time.h, signal.h.
 export const O_RDWR = 2;

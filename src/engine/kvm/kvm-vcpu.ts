@@ -26,6 +26,7 @@
  *   vector-state.ts      x87, SSE, AVX, AVX-512 for who keeps them
  */
 
+import type { DirtyFrames } from '../../machine/dirty-frames.ts';
 import type { MachineMemory } from '../../machine/memory.ts';
 import { MFN_BASE, PAGE_SHIFT } from '../../machine/memory.ts';
 import type { VcpuBlock } from '../../machine/vcpu-block.ts';
@@ -111,6 +112,7 @@ export class KvmVcpu implements Engine {
   readonly #r: Uint32Array;
   readonly #mem: Uint32Array;
   readonly #framesMax: number;
+  readonly #dirty: DirtyFrames;
   readonly #cr4Base: number;
   readonly #registers: Registers;
   readonly #segments: Segments;
@@ -143,6 +145,7 @@ export class KvmVcpu implements Engine {
     this.#r = views.run;
     this.#mem = views.memory;
     this.#framesMax = views.framesMax;
+    this.#dirty = machine.dirty;
     this.#cr4Base = cr4Base(handle.cpuid);
     this.#registers = registers;
     this.#segments = segments;
@@ -291,11 +294,14 @@ export class KvmVcpu implements Engine {
   }
 
   pageTableStored(offset: number): void {
+    this.#dirty.mark(offset >>> PAGE_SHIFT);
     this.#resume.stored(offset);
   }
 
-  /** The CPU sees every store by itself. */
-  memoryStored(_offset: number, _size: number): void {}
+  /** The CPU sees every store by itself; KVM's log has those of the guest only. */
+  memoryStored(offset: number, size: number): void {
+    this.#dirty.markBytes(offset, size);
+  }
 
   prepareRoot(offset: number): void {
     const entry = offset + HOLE_SLOT * 8;

@@ -8,8 +8,10 @@ import {
   CPUID2_HEADER_WORDS,
   EINTR,
   KVM_CREATE_VM,
+  KVM_GET_DIRTY_LOG,
   KVM_GET_SUPPORTED_CPUID,
   KVM_GET_VCPU_MMAP_SIZE,
+  KVM_MEM_LOG_DIRTY_PAGES,
   KVM_SET_IDENTITY_MAP_ADDR,
   KVM_SET_TSS_ADDR,
   KVM_SET_USER_MEMORY_REGION,
@@ -55,13 +57,14 @@ export function supportedCpuid(kvmFd: number): Uint32Array {
   return buffer.slice(CPUID2_HEADER_WORDS, CPUID2_HEADER_WORDS + entries * CPUID_ENTRY_WORDS);
 }
 
-function setMemorySlot(vmFd: number, slot: number, guestPhysical: number, memory: WebAssembly.Memory): void {
+function setMemorySlot(vmFd: number, slot: number, guestPhysical: number, memory: WebAssembly.Memory, flags = 0): void {
   const host = requireHost();
   const bytes = new Uint8Array(memory.buffer);
   const address = host.addressOf(bytes);
   // struct kvm_userspace_memory_region { u32 slot, flags; u64 guest_phys_addr, memory_size, userspace_addr }
   const region = new Uint32Array(8);
   region[0] = slot;
+  region[1] = flags;
   region[2] = guestPhysical >>> 0;
   region[3] = Math.floor(guestPhysical / 2 ** 32);
   region[4] = bytes.length >>> 0;
@@ -70,6 +73,36 @@ function setMemorySlot(vmFd: number, slot: number, guestPhysical: number, memory
   region[7] = Math.floor(address / 2 ** 32);
   if (host.ioctl(vmFd, KVM_SET_USER_MEMORY_REGION, host.addressOf(new Uint8Array(region.buffer))) !== 0) {
     throw new Error(`KVM refuses guest memory of ${bytes.length} bytes (errno ${host.errno()})`);
+  }
+}
+
+/** The slot of memory 0. */
+const MACHINE_SLOT = 1;
+
+/** From now on, KVM notes which frames of memory 0 its guest stores into, or does not any more. @throws Error when KVM refuses */
+export function logStores({ vmFd }: KvmDomainHandle, { memory }: MachineMemory, wanted: boolean): void {
+  setMemorySlot(vmFd, MACHINE_SLOT, MFN_BASE * PAGE_SIZE, memory, wanted ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+}
+
+/**
+ * Marks the frames that the guest has stored into since `logStores` or the last call. What it stores from now on is for the next one.
+ * Source: Linux Documentation/virt/kvm/api.rst, KVM_GET_DIRTY_LOG.
+ */
+export function markStores({ vmFd }: KvmDomainHandle, { memory, dirty, layout }: MachineMemory): void {
+  const host = requireHost();
+  const log = new Uint32Array(Math.ceil(memory.buffer.byteLength / PAGE_SIZE / 64) * 2);
+  // struct kvm_dirty_log { u32 slot, padding; u64 dirty_bitmap }
+  const address = host.addressOf(new Uint8Array(log.buffer));
+  const request = new Uint32Array([MACHINE_SLOT, 0, address >>> 0, Math.floor(address / 2 ** 32)]);
+  if (host.ioctl(vmFd, KVM_GET_DIRTY_LOG, host.addressOf(new Uint8Array(request.buffer))) !== 0)
+    throw new Error(`KVM_GET_DIRTY_LOG failed with errno ${host.errno()}`);
+  for (let word = 0; word < log.length; word++) {
+    let bits = log[word];
+    while (bits !== 0) {
+      const frame = word * 32 + 31 - Math.clz32(bits);
+      bits &= ~(1 << (frame & 31));
+      if (frame < layout.nameableFrames) dirty.mark(frame);
+    }
   }
 }
 
@@ -99,7 +132,7 @@ export function createVm(machine: MachineMemory, vcpus: number, traits: HostTrai
     host.ioctl(vmFd, KVM_SET_TSS_ADDR, TSS_GPA);
     const area = buildHypervisorArea(machine.layout, vcpus);
     setMemorySlot(vmFd, 0, AREA_GPA, area.memory);
-    setMemorySlot(vmFd, 1, MFN_BASE * PAGE_SIZE, machine.memory);
+    setMemorySlot(vmFd, MACHINE_SLOT, MFN_BASE * PAGE_SIZE, machine.memory);
     return {
       kind: 'kvm',
       pid: process.pid,

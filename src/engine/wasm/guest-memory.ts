@@ -2,8 +2,8 @@
  * How a vCPU reaches memory 0: the page walk, its software TLB, accesses that cross pages, and stores into pages with code.
  *
  * Each mode (kernel, user) has a TLB of its own, because each has a root of its own. An entry gives reads and writes their own tag:
- * a write tag is there only when nothing is left to do for a store: the page is writable, its dirty bit is set, and no code of it
- * has been decoded. Everything else comes here as a miss.
+ * a write tag is there only when nothing is left to do for a store: the page is writable, its dirty bit is set, no code of it
+ * has been decoded, and it has its mark if writes are tracked (dirty-frames.ts). Everything else comes here as a miss.
  *
  * An access that crosses pages, or a store into a page with code, gets a place in the vCPU's scratch area in memory 0 instead; after
  * the store `commit` moves the bytes to where they belong. Faults are left in the block: vector, error code, CR2.
@@ -231,7 +231,7 @@ export class GuestMemory {
       return this.fault(13, 0);
     }
     const { machine } = this;
-    const { i32 } = machine;
+    const { i32, dirty } = machine;
     this.#storable = false;
     const slot = (hi >>> 7) & 511;
     if (slot >= 256 && slot < 272) return this.#m2p(lo, hi, access, error);
@@ -260,7 +260,10 @@ export class GuestMemory {
       if (page < 0 || (level > 1 && level < 4 && (entry & PTE_PSE) !== 0))
         return this.#pageFault(lo, hi, error | ERROR_P | ERROR_RSVD);
       if (level > 1) {
-        if ((entry & PTE_A) === 0) Atomics.or(i32, at, PTE_A);
+        if ((entry & PTE_A) === 0) {
+          Atomics.or(i32, at, PTE_A);
+          dirty.mark(table >>> 12);
+        }
         table = page;
         continue;
       }
@@ -272,6 +275,7 @@ export class GuestMemory {
           level++;
           continue;
         }
+        dirty.mark(table >>> 12);
       }
       this.#storable = writable && ((entry | wanted) & PTE_D) !== 0;
       return page;
@@ -311,7 +315,10 @@ export class GuestMemory {
     if (page < 0) return -1;
     const frame = page >>> 12;
     const hasCode = this.#code.granules[frame] !== 0;
-    this.#fill(low, high, page, frame, this.#storable && !hasCode);
+    const { dirty } = this.machine;
+    // Before the store: dirty-frames.ts says why that will do.
+    if (access === WRITE) dirty.mark(frame);
+    this.#fill(low, high, page, frame, this.#storable && !hasCode && dirty.isKnown(frame));
     const at = page + (low & 0xfff);
     if (access === WRITE && hasCode && this.#touchesCode(at, size)) return this.#scratchFor(at, size, 0, size) | 0;
     return at | 0;
@@ -407,6 +414,7 @@ export class GuestMemory {
     const u8 = this.machine.u8;
     for (let i = 0; i < size; i++) u8[to + i] = u8[from + i];
     const frame = to >>> 12;
+    this.machine.dirty.mark(frame);
     if (this.#code.granules[frame] !== 0) this.#code.changed(frame, to & 0xfff, size);
   }
 }

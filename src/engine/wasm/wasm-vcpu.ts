@@ -525,9 +525,12 @@ export class WasmVcpu implements Engine {
   // --- the rest of the engine's interface
 
   /** The page walk sees every store. */
-  pageTableStored(_offset: number): void {}
+  pageTableStored(offset: number): void {
+    this.#memory.machine.dirty.mark(offset >>> 12);
+  }
 
   memoryStored(offset: number, size: number): void {
+    this.#memory.machine.dirty.markBytes(offset, size);
     const frame = offset >>> 12;
     if (this.#news.granules[frame] !== 0) this.#codeChanged(frame, offset & 0xfff, size);
   }

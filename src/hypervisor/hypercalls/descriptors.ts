@@ -62,6 +62,7 @@ function checkFrame(v: Vcpu, frame: number): boolean {
     if (!checkDescriptor(lo, hi)) return false;
     if (checkedLo !== lo) u32[base + i * 2] = checkedLo;
     if (checkedHi !== hi) u32[base + i * 2 + 1] = checkedHi;
+    if (checkedLo !== lo || checkedHi !== hi) v.engine.memoryStored((base + i * 2) * 4, 8);
   }
   return true;
 }
@@ -116,6 +117,7 @@ export function updateDescriptor(v: Vcpu): number {
   const index = (frame * PAGE_SIZE + (addressLo & 0xfff)) >>> 2;
   Atomics.store(v.machine.u32, index, checkedLo);
   Atomics.store(v.machine.u32, index + 1, checkedHi);
+  v.engine.memoryStored(index * 4, 8);
   if (mayBeLoaded(v, frame)) v.engine.descriptorTablesChanged();
   return 0;
 }
