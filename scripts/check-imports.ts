@@ -30,6 +30,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
     'host/start-domain.ts',
     'host/domain-client.ts',
     'host/domain-record.ts',
+    'host/migration-client.ts',
     'host/host-memory.ts',
     'host/control-protocol.ts',
     'host/restore-domain.ts',

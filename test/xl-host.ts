@@ -127,6 +127,7 @@ export class TestHost {
       resume: () => true,
       save: async () => {},
       dumpCore: async () => {},
+      migrate: () => Promise.reject(new Error('no such thing here')),
     };
   }
 

@@ -75,6 +75,8 @@ export class DomainDevices {
   #watcher: PlugWatcher | null = null;
   /** The nodes are those of a domain that was saved: devices go on where they were. */
   #isRestoring = false;
+  /** What was plugged when all was closed (`release`). */
+  #released: DomainConfig | null = null;
 
   constructor(options: DomainDevicesOptions) {
     this.#options = options;
@@ -276,9 +278,18 @@ export class DomainDevices {
     await Promise.all([...this.#devices.values()].map((backend) => backend.detach()));
   }
 
-  /** After `detach`: all go on where they were. */
+  /** After `detach`: closes what is behind them too, so that another process may open it. */
+  async release(config: DomainConfig): Promise<void> {
+    this.#released = config;
+    await this.close();
+  }
+
+  /** After `detach`, or `release`: all go on where they were. @throws HostError when what was released cannot be had any more */
   async attach(): Promise<void> {
-    await Promise.all([...this.#devices.values()].map((backend) => backend.attach()));
+    const released = this.#released;
+    this.#released = null;
+    if (released !== null) await this.restore(released);
+    else await Promise.all([...this.#devices.values()].map((backend) => backend.attach()));
     await this.watch();
   }
 

@@ -6,15 +6,25 @@
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { useCompileCache } from '../toolstack/compile-cache.ts';
-import { configJson } from '../toolstack/config/domain-config.ts';
+import { configJson, type DomainConfig } from '../toolstack/config/domain-config.ts';
 import { ConsoleServer } from './console-server.ts';
 import type { ControlServer } from './control-server.ts';
-import { forgetRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
+import { type DomainRecord, forgetRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
+import type { IncomingDomain } from './incoming-domain.ts';
 import { openLogFile, rotateLog } from './log-file.ts';
+import type { MigrationServer } from './migration-server.ts';
 import { formatProcessId, thisProcess } from './process-id.ts';
 import type { OpenSaved } from './restore-domain.ts';
-import type { FromDomainProcess, ToDomainProcess } from './start-domain.ts';
-import { consolePath, controlPath, domainFolder, domainLogPath, hypervisorLogPath, stateRoot } from './state-dir.ts';
+import { type FromDomainProcess, INCOMING_FDS, type ToDomainProcess } from './start-domain.ts';
+import {
+  consolePath,
+  controlPath,
+  domainFolder,
+  domainLogPath,
+  hypervisorLogPath,
+  migrationPath,
+  stateRoot,
+} from './state-dir.ts';
 
 const CONSOLE_LOG_BYTES = 1 << 20;
 /** Kept of the logs of domains of one name. */
@@ -41,18 +51,30 @@ function keepLog(path: string, kept: string): void {
   }
 }
 
+/** `unusedLog`: a log that nobody needs if the failure is the user's to solve; all others are defects of ours. */
+async function tellFailure(error: Error, unusedLog: string | null): Promise<void> {
+  const isExpected = ['HostError', 'KernelImageError', 'BuildError', 'SaveFileError'].includes(error.name);
+  const message = isExpected ? error.message : (error.stack ?? error.message);
+  process.stderr.write(`${message}\n`);
+  if (isExpected && unusedLog !== null) rmSync(unusedLog, { force: true });
+  await say({ kind: 'failed', message, isExpected });
+  process.exitCode = 1;
+  if (process.connected) process.disconnect();
+}
+
 async function run(request: ToDomainProcess): Promise<void> {
-  const { quiet, paused, preserve, restoreFrom, force, logPath } = request;
-  let { config, configText } = request;
-  const [{ runDomain }, { openControlServer }, { controlHandlers }, { openSaved }] = await Promise.all([
-    import('./run-domain.ts'),
-    import('./control-server.ts'),
-    import('./domain-control.ts'),
-    import('./restore-domain.ts'),
-  ]);
+  const { quiet, paused, preserve, restoreFrom, incoming, force, logPath } = request;
+  let { configText } = request;
+  const [{ runDomain }, { openControlServer }, { controlHandlers }, { openSaved }, { openMigrationServer }] =
+    await Promise.all([
+      import('./run-domain.ts'),
+      import('./control-server.ts'),
+      import('./domain-control.ts'),
+      import('./restore-domain.ts'),
+      import('./migration-server.ts'),
+    ]);
   const root = stateRoot();
   const hypervisorLog = openLogFile(hypervisorLogPath(root), HYPERVISOR_LOG_BYTES, 1);
-  const console = new ConsoleServer(openLogFile(domainLogPath(root, 'console', config.name), CONSOLE_LOG_BYTES, 1));
   // Standard error is the log xl-NAME.log.
   const note = (line: string): void => {
     process.stderr.write(`${line}\n`);
@@ -63,17 +85,34 @@ async function run(request: ToDomainProcess): Promise<void> {
     if (line.startsWith('(XEN) ')) hypervisorLog.add(`${line}\n`);
     void say({ kind: 'log', line });
   };
+  let config: DomainConfig;
+  let arriving: IncomingDomain | null = null;
+  try {
+    if (incoming) {
+      const { IncomingDomain } = await import('./incoming-domain.ts');
+      arriving = await IncomingDomain.open(...INCOMING_FDS, log);
+      ({ config, configText } = arriving);
+    } else if (request.config !== null) ({ config } = request);
+    else throw new Error('bug: a domain without a config');
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    await tellFailure(error, logPath);
+    return;
+  }
+  const console = new ConsoleServer(openLogFile(domainLogPath(root, 'console', config.name), CONSOLE_LOG_BYTES, 1));
   let domid = 0;
   let hasLived = false;
   /** Folder of the domain before a restart, which is kept until the next one has its own. */
   let previous: string | null = null;
   let control: ControlServer | null = null;
+  let migration: MigrationServer | null = null;
   let saved: OpenSaved | null = null;
   try {
     if (restoreFrom !== null) saved = await openSaved(restoreFrom);
     const { exitCode } = await runDomain(config, {
       configText: () => configText,
       ...(saved === null ? {} : { restore: saved.domain, force }),
+      ...(arriving === null ? {} : { restore: arriving.saved, force, incoming: arriving }),
       console,
       log,
       note,
@@ -83,6 +122,7 @@ async function run(request: ToDomainProcess): Promise<void> {
       preserve,
       onStart: () => {
         saved?.close();
+        arriving?.started();
         void say({ kind: 'started', domid });
       },
       nextConfig: () => config,
@@ -95,9 +135,25 @@ async function run(request: ToDomainProcess): Promise<void> {
         if (!hasLived) keepLog(logPath, domainLogPath(root, 'xl', config.name));
         hasLived = true;
         const folder = domainFolder(root, domid);
+        // Whoever finds this process killed must not start the domain again when it may run elsewhere.
+        let kept: DomainRecord | null = null;
+        const departure = {
+          leave: async () => {
+            kept = readRecord(root, domid);
+            forgetRecord(root, domid);
+          },
+          comeBack: async () => {
+            if (kept !== null) writeRecord(root, domid, kept);
+          },
+        };
         writeFileSync(join(folder, 'config.json'), configJson(config), { mode: 0o600 });
         writeRecord(root, domid, recordOf({ config, configText, quiet, preserve }));
         control = await openControlServer(controlPath(root, domid), controlHandlers(live, log));
+        migration = await openMigrationServer(
+          migrationPath(root, domid),
+          (link, options) => live.migrate(link, options, departure),
+          log,
+        );
         await console.listen(consolePath(root, domid));
         if (previous !== null) rmSync(previous, { recursive: true, force: true });
         previous = null;
@@ -112,6 +168,7 @@ async function run(request: ToDomainProcess): Promise<void> {
           onGone: () => {
             if (previous === null) rmSync(folder, { recursive: true, force: true });
             control?.close();
+            migration?.close();
           },
         };
       },
@@ -121,15 +178,10 @@ async function run(request: ToDomainProcess): Promise<void> {
   } catch (error) {
     console.close();
     if (!(error instanceof Error)) throw error;
-    // Those are the user's to solve; all else is a defect of ours.
-    const isExpected = ['HostError', 'KernelImageError', 'BuildError', 'SaveFileError'].includes(error.name);
-    const message = isExpected ? error.message : (error.stack ?? error.message);
-    process.stderr.write(`${message}\n`);
-    if (isExpected && !hasLived) rmSync(logPath, { force: true });
     if (domid !== 0) rmSync(domainFolder(root, domid), { recursive: true, force: true });
     if (previous !== null) rmSync(previous, { recursive: true, force: true });
-    await say({ kind: 'failed', message, isExpected });
-    process.exitCode = 1;
+    await arriving?.failed();
+    await tellFailure(error, hasLived ? null : logPath);
   }
   if (process.connected) process.disconnect();
 }

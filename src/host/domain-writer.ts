@@ -1,8 +1,12 @@
-/** Writes a domain to a file while it stands still: to be restored (save-domain.ts), or as a core dump. One at a time. */
+/** Writes a domain while it stands still: to be restored (save-domain.ts), or as a core dump; and to another host. One at a time. */
 
 import { coreDump } from '../toolstack/core-dump.ts';
 import { NotSavable } from '../toolstack/saved/saved-state.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
+import type { DirtyTracker } from './dirty-tracker.ts';
+import type { MigrationOptions } from './migration-frames.ts';
+import type { MigrationLink } from './migration-link.ts';
+import { type Departure, migrate } from './migration-sender.ts';
 import { type FreezableDomain, type Freezer, type SavableDomain, writeDomain } from './save-domain.ts';
 import { writeWhole } from './save-stream.ts';
 import type { VcpuWorkers } from './vcpu-workers.ts';
@@ -18,8 +22,9 @@ export interface DomainWriterOptions {
   readonly facts: SavableDomain['facts'];
   /** Another domain has pages of it mapped. */
   readonly isMapped: () => boolean;
-  /** The text of its config, by the name that it has now; null: there is none that could be saved. */
-  readonly config: (name: string) => string | null;
+  readonly tracker: DirtyTracker;
+  /** The text of its config, by the name that it has now, or of another one for it; null: there is none that could be saved. */
+  readonly config: (name: string, other?: string | null) => string | null;
 }
 
 export class DomainWriter {
@@ -44,6 +49,22 @@ export class DomainWriter {
         return then === 'end' ? 'stay' : then === 'pause' ? 'pause' : 'as before';
       });
     });
+  }
+
+  /** True when the domain has gone to the target, and stays frozen here. @throws NotSavable; it goes on as before then */
+  async migrate(link: MigrationLink, options: MigrationOptions, departure: Departure): Promise<boolean> {
+    let gone = false;
+    await this.#alone(async () => {
+      const { freezable, freezer, workers, store, facts, isMapped, tracker, config } = this.#options;
+      const text = (name: string): string | null => config(name, options.config);
+      if (text('') === null) throw new NotSavable('it was made without a config that could be saved');
+      if (freezable.domain.shutdownReason !== -1) throw new NotSavable('it has shut down');
+      const cpu = await workers.ready;
+      const saved: SavableDomain = { ...freezable, store, facts, cpu, config: (name) => text(name) ?? '' };
+      const { command, debug } = options;
+      gone = await migrate({ saved, freezer, tracker, link, departure, isMapped, command, debug });
+    });
+    return gone;
   }
 
   /** @throws what writing throws */

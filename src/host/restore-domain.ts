@@ -1,10 +1,14 @@
 /**
  * Reads a saved domain. The file is read to its end, and checked, before anything of the domain exists but its memory.
+ *
+ * The stream of a domain that moves here while it runs has pages before the rest, the same ones several times, and then another
+ * description and domain part: of when it stood still. Source: docs/migration.md.
  */
 
 import type { Domain } from '../hypervisor/domain.ts';
 import type { MachineMemory } from '../machine/memory.ts';
 import {
+  PART_CHECK,
   PART_DESCRIPTION,
   PART_DOMAIN,
   PART_END,
@@ -16,16 +20,27 @@ import {
   type Source,
 } from '../toolstack/saved/save-file.ts';
 import { type Description, decodeDescription } from '../toolstack/saved/saved-description.ts';
-import { clearHoles, decodeM2p, decodePages } from '../toolstack/saved/saved-memory.ts';
+import {
+  clearHoles,
+  clearUnowned,
+  comparePages,
+  compareZeros,
+  decodeM2p,
+  decodePages,
+} from '../toolstack/saved/saved-memory.ts';
 import { decodeDomain, decodeVcpu, type SavedShape, shapeOf } from '../toolstack/saved/saved-state.ts';
 import { NODE_CODEC, openSource } from './save-stream.ts';
 
 /** A saved domain of which so much has been read as is needed to make room for the rest. */
 export class SavedDomain {
-  readonly description: Description;
   readonly shape: SavedShape;
   readonly #reader: SaveReader;
-  readonly #shared: Uint8Array;
+  #description: Description;
+  #shared: Uint8Array;
+  /** When the last description came, if time goes on for the domain: ms. */
+  #stillSinceMs: number | null = null;
+  /** Called when the rest is wanted. */
+  onWanted: (() => Promise<void>) | null = null;
 
   /** @throws SaveFileError */
   static async open(source: Source): Promise<SavedDomain> {
@@ -39,23 +54,57 @@ export class SavedDomain {
   private constructor(reader: SaveReader, description: Description, shared: Uint8Array) {
     this.#reader = reader;
     this.#shared = shared;
-    this.description = description;
+    this.#description = description;
     this.shape = shapeOf(shared);
     const { maxPages } = this.shape;
     if (description.store.pfn >= maxPages || description.console.pfn >= maxPages)
       throw new SaveFileError('damaged: a ring outside the memory');
   }
 
-  /** Reads the rest into a domain of this shape, which has not run. @throws SaveFileError */
+  /** As it was when it was saved. Of one that moves here, only after `load`. */
+  get description(): Description {
+    return this.#description;
+  }
+
+  /** How much later it is now for the guest than its clock was when it was described: ns. */
+  lateNs(): number {
+    if (this.#stillSinceMs === null) return 0;
+    return ((this.#description.stillMs ?? 0) + performance.now() - this.#stillSinceMs) * 1e6;
+  }
+
+  /** Reads the rest into a domain of this shape, which has not run. @throws SaveFileError, and what `onWanted` throws */
   async load(machine: MachineMemory, domain: Domain): Promise<void> {
     const reader = this.#reader;
+    await this.onWanted?.();
+    let next = await reader.part();
+    let partsBefore = 0;
+    const isLive = next.kind === PART_PAGES || next.kind === PART_DESCRIPTION;
+    for (; next.kind === PART_PAGES; next = await reader.part(), partsBefore++) decodePages(next.bytes, machine, -1);
+    if (isLive) {
+      if (next.kind !== PART_DESCRIPTION) throw new SaveFileError(`damaged: a part of kind ${next.kind} behind pages`);
+      this.#standsStill(decodeDescription(next.bytes), await reader.expect(PART_DOMAIN));
+      next = await reader.part();
+    }
     decodeDomain(this.#shared, domain);
-    for (const { vcpuId } of domain.vcpus) decodeVcpu(await reader.expect(PART_VCPU), domain, vcpuId);
-    decodeM2p(await reader.expect(PART_M2P), machine);
+    for (const { vcpuId } of domain.vcpus) {
+      if (next.kind !== PART_VCPU) throw new SaveFileError(`damaged: a part of kind ${next.kind} for a vCPU`);
+      decodeVcpu(next.bytes, domain, vcpuId);
+      next = await reader.part();
+    }
+    if (next.kind !== PART_M2P) throw new SaveFileError(`damaged: a part of kind ${next.kind} for the M2P`);
+    decodeM2p(next.bytes, machine);
+    if (isLive) clearUnowned(machine);
     let last = -1;
-    for (let parts = 0; ; parts++) {
+    let hasChecked = false;
+    for (let parts = partsBefore; ; ) {
       const { kind, bytes } = await reader.part();
-      if (kind === PART_PAGES) {
+      if (kind === PART_CHECK && isLive) {
+        last = comparePages(bytes, machine, last);
+        hasChecked = true;
+        continue;
+      }
+      if (kind === PART_PAGES && !isLive) {
+        parts++;
         last = decodePages(bytes, machine, last);
         continue;
       }
@@ -63,7 +112,22 @@ export class SavedDomain {
       if (kind !== PART_END || count !== parts) throw new SaveFileError('damaged: parts are missing');
       break;
     }
+    if (hasChecked) compareZeros(machine, last, machine.layout.nameableFrames);
     clearHoles(domain);
+  }
+
+  /** What was checked before its pages were taken must be true of it now. */
+  #standsStill(description: Description, shared: Uint8Array): void {
+    const fixed = ({ knownDomid, engine, cpu, store, console, cmdline, tsc }: Description): string =>
+      JSON.stringify([knownDomid, engine, cpu, store, console, cmdline, tsc.khz]);
+    if (
+      fixed(description) !== fixed(this.#description) ||
+      JSON.stringify(shapeOf(shared)) !== JSON.stringify(this.shape)
+    )
+      throw new SaveFileError('damaged: another domain behind the pages than before them');
+    this.#description = description;
+    this.#shared = shared;
+    this.#stillSinceMs = performance.now();
   }
 }
 

@@ -25,6 +25,7 @@ import { createMachineMemory, type MachineMemory, MFN_BASE, PAGE_SIZE, RAM_PAGES
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { BuildError } from '../toolstack/builder/build-error.ts';
 import { type DomainConfig, formatUuid, type ShutdownAction } from '../toolstack/config/domain-config.ts';
+import { renameDomain } from '../toolstack/rename-domain.ts';
 import { completeConfig } from '../toolstack/saved/saved-config.ts';
 import { NotSavable } from '../toolstack/saved/saved-state.ts';
 import { renumberNodes, writeDomainNodes } from '../toolstack/saved/saved-store.ts';
@@ -40,6 +41,7 @@ import { type BootFiles, loadBootFiles } from './boot-files.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
 import type { ControlDevices } from './control-protocol.ts';
+import { DirtyTracker } from './dirty-tracker.ts';
 import { build, CONSOLE_PORT, cpuidOf, load, STORE_PORT, type TakeBootFiles } from './domain-content.ts';
 import { DomainDevices } from './domain-devices.ts';
 import { type AfterSave, DomainWriter } from './domain-writer.ts';
@@ -59,6 +61,9 @@ import { createGuestPort } from './guest-port.ts';
 import { HostError } from './host-error.ts';
 import { mustHaveMemory } from './host-memory.ts';
 import { hostCalls } from './libc.ts';
+import type { MigrationOptions } from './migration-frames.ts';
+import type { MigrationLink } from './migration-link.ts';
+import type { Departure } from './migration-sender.ts';
 import { Peers } from './peers.ts';
 import type { SavedDomain } from './restore-domain.ts';
 import { type FreezableDomain, Freezer } from './save-domain.ts';
@@ -91,6 +96,8 @@ export interface LiveDomain {
   destroy(): void;
   /** Writes it to a file, after which it does `then`. Rejects with one line, and the domain goes on. */
   save(path: string, then: AfterSave): Promise<void>;
+  /** Sends it to where it goes on; resolves when it does, or goes on here. `departure`: what is to be given up beyond this process. */
+  migrate(link: MigrationLink, options: MigrationOptions, departure: Departure): Promise<void>;
   /** Writes a core dump to a file; it stands still meanwhile. Rejects with one line. */
   dumpCore(path: string): Promise<void>;
 }
@@ -131,6 +138,14 @@ export interface RunOptions {
   readonly restore?: SavedDomain;
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force?: boolean;
+  /** The saved domain is still at another host, and is kept below another name until that gives it away. */
+  readonly incoming?: Incoming;
+}
+
+export interface Incoming {
+  readonly name: string;
+  /** Resolves when the domain may have its devices, its name, and run. @throws HostError */
+  permission(): Promise<void>;
 }
 
 export interface DomainEnd {
@@ -217,7 +232,7 @@ async function runToEnd(
   let engine = engineFor(config, options.restore?.description.engine);
   await introduceControlDomain(xenstore.client);
   // Before the work of building it; what counts is the look when it is introduced.
-  await hostErrorOf(nameMustBeFree(xenstore.client, config.name));
+  await hostErrorOf(nameMustBeFree(xenstore.client, options.incoming?.name ?? config.name));
   for (let isFirst = true; ; isFirst = false) {
     const restore = (isFirst && options.restore) || null;
     const domid = restore === null ? await xenstore.allocateDomid() : await claimDomid(restore, xenstore);
@@ -335,7 +350,7 @@ async function buildAndRun(
     await hostErrorOf(introduced);
   } else {
     const nodes = renumberNodes(restore.description.nodes, restore.description.domid, domid);
-    await hostErrorOf(writeDomainNodes(xenstore.client, domid, nodes, config.name));
+    await hostErrorOf(writeDomainNodes(xenstore.client, domid, nodes, options.incoming?.name ?? config.name));
     await xenstore.client.introduce(domid, storeMfn, storePort);
   }
   const page = (pfn: number): Uint8Array => machine.u8.subarray(pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);
@@ -438,8 +453,9 @@ async function buildAndRun(
       console: { pfn: built.consolePfn, port: consolePort },
       cmdline: built.cmdline,
     },
-    config: (name) => {
-      const text = options.configText?.();
+    tracker: new DirtyTracker({ domain, engine: handle, kicker, ringFrames: [built.storePfn, built.consolePfn] }),
+    config: (name, other) => {
+      const text = other ?? options.configText?.();
       return text === undefined ? null : completeConfig(text, config, name, (file) => resolvePath(file));
     },
   });
@@ -451,6 +467,26 @@ async function buildAndRun(
       if (then !== 'end') return;
       note(`Domain ${domid} has been saved.`);
       hasLeft = true;
+      destroy();
+    },
+    migrate: async (link, migration, departure) => {
+      if (stopped) throw new NotSavable('it has shut down');
+      const name = (await xenstore.client.read(`/local/domain/${domid}/name`)) ?? config.name;
+      const gone = await writer.migrate(link, migration, {
+        leave: async () => {
+          await hostErrorOf(renameDomain(xenstore.client, domid, `${name}--migratedaway`));
+          await departure.leave();
+          await devices.release(config);
+        },
+        comeBack: async () => {
+          await departure.comeBack();
+          await hostErrorOf(renameDomain(xenstore.client, domid, name));
+        },
+      });
+      if (!gone) return;
+      note(`Domain ${domid} has been migrated.`);
+      hasLeft = true;
+      link.result(0);
       destroy();
     },
     dumpCore: (path) => writer.dumpCore(path),
@@ -473,7 +509,10 @@ async function buildAndRun(
   if (restore === null) workers.run();
   else {
     live.pause();
-    resumeTsc(handle, restore.description.tsc.ticks);
+    const { khz, ticks } = restore.description.tsc;
+    const lateNs = Math.floor(restore.lateNs());
+    domain.u64[DOMAIN.baseNs >> 3] += BigInt(lateNs);
+    resumeTsc(handle, ticks + Math.floor((lateNs * khz) / 1e6));
     await workers.resume();
   }
   try {
@@ -482,7 +521,13 @@ async function buildAndRun(
       for (const vif of config.vifs) await devices.addVif(vif);
       for (const vfb of config.vfbs) await devices.addVfb(vfb);
       for (const channel of config.channels) await devices.addChannel(channel);
-    } else await devices.restore(config);
+    } else {
+      if (run.isFirst && options.incoming !== undefined) {
+        await options.incoming.permission();
+        await hostErrorOf(renameDomain(xenstore.client, domid, config.name));
+      }
+      await devices.restore(config);
+    }
     await devices.watch();
     await workers.ready;
     placement.apply(options.log);

@@ -128,8 +128,9 @@ export class Freezer {
     const was = isSuspended(domain);
     if (this.#pausedAfter === null) resumeDomain(domain);
     else if (was) {
-      Atomics.store(domain.i32, DOMAIN.suspended >> 2, 0);
       this.#pausedAfter = false;
+      Atomics.store(domain.i32, DOMAIN.suspended >> 2, 0);
+      Atomics.notify(domain.i32, DOMAIN.suspended >> 2);
     }
     return was;
   }
@@ -178,22 +179,16 @@ export class Freezer {
 
 /** Writes a domain that is frozen. @throws NotSavable, and what the sink throws */
 export async function writeDomain(saved: SavableDomain, sink: Sink): Promise<void> {
-  const { domain, connection, store, cpu, facts } = saved;
-  const { domid, machine } = domain;
-  const name = (await store.read(`/local/domain/${domid}/name`)) ?? '';
-  const nodes = await readDomainNodes(store, domid);
-  const { watches } = connection;
+  const { machine } = saved.domain;
   const writer = new SaveWriter(sink, NODE_CODEC);
-  const config = saved.config(name);
   // Before anything is written: it may refuse.
-  const nowNs = systemTimeNs(domain);
-  const shared = encodeDomain(domain, nowNs);
-  const tsc = { khz: domain.u32[DOMAIN.tscKhz >> 2], ticks: ticksAt(domain, nowNs) };
+  const nowNs = systemTimeNs(saved.domain);
+  const shared = encodeDomain(saved.domain, nowNs);
+  const description = await describe(saved, nowNs);
   await writer.start();
-  await writer.part(PART_DESCRIPTION, encodeDescription({ domid, name, config, cpu, tsc, nodes, watches, ...facts }));
+  await writer.part(PART_DESCRIPTION, encodeDescription(description));
   await writer.part(PART_DOMAIN, shared);
-  for (const { vcpuId } of domain.vcpus) await writer.part(PART_VCPU, encodeVcpu(domain, vcpuId));
-  await writer.part(PART_M2P, encodeM2p(machine));
+  await writeState(writer, saved.domain);
   let parts = 0;
   for (const pages of encodePages(machine)) {
     await writer.part(PART_PAGES, pages);
@@ -202,8 +197,25 @@ export async function writeDomain(saved: SavableDomain, sink: Sink): Promise<voi
   await writer.part(PART_END, new Uint8Array(Uint32Array.of(parts).buffer));
 }
 
+/** What it is, `nowNs` on its clock. */
+export async function describe(saved: SavableDomain, nowNs: number): Promise<Description> {
+  const { domain, connection, store, cpu, facts } = saved;
+  const { domid } = domain;
+  const name = (await store.read(`/local/domain/${domid}/name`)) ?? '';
+  const nodes = await readDomainNodes(store, domid);
+  const { watches } = connection;
+  const tsc = { khz: domain.u32[DOMAIN.tscKhz >> 2], ticks: ticksAt(domain, nowNs) };
+  return { domid, name, config: saved.config(name), cpu, tsc, nodes, watches, ...facts };
+}
+
+/** Registers and M2P. */
+export async function writeState(writer: SaveWriter, domain: Domain): Promise<void> {
+  for (const { vcpuId } of domain.vcpus) await writer.part(PART_VCPU, encodeVcpu(domain, vcpuId));
+  await writer.part(PART_M2P, encodeM2p(domain.machine));
+}
+
 /** What the guest would read off its clock now. */
-function systemTimeNs({ f64 }: Domain): number {
+export function systemTimeNs({ f64 }: Domain): number {
   return monotonicNs() - f64[DOMAIN.bootNs >> 3] + f64[DOMAIN.driftNs >> 3];
 }
 

@@ -58,7 +58,14 @@ export interface OpenSource {
 /** Reads a file, a pipe or a device from its start. What is wrong with it comes out of the source. */
 export function openSource(path: string): OpenSource {
   const stream = createReadStream(path, { highWaterMark: 1 << 20 });
-  const chunks = stream.iterator() as AsyncIterableIterator<Uint8Array>;
+  return {
+    source: sourceOf(stream.iterator() as AsyncIterableIterator<Uint8Array>).source,
+    close: () => stream.destroy(),
+  };
+}
+
+/** Reads what comes in chunks of any size. */
+export function sourceOf(chunks: AsyncIterableIterator<Uint8Array>): Pick<OpenSource, 'source'> {
   let rest = new Uint8Array(0);
   return {
     source: async (count) => {
@@ -77,6 +84,5 @@ export function openSource(path: string): OpenSource {
       }
       return bytes.subarray(0, filled);
     },
-    close: () => stream.destroy(),
   };
 }

@@ -11,7 +11,8 @@ import { domainLogPath, stateRoot } from './state-dir.ts';
 
 /** The one message to a domain's process. */
 export interface ToDomainProcess {
-  readonly config: DomainConfig;
+  /** Null for an incoming one. */
+  readonly config: DomainConfig | null;
   readonly quiet: boolean;
   readonly paused: boolean;
   readonly preserve: boolean;
@@ -19,11 +20,16 @@ export interface ToDomainProcess {
   readonly configText: string;
   /** A saved domain that goes on: its file; null to build one. */
   readonly restoreFrom: string | null;
+  /** It comes from another host, by descriptors INCOMING_FDS. */
+  readonly incoming: boolean;
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force: boolean;
   /** Where its standard error goes. */
   readonly logPath: string;
 }
+
+/** Descriptors of a domain's process by which a domain comes: input, output. */
+export const INCOMING_FDS = [4, 5] as const;
 
 export type FromDomainProcess =
   /** For the user. */
@@ -42,6 +48,8 @@ export interface StartOptions {
   readonly configText: string;
   /** A saved domain that goes on: its file. */
   readonly restoreFrom?: string;
+  /** A domain comes from another host by this process's standard input, and is answered on its standard output. It knows its own config. */
+  readonly incoming?: boolean;
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force?: boolean;
   readonly log: (line: string) => void;
@@ -93,11 +101,11 @@ function openLog(path: string): number {
   }
 }
 
-/** Resolves when the domain is built and runs. Throws StartError. */
-export async function startDomain(config: DomainConfig, options: StartOptions): Promise<StartedDomain> {
+/** Resolves when the domain is built and runs. `config`: null for an incoming one. Throws StartError. */
+export async function startDomain(config: DomainConfig | null, options: StartOptions): Promise<StartedDomain> {
   // It becomes the log of that name when there is a domain of that name.
   const root = options.root ?? stateRoot();
-  const path = `${domainLogPath(root, 'xl', config.name)}.${process.pid}`;
+  const path = `${domainLogPath(root, 'xl', config?.name ?? 'incoming')}.${process.pid}`;
   const logFile = openLog(path);
   const program = new URL(
     import.meta.url.endsWith('.ts') ? './domain-process.ts' : './domain-process.js',
@@ -116,11 +124,12 @@ export async function startDomain(config: DomainConfig, options: StartOptions): 
     execArgv: [...V8_OPTIONS, ...process.execArgv],
     serialization: 'advanced',
     // Standard input is nothing that can be read; /dev/null may be missing.
-    stdio: [logFile, logFile, logFile, 'ipc'],
+    stdio: [logFile, logFile, logFile, 'ipc', ...(options.incoming === true ? [0, 1] : [])],
   });
   closeSync(logFile);
-  const { quiet, paused, preserve, configText, restoreFrom = null, force = false } = options;
-  const request: ToDomainProcess = { config, quiet, paused, preserve, configText, restoreFrom, force, logPath: path };
+  const { quiet, paused, preserve, configText, restoreFrom = null, incoming = false, force = false } = options;
+  const what = { config, configText, restoreFrom, incoming, force };
+  const request: ToDomainProcess = { ...what, quiet, paused, preserve, logPath: path };
   child.send(request, () => {});
   return await new Promise((resolve, reject) => {
     let end: (exitCode: number | null) => void = () => {};

@@ -4,8 +4,8 @@
  *   xenstored/socket    clients of xenstore connect here (on Windows a pipe, see `xenstoredPath`)
  *   xenstored/journal   the store
  *   network/socket      Ethernet switches (on Windows a pipe)
- *   domains/DOMID/      of each domain that runs: pid, the process, and when it was started; control, console and peer, its sockets (on
- *                       Windows pipes); config.json, what it was made from; record.json, what it is started again from
+ *   domains/DOMID/      of each domain that runs: pid, the process, and when it was started; control, console, migration and peer, its
+ *                       sockets (on Windows pipes); config.json, what it was made from; record.json, what it is started again from
  *   log/xl-NAME.log     what became of the domain of that name; .1, .2, ... are those before
  *   log/console-NAME.log  what it wrote to its console; .1 is what was there before
  *   log/hypervisor.log  what `xl dmesg` shows
@@ -60,6 +60,11 @@ export function controlPath(root: string, domid: number): string {
 /** Where a domain's process serves its console: raw bytes both ways. */
 export function consolePath(root: string, domid: number): string {
   return process.platform === 'win32' ? pipe(root, `console-${domid}`) : join(domainFolder(root, domid), 'console');
+}
+
+/** Where `xl migrate` connects. */
+export function migrationPath(root: string, domid: number): string {
+  return process.platform === 'win32' ? pipe(root, `migration-${domid}`) : join(domainFolder(root, domid), 'migration');
 }
 
 /** Where a domain's process serves those of other domains, for grants and event channels between them. */

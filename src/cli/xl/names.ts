@@ -1,6 +1,6 @@
 /** `xl domid`, `xl domname` and `xl rename`. Source: xl(1); recorded output of xl 4.17. */
 
-import { nameMustBeFree } from '../../toolstack/xenstore-nodes.ts';
+import { renameDomain } from '../../toolstack/rename-domain.ts';
 import { type Command, readWords } from './command.ts';
 import { allDomains, CommandError, findDomain, nameOf, withStore } from './domains.ts';
 
@@ -66,17 +66,12 @@ export const rename: Command = {
       if (name === before) return 0;
       const failed = `Can't rename domain '${word}'.`;
       if (renamed === 0) throw new CommandError(`libxl: error: Domain 0:Permission denied\n${failed}`);
-      await store.transaction(async (t) => {
-        try {
-          await nameMustBeFree(t, name);
-        } catch (error) {
-          if (!(error instanceof Error && error.name === 'DomainNameTaken')) throw error;
-          throw new CommandError(`libxl: error: Domain ${renamed}:${error.message}\n${failed}`);
-        }
-        await t.write(`/local/domain/${renamed}/name`, name);
-        const vm = await t.read(`/local/domain/${renamed}/vm`);
-        if (vm !== null) await t.write(`${vm}/name`, name);
-      });
+      try {
+        await renameDomain(store, renamed, name);
+      } catch (error) {
+        if (!(error instanceof Error && error.name === 'DomainNameTaken')) throw error;
+        throw new CommandError(`libxl: error: Domain ${renamed}:${error.message}\n${failed}`);
+      }
       return 0;
     });
   },

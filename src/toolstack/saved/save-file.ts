@@ -25,6 +25,8 @@ export const PART_VCPU = 3;
 export const PART_M2P = 4;
 export const PART_PAGES = 5;
 export const PART_END = 6;
+/** In the stream of a domain that moves only: pages that should be there already. */
+export const PART_CHECK = 7;
 
 const ENCODING_RAW = 0;
 const ENCODING_ZSTD = 1;

@@ -17,6 +17,8 @@ export interface Description {
   readonly cpu: CpuFeatures;
   /** Rate of the TSC that the guest has measured or was told, in kHz, and what it read last. */
   readonly tsc: { readonly khz: number; readonly ticks: number };
+  /** For how long the domain had stood still when this was written, if its time is to go on nevertheless: ms. */
+  readonly stillMs?: number;
   /** Frames of the rings that a domain has from the start, and the guest's ports for them. */
   readonly store: { readonly pfn: number; readonly port: number };
   readonly console: { readonly pfn: number; readonly port: number };
@@ -31,6 +33,7 @@ const DOMID_MAX = 0x7fef;
 const WATCHES_MAX = 4096;
 const FRAME_MAX = 0x100000;
 const PORT_MAX = 4095;
+const STILL_MS_MAX = 3_600_000;
 
 export function encodeDescription(description: Description): Uint8Array {
   return new TextEncoder().encode(JSON.stringify(description));
@@ -68,6 +71,7 @@ export function decodeDescription(bytes: Uint8Array): Description {
     engine,
     cpu: { xcr0: numberIn(cpu, 'xcr0', 0, 0xffff), words: words as number[] },
     tsc: { khz: numberIn(tsc, 'khz', 1000, 100_000_000), ticks: numberIn(tsc, 'ticks', 0, 2 ** 63) },
+    ...('stillMs' in root ? { stillMs: numberIn(root, 'stillMs', 0, STILL_MS_MAX) } : {}),
     store: ring('store'),
     console: ring('console'),
     cmdline: textIn(root, 'cmdline'),

@@ -3,7 +3,8 @@
  * Frames that the guest has given back, whose M2P entry is invalid, are left out.
  *
  *   PART_M2P     u64 for each frame that the guest may name
- *   PART_PAGES   u32 count, u32[count] frames, each with 4096 bytes behind them all; frames ascend from part to part
+ *   PART_PAGES   u32 count, u32[count] frames, each with 4096 bytes behind them all; frames ascend from part to part, and in the
+ *                stream of a domain that runs within a part
  */
 
 import { type Domain, FRAME_LEVEL_MASK } from '../../hypervisor/domain.ts';
@@ -26,7 +27,7 @@ export function decodeM2p(bytes: Uint8Array, { u8, layout }: MachineMemory): voi
   u8.set(bytes, layout.m2pOffset);
 }
 
-/** The parts, one after the other; the domain must not run meanwhile. */
+/** Parts with all pages, one after the other. Of a domain that runs meanwhile, they are of different times. */
 export function* encodePages(machine: MachineMemory): Generator<Uint8Array> {
   const { layout, u8 } = machine;
   const frames: number[] = [];
@@ -36,6 +37,20 @@ export function* encodePages(machine: MachineMemory): Generator<Uint8Array> {
     if (frames.length === PAGES_MAX) yield encodeFrames(u8, frames.splice(0));
   }
   if (frames.length > 0) yield encodeFrames(u8, frames);
+}
+
+/** Parts with these pages, as far as the domain owns them, whatever they hold. */
+export function* encodeSome(machine: MachineMemory, wanted: Iterable<number>): Generator<Uint8Array> {
+  const frames = [...wanted].filter((frame) => isOwned(machine, frame)).sort((a, b) => a - b);
+  for (let at = 0; at < frames.length; at += PAGES_MAX)
+    yield encodeFrames(machine.u8, frames.slice(at, at + PAGES_MAX));
+}
+
+/** Frames that the domain does not own are zeros again: a copy of a domain that ran may have put pages there. */
+export function clearUnowned(machine: MachineMemory): void {
+  for (let frame = 0; frame < machine.layout.maxPages; frame++)
+    if (!isOwned(machine, frame) && !isZero(machine, frame))
+      machine.u8.fill(0, frame * PAGE_SIZE, (frame + 1) * PAGE_SIZE);
 }
 
 function isOwned({ layout, u32 }: MachineMemory, frame: number): boolean {
@@ -64,12 +79,18 @@ function encodeFrames(u8: Uint8Array, frames: readonly number[]): Uint8Array {
   return bytes;
 }
 
+/** How many pages a part has. @throws SaveFileError */
+function checkCount(bytes: Uint8Array): number {
+  const count = bytes.length >= 4 ? new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true) : 0;
+  if (count === 0 || count > PAGES_MAX || bytes.length !== 4 + count * (4 + PAGE_SIZE))
+    throw new SaveFileError(`damaged: ${count} pages in a part of ${bytes.length} bytes`);
+  return count;
+}
+
 /** Stores the pages of one part; the last frame. `after`: the last one of the part before. @throws SaveFileError */
 export function decodePages(bytes: Uint8Array, { u8, layout }: MachineMemory, after: number): number {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const count = bytes.length >= 4 ? view.getUint32(0, true) : 0;
-  if (count === 0 || count > PAGES_MAX || bytes.length !== 4 + count * (4 + PAGE_SIZE))
-    throw new SaveFileError(`damaged: ${count} pages in a part of ${bytes.length} bytes`);
+  const count = checkCount(bytes);
   let at = 4 + count * 4;
   let last = after;
   for (let i = 0; i < count; i++, at += PAGE_SIZE) {
@@ -80,6 +101,34 @@ export function decodePages(bytes: Uint8Array, { u8, layout }: MachineMemory, af
     last = frame;
   }
   return last;
+}
+
+/**
+ * Compares the pages of a part of `encodePages` with what is there; the last frame. The frames that `encodePages` has left out must be
+ * zeros. @throws SaveFileError at the first that differs
+ */
+export function comparePages(bytes: Uint8Array, machine: MachineMemory, after: number): number {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const count = checkCount(bytes);
+  let at = 4 + count * 4;
+  let last = after;
+  for (let i = 0; i < count; i++, at += PAGE_SIZE) {
+    const frame = view.getUint32(4 + i * 4, true);
+    compareZeros(machine, last, frame);
+    if (frame >= machine.layout.nameableFrames) throw new SaveFileError(`damaged: frame ${frame}`);
+    for (let byte = 0; byte < PAGE_SIZE; byte++)
+      if (machine.u8[frame * PAGE_SIZE + byte] !== bytes[at + byte])
+        throw new SaveFileError(`frame ${frame} is not what it is at the source`);
+    last = frame;
+  }
+  return last;
+}
+
+/** Frames between two that are not zeros. @throws SaveFileError */
+export function compareZeros(machine: MachineMemory, after: number, before: number): void {
+  for (let frame = after + 1; frame < before; frame++)
+    if (isOwned(machine, frame) && !isZero(machine, frame))
+      throw new SaveFileError(`frame ${frame} is not zero as it is at the source`);
 }
 
 /** What an engine has put into the slots of root page tables that are Xen's. The next engine puts in its own. */

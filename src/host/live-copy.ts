@@ -1,0 +1,112 @@
+/**
+ * Writes a domain while it runs: all of its pages, then those that it has stored into meanwhile, and again, until few are left or
+ * it stores faster than they can be sent; what is left is written when it stands still (docs/migration.md).
+ */
+
+import type { Sink } from '../toolstack/saved/save-file.ts';
+import {
+  PART_CHECK,
+  PART_DESCRIPTION,
+  PART_DOMAIN,
+  PART_END,
+  PART_PAGES,
+  SaveWriter,
+} from '../toolstack/saved/save-file.ts';
+import { encodeDescription } from '../toolstack/saved/saved-description.ts';
+import { encodePages, encodeSome } from '../toolstack/saved/saved-memory.ts';
+import { encodeDomain } from '../toolstack/saved/saved-state.ts';
+import type { DirtyTracker } from './dirty-tracker.ts';
+import { describe, type SavableDomain, systemTimeNs, writeState } from './save-domain.ts';
+import { NODE_CODEC } from './save-stream.ts';
+
+/** So few pages are sent while it stands still: 0.5 MiB. */
+const PAGES_FEW = 128;
+const ROUNDS_MAX = 30;
+/** A round that has not left at least so much less than the one before is one of those that do not help. */
+const SHRINKS = 0.8;
+const USELESS_ROUNDS_MAX = 3;
+
+export interface Round {
+  readonly number: number;
+  /** Pages sent, and pages that have been stored into since. */
+  readonly pages: number;
+  readonly left: number;
+  readonly ms: number;
+}
+
+export class LiveCopy {
+  readonly #saved: SavableDomain;
+  readonly #tracker: DirtyTracker;
+  readonly #writer: SaveWriter;
+  #parts = 0;
+  #left: readonly number[] = [];
+
+  constructor(saved: SavableDomain, tracker: DirtyTracker, sink: Sink) {
+    this.#saved = saved;
+    this.#tracker = tracker;
+    this.#writer = new SaveWriter(sink, NODE_CODEC);
+  }
+
+  /** What the reader must know before it can take pages. @throws NotSavable, and what the sink throws */
+  async announce(): Promise<void> {
+    const { domain } = this.#saved;
+    const nowNs = systemTimeNs(domain);
+    const shared = encodeDomain(domain, nowNs);
+    const description = await describe(this.#saved, nowNs);
+    await this.#writer.start();
+    await this.#writer.part(PART_DESCRIPTION, encodeDescription(description));
+    await this.#writer.part(PART_DOMAIN, shared);
+  }
+
+  /** Pages, while the domain runs. `stop` when no more is to be written. @throws what the sink throws */
+  async copyRunning(onRound: (round: Round) => void): Promise<void> {
+    const { machine } = this.#saved.domain;
+    await this.#tracker.start();
+    let useless = 0;
+    for (let number = 0; ; number++) {
+      const fromMs = performance.now();
+      const pages = await this.#write(number === 0 ? encodePages(machine) : encodeSome(machine, this.#left));
+      const before = number === 0 ? pages : this.#left.length;
+      this.#left = await this.#tracker.take();
+      const left = this.#left.length;
+      onRound({ number, pages, left, ms: performance.now() - fromMs });
+      if (left > before * SHRINKS) useless++;
+      if (left <= PAGES_FEW || number + 1 === ROUNDS_MAX || useless === USELESS_ROUNDS_MAX) return;
+    }
+  }
+
+  /** The rest, of a domain that is frozen; how many pages. `check`: all are sent again, to be compared. @throws NotSavable, and what the sink throws */
+  async copyRest(check: boolean): Promise<number> {
+    const { domain } = this.#saved;
+    const fromMs = performance.now();
+    const nowNs = systemTimeNs(domain);
+    const shared = encodeDomain(domain, nowNs);
+    // It takes a while, of xenstore's time.
+    const describing = describe(this.#saved, nowNs);
+    describing.catch(() => undefined);
+    const pages = await this.#write(encodeSome(domain.machine, await this.#tracker.last(this.#left)));
+    const writer = this.#writer;
+    const description = await describing;
+    const stillMs = Math.round(performance.now() - fromMs);
+    await writer.part(PART_DESCRIPTION, encodeDescription({ ...description, stillMs }));
+    await writer.part(PART_DOMAIN, shared);
+    await writeState(writer, domain);
+    if (check) for (const part of encodePages(domain.machine)) await writer.part(PART_CHECK, part);
+    await writer.part(PART_END, new Uint8Array(Uint32Array.of(this.#parts).buffer));
+    return pages;
+  }
+
+  stop(): void {
+    this.#tracker.stop();
+  }
+
+  async #write(parts: Iterable<Uint8Array>): Promise<number> {
+    let pages = 0;
+    for (const part of parts) {
+      pages += new DataView(part.buffer, part.byteOffset).getUint32(0, true);
+      await this.#writer.part(PART_PAGES, part);
+      this.#parts++;
+    }
+    return pages;
+  }
+}

@@ -1,0 +1,243 @@
+/**
+ * The source of a migration: sends a domain that runs to where it shall go on, and hands it over.
+ *
+ *   1. the target says who it is, hears what comes, and accepts it
+ *   2. pages, while the domain runs (live-copy.ts)
+ *   3. the domain is frozen; the rest
+ *   4. the target has it all, and says so
+ *   5. the source gives up its name, its disks, and what it would be started again from
+ *   6. GO
+ *   7. the target reports that it runs: the source ends
+ *
+ * Whatever goes wrong before 6, the domain goes on here, and the target, which gets no GO, throws its copy away. From 6 on the domain
+ * is the target's, and goes on here only if the target says that it may. If nothing is heard of the target any more, nobody can know
+ * here whether it has it: the domain stands still until the user says resume, or destroy.
+ */
+
+import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
+import { isSuspended } from '../hypervisor/domain-state.ts';
+import { NotSavable } from '../toolstack/saved/saved-state.ts';
+import type { DirtyTracker } from './dirty-tracker.ts';
+import { LiveCopy } from './live-copy.ts';
+import { LinkError, type MigrationLink } from './migration-link.ts';
+import { ACCEPTED, BANNER, bannerVersion, GO, PROTOCOL_VERSION, READY, REPORT } from './migration-protocol.ts';
+import type { AfterFreeze, Freezer, SavableDomain } from './save-domain.ts';
+
+/** What a domain gives up when it goes, and takes up again when it comes back. */
+export interface Departure {
+  /** @throws Error when it cannot go; `comeBack` follows */
+  leave(): Promise<void>;
+  comeBack(): Promise<void>;
+}
+
+export interface Migration {
+  readonly saved: SavableDomain;
+  readonly freezer: Freezer;
+  readonly tracker: DirtyTracker;
+  readonly link: MigrationLink;
+  readonly departure: Departure;
+  /** Another domain has pages of it mapped. */
+  readonly isMapped: () => boolean;
+  /** Of what reaches the target, for messages. */
+  readonly command: string;
+  /** All pages are compared at the target. */
+  readonly debug: boolean;
+}
+
+const ACCEPT_LIMIT_MS = 120_000;
+/** While the domain stands still. */
+const STILL_PATIENCE_MS = 10_000;
+const READY_LIMIT_MS = 30_000;
+const REPORT_LIMIT_MS = 30_000;
+
+/** libxl's codes. Source: xen/tools/libs/light/libxl_types.idl, enumeration error. */
+const ERROR_FAIL = -3;
+const ERROR_GUEST_TIMEDOUT = -8;
+
+const UNDEFINED = [
+  '** Migration failed during final handshake **',
+  'Domain state is now undefined !',
+  'Please CHECK AT BOTH ENDS for running instances, before renaming and',
+  ' resuming at most one instance.  Two simultaneous instances of the domain',
+  ' would probably result in SEVERE DATA LOSS and it is now your',
+  ' responsibility to avoid that.  Sorry.',
+];
+
+/** Why the domain stays; the lines are for the user. */
+class StaysHere extends Error {
+  override readonly name = 'StaysHere';
+  readonly lines: readonly string[];
+  readonly last: string;
+
+  constructor(lines: readonly string[], last: string) {
+    super(last);
+    this.lines = lines;
+    this.last = last;
+  }
+}
+
+/** True when the domain is the target's, and stands still here for good. False: it goes on here. */
+export async function migrate(migration: Migration): Promise<boolean> {
+  const { saved, freezer, tracker, link, isMapped } = migration;
+  const copy = new LiveCopy(saved, tracker, link.send.bind(link));
+  let gone = false;
+  try {
+    await greet(migration);
+    if (isMapped()) throw new NotSavable('another domain has pages of it mapped');
+    await sending(async () => {
+      await copy.announce();
+      await expectLine(migration, ACCEPTED, 'answer', ACCEPT_LIMIT_MS);
+      await copy.copyRunning(({ number, pages, left, ms }) =>
+        link.detail(`xc: detail: iteration ${number}: ${pages} pages in ${Math.round(ms)} ms, ${left} left`),
+      );
+    });
+    await freezer.whileFrozen(async () => {
+      const fromMs = performance.now();
+      if (isMapped()) throw new NotSavable('another domain has pages of it mapped');
+      link.patienceMs = STILL_PATIENCE_MS;
+      await sending(async () => {
+        const pages = await copy.copyRest(migration.debug);
+        link.detail(`xc: detail: the rest: ${pages} pages in ${Math.round(performance.now() - fromMs)} ms`);
+      });
+      const after = await handOver(migration);
+      link.detail(`xc: detail: stood still for ${Math.round(performance.now() - fromMs)} ms`);
+      gone = after === 'stay';
+      return after;
+    });
+  } catch (error) {
+    tellWhy(error, link);
+    return false;
+  } finally {
+    copy.stop();
+  }
+  return gone;
+}
+
+async function greet({ link, command }: Migration): Promise<void> {
+  let line: string;
+  try {
+    // Somebody may have to type a password.
+    line = await link.line('banner', Number.POSITIVE_INFINITY);
+  } catch (error) {
+    if (!(error instanceof LinkError)) throw error;
+    throw new StaysHere([`libxl: error: ${error.message}`], '');
+  }
+  if (line === BANNER) return;
+  const version = bannerVersion(line);
+  throw new StaysHere(
+    version === null
+      ? unexpected('banner', command)
+      : [`migration target has version ${version} of the migration stream, and this Domus has ${PROTOCOL_VERSION}`],
+    '',
+  );
+}
+
+function unexpected(what: string, command: string): string[] {
+  return [
+    `migration receiver stream contained unexpected data instead of ${what}`,
+    ...(command === '' ? [] : [`(command run was: ${command} )`]),
+  ];
+}
+
+async function expectLine({ link, command }: Migration, line: string, what: string, limitMs: number): Promise<void> {
+  if ((await link.line(what, limitMs)) !== line) throw new LinkError(unexpected(what, command).join('\n'));
+}
+
+/** What goes wrong with sending is told as xl does. */
+async function sending(act: () => Promise<void>): Promise<void> {
+  try {
+    await act();
+  } catch (error) {
+    if (!(error instanceof LinkError)) throw error;
+    const failed = `migration sender: libxl_domain_suspend failed (rc=${ERROR_FAIL})`;
+    throw new StaysHere([`libxl: error: ${error.message}`, failed], 'Migration failed, resuming at sender.');
+  }
+}
+
+function tellWhy(error: unknown, link: MigrationLink): void {
+  let told: StaysHere;
+  if (error instanceof StaysHere) told = error;
+  else if (error instanceof NotSavable)
+    told = new StaysHere(
+      [`libxl: error: ${error.message}`, `migration sender: libxl_domain_suspend failed (rc=${ERROR_GUEST_TIMEDOUT})`],
+      'Migration failed, failed to suspend at sender.',
+    );
+  else throw error;
+  for (const line of told.lines) link.tell(line);
+  link.hangUp();
+  if (told.last !== '') link.tell(told.last);
+  link.result(1);
+}
+
+/** The domain is frozen, and all of it is sent. */
+async function handOver(migration: Migration): Promise<AfterFreeze> {
+  const { link, departure } = migration;
+  const stays = async (lines: readonly string[]): Promise<never> => {
+    await departure.comeBack();
+    throw new StaysHere(lines, 'Migration failed, resuming at sender.');
+  };
+  try {
+    await expectLine(migration, READY, 'ready message', READY_LIMIT_MS);
+  } catch (error) {
+    if (!(error instanceof LinkError)) throw error;
+    throw new StaysHere([`libxl: error: ${error.message}`], 'Migration failed, resuming at sender.');
+  }
+  link.tell('migration sender: Target has acknowledged transfer.');
+  try {
+    await departure.leave();
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    return await stays([`libxl: error: ${error.message}`]);
+  }
+  link.tell('migration sender: Giving target permission to start.');
+  let status: string;
+  try {
+    await link.sendFinal(line(GO));
+    await expectLine(migration, REPORT, 'success/failure report message', REPORT_LIMIT_MS);
+    status = await link.line('success/failure status', REPORT_LIMIT_MS);
+    if (status !== '0') {
+      link.tell(`migration sender: Target reports startup failure (status code ${Number.parseInt(status, 10) || 1}).`);
+      await expectLine(migration, GO, 'permission for sender to resume', REPORT_LIMIT_MS);
+    }
+  } catch (error) {
+    if (!(error instanceof LinkError)) throw error;
+    if (error.isUnsent) return await stays([`libxl: error: ${error.message}`]);
+    return await undefinedState(migration, error.message);
+  }
+  if (status === '0') {
+    link.tell('migration sender: Target reports successful startup.');
+    return 'stay';
+  }
+  link.tell('migration sender: Trying to resume at our end.');
+  await departure.comeBack();
+  link.tell('migration sender: Resumed OK.');
+  link.tell('Migration failed due to problems at target.');
+  link.hangUp();
+  link.result(1);
+  return 'as before';
+}
+
+/** Nobody knows who has it: it stands still until somebody who has looked says that it is to go on. */
+async function undefinedState({ link, saved, departure }: Migration, why: string): Promise<AfterFreeze> {
+  link.tell(`libxl: error: ${why}`);
+  for (const one of UNDEFINED) link.tell(one);
+  link.hangUp();
+  link.result(1);
+  await resumed(saved.domain);
+  await departure.comeBack();
+  return 'as before';
+}
+
+/** Shows the domain as one that has suspended itself: `xl resume` lets it go on. */
+async function resumed(domain: Domain): Promise<void> {
+  const index = DOMAIN.suspended >> 2;
+  Atomics.store(domain.i32, index, 1);
+  while (isSuspended(domain)) {
+    const wait = Atomics.waitAsync(domain.i32, index, 1);
+    if (wait.async) await wait.value;
+  }
+}
+
+function line(text: string): Uint8Array {
+  return new TextEncoder().encode(`${text}\n`);
+}
