@@ -13,6 +13,7 @@ import { KeyboardDevice } from '../backends/keyboard.ts';
 import { NetworkDevice } from '../backends/network.ts';
 import { DiskTraffic, NetworkTraffic } from '../backends/traffic.ts';
 import { type BackendDevice, type DeviceBus, XenbusBackend } from '../backends/xenbus.ts';
+import { announcement } from '../network/announcement.ts';
 import { backendDomid } from '../toolstack/backend-domain.ts';
 import type { ChannelConfig } from '../toolstack/config/channel.ts';
 import { diskFromNodes, vifFromNodes } from '../toolstack/config/device-from-nodes.ts';
@@ -171,6 +172,11 @@ export class DomainDevices {
     };
     return (bus) => {
       device = new NetworkDevice(port, bus, options);
+      if (this.#isRestoring) {
+        // It may come from another host: what is for the guest is to come here.
+        network.send(announcement(mac));
+        network.flush();
+      }
       return device;
     };
   }
@@ -300,24 +306,33 @@ export class DomainDevices {
   async restore(config: DomainConfig): Promise<void> {
     this.#isRestoring = true;
     const { store, port } = this.#options;
-    for (const backendKind of BACKEND_KINDS)
-      for (const name of (await store.directory(`/local/domain/0/backend/${backendKind}/${port.domid}`)) ?? []) {
-        const path = `/local/domain/0/backend/${backendKind}/${port.domid}/${name}`;
+    const kindFolder = (kind: string): string => `/local/domain/0/backend/${kind}/${port.domid}`;
+    const found: { backendKind: string; path: string; configured: VifConfig | undefined }[] = [];
+    const names = await Promise.all(BACKEND_KINDS.map((kind) => store.directory(kindFolder(kind))));
+    for (const [i, backendKind] of BACKEND_KINDS.entries())
+      for (const name of names[i] ?? []) {
+        const configured = config.vifs.find((vif) => backendKind === 'vif' && String(vif.devid) === name);
+        found.push({ backendKind, path: `${kindFolder(backendKind)}/${name}`, configured });
+      }
+    // The guest stands still meanwhile.
+    const done = await Promise.allSettled(
+      found.map(async ({ backendKind, path, configured }) => {
         const nodes = await this.#readNodes(path);
         // Those that had been unplugged.
-        if (Number(nodes['state']) > XenbusStateConnected) continue;
-        const configured = config.vifs.find((vif) => backendKind === 'vif' && String(vif.devid) === name);
+        if (Number(nodes['state']) > XenbusStateConnected) return;
         await this.#start(path, await this.#openFromNodes(path, backendKind, nodes, configured));
-      }
+      }),
+    );
+    for (const one of done) if (one.status === 'rejected') throw one.reason;
     for (const vfb of config.vfbs) await this.addVfb(vfb);
     this.#isRestoring = false;
   }
 
   async #readNodes(path: string): Promise<Record<string, string>> {
     const { store } = this.#options;
-    const nodes: Record<string, string> = {};
-    for (const name of (await store.directory(path)) ?? []) nodes[name] = (await store.read(`${path}/${name}`)) ?? '';
-    return nodes;
+    const names = (await store.directory(path)) ?? [];
+    const values = await Promise.all(names.map((name) => store.read(`${path}/${name}`)));
+    return Object.fromEntries(names.map((name, i) => [name, values[i] ?? '']));
   }
 
   /** Somebody else has made the nodes of a device: it is opened, and its backend started. What is wrong is told in xenstore. */

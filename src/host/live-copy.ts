@@ -15,6 +15,7 @@ import {
 import { encodeDescription } from '../toolstack/saved/saved-description.ts';
 import { encodePages, encodeSome } from '../toolstack/saved/saved-memory.ts';
 import { encodeDomain } from '../toolstack/saved/saved-state.ts';
+import { WatchedNodes } from '../toolstack/saved/watched-nodes.ts';
 import type { DirtyTracker } from './dirty-tracker.ts';
 import { describe, type SavableDomain, systemTimeNs, writeState } from './save-domain.ts';
 import { NODE_CODEC } from './save-stream.ts';
@@ -38,6 +39,7 @@ export class LiveCopy {
   readonly #saved: SavableDomain;
   readonly #tracker: DirtyTracker;
   readonly #writer: SaveWriter;
+  readonly #nodes: WatchedNodes;
   #parts = 0;
   #left: readonly number[] = [];
 
@@ -45,6 +47,7 @@ export class LiveCopy {
     this.#saved = saved;
     this.#tracker = tracker;
     this.#writer = new SaveWriter(sink, NODE_CODEC);
+    this.#nodes = new WatchedNodes(saved.store, saved.domain.domid);
   }
 
   /** What the reader must know before it can take pages. @throws NotSavable, and what the sink throws */
@@ -52,7 +55,7 @@ export class LiveCopy {
     const { domain } = this.#saved;
     const nowNs = systemTimeNs(domain);
     const shared = encodeDomain(domain, nowNs);
-    const description = await describe(this.#saved, nowNs);
+    const description = await describe(this.#saved, nowNs, this.#nodes.start());
     await this.#writer.start();
     await this.#writer.part(PART_DESCRIPTION, encodeDescription(description));
     await this.#writer.part(PART_DOMAIN, shared);
@@ -81,8 +84,7 @@ export class LiveCopy {
     const fromMs = performance.now();
     const nowNs = systemTimeNs(domain);
     const shared = encodeDomain(domain, nowNs);
-    // It takes a while, of xenstore's time.
-    const describing = describe(this.#saved, nowNs);
+    const describing = describe(this.#saved, nowNs, this.#nodes.now());
     describing.catch(() => undefined);
     const pages = await this.#write(encodeSome(domain.machine, await this.#tracker.last(this.#left)));
     const writer = this.#writer;
@@ -97,6 +99,7 @@ export class LiveCopy {
   }
 
   stop(): void {
+    this.#nodes.stop();
     this.#tracker.stop();
   }
 

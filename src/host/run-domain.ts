@@ -28,7 +28,6 @@ import { type DomainConfig, formatUuid, type ShutdownAction } from '../toolstack
 import { renameDomain } from '../toolstack/rename-domain.ts';
 import { completeConfig } from '../toolstack/saved/saved-config.ts';
 import { NotSavable } from '../toolstack/saved/saved-state.ts';
-import { renumberNodes, writeDomainNodes } from '../toolstack/saved/saved-store.ts';
 import {
   DomainNameTaken,
   introduceControlDomain,
@@ -42,7 +41,7 @@ import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
 import type { ControlDevices } from './control-protocol.ts';
 import { DirtyTracker } from './dirty-tracker.ts';
-import { build, CONSOLE_PORT, cpuidOf, load, STORE_PORT, type TakeBootFiles } from './domain-content.ts';
+import { type Built, build, CONSOLE_PORT, cpuidOf, load, STORE_PORT, type TakeBootFiles } from './domain-content.ts';
 import { DomainDevices } from './domain-devices.ts';
 import { type AfterSave, DomainWriter } from './domain-writer.ts';
 import { type DomainXenstore, openDomainXenstore, type XenstoreChoice } from './domain-xenstore.ts';
@@ -66,6 +65,7 @@ import type { MigrationLink } from './migration-link.ts';
 import type { Departure } from './migration-sender.ts';
 import { Peers } from './peers.ts';
 import type { SavedDomain } from './restore-domain.ts';
+import { RestoredNodes } from './restored-nodes.ts';
 import { type FreezableDomain, Freezer } from './save-domain.ts';
 import { ShareableMemory } from './shared-memory.ts';
 import { stateRoot, xenstoredPath } from './state-dir.ts';
@@ -179,9 +179,9 @@ function actionFor(config: DomainConfig, reason: EndReason): ShutdownAction {
 }
 
 /** A name that is taken is the user's to solve. */
-async function hostErrorOf(done: Promise<void>): Promise<void> {
+async function hostErrorOf<T>(done: Promise<T>): Promise<T> {
   try {
-    await done;
+    return await done;
   } catch (error) {
     if (error instanceof DomainNameTaken) throw new HostError(error.message);
     throw error;
@@ -321,10 +321,12 @@ async function buildAndRun(
 ): Promise<EndReason> {
   const { config, options, xenstore, domid, restore } = run;
   const { machine } = domain;
-  const built =
-    restore === null
-      ? await build(config, run.takeBootFiles, domain)
-      : await load(restore, domain, { engine: handle, workers, force: options.force ?? false, log: options.log });
+  const loadOptions = { engine: handle, workers, force: options.force ?? false, log: options.log };
+  const nodes = new RestoredNodes(xenstore, domid, options.incoming?.name ?? config.name);
+  let built: Built;
+  if (restore === null) built = await build(config, run.takeBootFiles, domain);
+  else if (options.incoming === undefined) built = await load(restore, domain, loadOptions);
+  else built = await hostErrorOf(nodes.before(restore, () => load(restore, domain, loadOptions)));
   const storePort = restore?.description.store.port ?? STORE_PORT;
   const consolePort = restore?.description.console.port ?? CONSOLE_PORT;
   const storeMfn = built.storePfn + MFN_BASE;
@@ -349,8 +351,7 @@ async function buildAndRun(
     });
     await hostErrorOf(introduced);
   } else {
-    const nodes = renumberNodes(restore.description.nodes, restore.description.domid, domid);
-    await hostErrorOf(writeDomainNodes(xenstore.client, domid, nodes, options.incoming?.name ?? config.name));
+    await hostErrorOf(nodes.write(restore));
     await xenstore.client.introduce(domid, storeMfn, storePort);
   }
   const page = (pfn: number): Uint8Array => machine.u8.subarray(pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);

@@ -28,7 +28,7 @@ import {
 import { type Description, encodeDescription } from '../toolstack/saved/saved-description.ts';
 import { encodeM2p, encodePages } from '../toolstack/saved/saved-memory.ts';
 import { encodeDomain, encodeVcpu, NotSavable } from '../toolstack/saved/saved-state.ts';
-import { readDomainNodes } from '../toolstack/saved/saved-store.ts';
+import { readDomainNodes, type SavedNode } from '../toolstack/saved/saved-store.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import type { LinkConnection } from '../xenstore/link-connection.ts';
 import type { RingServer } from '../xenstore/ring-server.ts';
@@ -184,7 +184,7 @@ export async function writeDomain(saved: SavableDomain, sink: Sink): Promise<voi
   // Before anything is written: it may refuse.
   const nowNs = systemTimeNs(saved.domain);
   const shared = encodeDomain(saved.domain, nowNs);
-  const description = await describe(saved, nowNs);
+  const description = await describe(saved, nowNs, readDomainNodes(saved.store, saved.domain.domid));
   await writer.start();
   await writer.part(PART_DESCRIPTION, encodeDescription(description));
   await writer.part(PART_DOMAIN, shared);
@@ -197,15 +197,18 @@ export async function writeDomain(saved: SavableDomain, sink: Sink): Promise<voi
   await writer.part(PART_END, new Uint8Array(Uint32Array.of(parts).buffer));
 }
 
-/** What it is, `nowNs` on its clock. */
-export async function describe(saved: SavableDomain, nowNs: number): Promise<Description> {
+/** What it is, `nowNs` on its clock, with what xenstore has of it. */
+export async function describe(
+  saved: SavableDomain,
+  nowNs: number,
+  nodes: Promise<readonly SavedNode[]>,
+): Promise<Description> {
   const { domain, connection, store, cpu, facts } = saved;
   const { domid } = domain;
   const name = (await store.read(`/local/domain/${domid}/name`)) ?? '';
-  const nodes = await readDomainNodes(store, domid);
   const { watches } = connection;
   const tsc = { khz: domain.u32[DOMAIN.tscKhz >> 2], ticks: ticksAt(domain, nowNs) };
-  return { domid, name, config: saved.config(name), cpu, tsc, nodes, watches, ...facts };
+  return { domid, name, config: saved.config(name), cpu, tsc, nodes: await nodes, watches, ...facts };
 }
 
 /** Registers and M2P. */

@@ -1,0 +1,44 @@
+/** The nodes of a restored domain in xenstore. Those of one that still runs elsewhere are there before its pages, since they hardly change. */
+
+import { renumberNodes, type SavedNode, writeDomainNodes } from '../toolstack/saved/saved-store.ts';
+import { removeDomain } from '../toolstack/xenstore-nodes.ts';
+import type { DomainXenstore } from './domain-xenstore.ts';
+import type { SavedDomain } from './restore-domain.ts';
+
+export class RestoredNodes {
+  readonly #xenstore: DomainXenstore;
+  readonly #domid: number;
+  readonly #name: string;
+  /** What is there. */
+  #written: readonly SavedNode[] | null = null;
+
+  /** `name`: what the domain is called until it has come. */
+  constructor(xenstore: DomainXenstore, domid: number, name: string) {
+    this.#xenstore = xenstore;
+    this.#domid = domid;
+    this.#name = name;
+  }
+
+  /** Writes what is known of them before `load`. If that fails, nothing is left of them. @throws DomainNameTaken, and what `load` throws */
+  async before<T>(saved: SavedDomain, load: () => Promise<T>): Promise<T> {
+    await this.write(saved);
+    try {
+      return await load();
+    } catch (error) {
+      await this.#xenstore.remove(this.#domid);
+      throw error;
+    }
+  }
+
+  /** Makes them as they are described now. @throws DomainNameTaken */
+  async write({ description: { nodes, domid } }: SavedDomain): Promise<void> {
+    const wanted = renumberNodes(nodes, domid, this.#domid);
+    const { client } = this.#xenstore;
+    if (this.#written !== null) {
+      if (JSON.stringify(this.#written) === JSON.stringify(wanted)) return;
+      await removeDomain(client, this.#domid);
+    }
+    await writeDomainNodes(client, this.#domid, wanted, this.#name);
+    this.#written = wanted;
+  }
+}
