@@ -1,7 +1,6 @@
 /** The nodes of a restored domain in xenstore. Those of one that still runs elsewhere are there before its pages, since they hardly change. */
 
-import { renumberNodes, type SavedNode, writeDomainNodes } from '../toolstack/saved/saved-store.ts';
-import { removeDomain } from '../toolstack/xenstore-nodes.ts';
+import { changeDomainNodes, renumberNodes, type SavedNode, writeDomainNodes } from '../toolstack/saved/saved-store.ts';
 import type { DomainXenstore } from './domain-xenstore.ts';
 import type { SavedDomain } from './restore-domain.ts';
 
@@ -34,11 +33,8 @@ export class RestoredNodes {
   async write({ description: { nodes, domid } }: SavedDomain): Promise<void> {
     const wanted = renumberNodes(nodes, domid, this.#domid);
     const { client } = this.#xenstore;
-    if (this.#written !== null) {
-      if (JSON.stringify(this.#written) === JSON.stringify(wanted)) return;
-      await removeDomain(client, this.#domid);
-    }
-    await writeDomainNodes(client, this.#domid, wanted, this.#name);
+    if (this.#written === null) await writeDomainNodes(client, this.#domid, wanted, this.#name);
+    else await changeDomainNodes(client, this.#written, wanted);
     this.#written = wanted;
   }
 }

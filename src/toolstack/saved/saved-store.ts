@@ -21,14 +21,7 @@ export type SavedNode = readonly [path: string, value: string, permissions: read
 export async function readDomainNodes(store: XenstoreClient, domid: number): Promise<SavedNode[]> {
   const nodes: SavedNode[] = [];
   const visit = async (path: string): Promise<void> => {
-    const [value, permissions, names] = await Promise.all([
-      store.readBytes(path),
-      store.getPermissions(path),
-      store.directory(path),
-    ]);
-    if (value === null || permissions === null || names === null) return;
-    nodes.push([path, bytesToText(value), permissions]);
-    for (const name of names) await visit(`${path}/${name}`);
+    nodes.push(...(await readNodesBelow(store, path)));
   };
   const vm = await store.read(`/local/domain/${domid}/vm`);
   if (vm !== null && UUID_PATH.test(vm)) await visit(vm);
@@ -36,6 +29,18 @@ export async function readDomainNodes(store: XenstoreClient, domid: number): Pro
   await visit(`/libxl/${domid}`);
   for (const kind of (await store.directory(BACKENDS)) ?? []) await visit(`${BACKENDS}/${kind}/${domid}`);
   return nodes;
+}
+
+/** A node and all below it, parents before children; nothing if it is not there. */
+export async function readNodesBelow(store: XenstoreClient, path: string): Promise<SavedNode[]> {
+  const [value, permissions, names] = await Promise.all([
+    store.readBytes(path),
+    store.getPermissions(path),
+    store.directory(path),
+  ]);
+  if (value === null || permissions === null || names === null) return [];
+  const below = await Promise.all(names.map((name) => readNodesBelow(store, `${path}/${name}`)));
+  return [[path, bytesToText(value), permissions], ...below.flat()];
 }
 
 /** Checks what was read from a file. @throws SaveFileError */
@@ -81,6 +86,27 @@ export function renumberNodes(nodes: readonly SavedNode[], from: number, to: num
       isDomid && value === String(from) ? String(to) : path(value),
       permissions.map((entry) => (entry.slice(1) === String(from) ? `${entry[0]}${to}` : entry)),
     ];
+  });
+}
+
+/** Makes the nodes of a domain from `before` into `after`, all or none. Its name stays. */
+export async function changeDomainNodes(
+  store: XenstoreClient,
+  before: readonly SavedNode[],
+  after: readonly SavedNode[],
+): Promise<void> {
+  const old = new Map(before.map((node) => [node[0], JSON.stringify(node)]));
+  const wanted = new Set(after.map(([path]) => path));
+  const gone = [...old.keys()].filter((path) => !wanted.has(path));
+  const changed = after.filter((node) => old.get(node[0]) !== JSON.stringify(node));
+  if (gone.length === 0 && changed.length === 0) return;
+  await store.transaction(async (nodes: XenstoreNodes) => {
+    const made: Promise<unknown>[] = [];
+    // Children first: a node goes with all below it.
+    for (const path of gone.reverse()) made.push(nodes.remove(path));
+    for (const [path, value, permissions] of changed)
+      made.push(nodes.write(path, textToBytes(value)), nodes.setPermissions(path, permissions));
+    await Promise.all(made);
   });
 }
 
