@@ -328,6 +328,19 @@ export class DomainDevices {
     this.#isRestoring = false;
   }
 
+  /** Before `restore`: what can be known to be missing. @throws HostError */
+  async mustBeThere(): Promise<void> {
+    const { store, port } = this.#options;
+    for (const backendKind of BACKEND_KINDS.filter((kind) => kind !== 'vif')) {
+      const folder = `/local/domain/0/backend/${backendKind}/${port.domid}`;
+      for (const name of (await store.directory(folder)) ?? []) {
+        const nodes = await this.#readNodes(`${folder}/${name}`);
+        const disk = diskFromNodes(nodes);
+        if (disk !== null && diskScript(backendKind, nodes) === null) await placeDisk(disk);
+      }
+    }
+  }
+
   async #readNodes(path: string): Promise<Record<string, string>> {
     const { store } = this.#options;
     const names = (await store.directory(path)) ?? [];

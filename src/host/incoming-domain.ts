@@ -54,7 +54,11 @@ export class IncomingDomain {
       }
     };
     tell('Loading new save file <incoming migration stream>');
-    const saved = await SavedDomain.open(patient);
+    const saved = await SavedDomain.open(async (count) => {
+      const bytes = await patient(count);
+      if (bytes.length < count) throw new SaveFileError('file/stream truncated reading migration stream');
+      return bytes;
+    });
     tell('Parsing config from <saved>');
     const incoming = new IncomingDomain(saved, { input, output, source: patient, tell });
     saved.onWanted = () => incoming.#answer(ACCEPTED);

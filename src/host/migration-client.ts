@@ -15,6 +15,7 @@ import {
   FRAME_ENDED,
   FRAME_HANG_UP,
   FRAME_LINE,
+  FRAME_LOST,
   FRAME_RESULT,
   FrameReader,
   frame,
@@ -77,9 +78,10 @@ async function carry(
   };
   const reader = new FrameReader((kind, bytes) => {
     if (kind === FRAME_BYTES && !hasHungUp) {
-      if (!child.stdin.write(Uint8Array.from(bytes)) && !child.stdin.destroyed) {
-        socket.pause();
-      }
+      const onWritten = (error: Error | null | undefined): void => {
+        if (error) socket.write(frame(FRAME_LOST, new Uint8Array(0)));
+      };
+      if (!child.stdin.write(Uint8Array.from(bytes), onWritten) && !child.stdin.destroyed) socket.pause();
     } else if (kind === FRAME_LINE || kind === FRAME_DETAIL) {
       const line = text(bytes);
       inTurn(() => (kind === FRAME_LINE ? tell : detail)(line));

@@ -8,6 +8,7 @@ import {
   FRAME_ENDED,
   FRAME_HANG_UP,
   FRAME_LINE,
+  FRAME_LOST,
   FRAME_RESULT,
   frame,
   textFrame,
@@ -54,6 +55,8 @@ export class SocketLink implements MigrationLink {
   readonly #reader = new LineReader();
   readonly #lines: string[] = [];
   #ended: string | null = null;
+  /** What was sent last has not come to the target, nor will it. */
+  #isLost = false;
   #wake: () => void = () => {};
   /** When something was taken last. */
   #movedMs = 0;
@@ -66,7 +69,8 @@ export class SocketLink implements MigrationLink {
   }
 
   receive(kind: number, bytes: Uint8Array): void {
-    if (kind === FRAME_ENDED) this.#end(null);
+    if (kind === FRAME_LOST) this.#isLost = true;
+    if (kind === FRAME_ENDED || kind === FRAME_LOST) this.#end(null);
     if (kind !== FRAME_BYTES) return;
     const lines = this.#reader.take(bytes);
     if (lines === null || this.#lines.length + lines.length > LINES_MAX) {
@@ -125,7 +129,7 @@ export class SocketLink implements MigrationLink {
 
   #lost(doing: string, isUnsent = false): LinkError {
     const why = this.#ended === null || this.#ended === '' ? 'file/stream truncated ' : `${this.#ended}, `;
-    return new LinkError(`${why}${doing}`, isUnsent);
+    return new LinkError(`${why}${doing}`, isUnsent || this.#isLost);
   }
 
   /** False: not within the limit. */
