@@ -13,7 +13,7 @@ import { type DomainConfig, readDomainConfig } from '../toolstack/config/domain-
 import { ConfigError } from '../toolstack/config/xl-cfg.ts';
 import { SaveFileError } from '../toolstack/saved/save-file.ts';
 import { HostError } from './host-error.ts';
-import { ACCEPTED, BANNER, GO, READY, REPORT } from './migration-protocol.ts';
+import { ACCEPTED, BANNER, GO, READY, REPORT, TAKEN } from './migration-protocol.ts';
 import { SavedDomain } from './restore-domain.ts';
 import { sourceOf } from './save-stream.ts';
 
@@ -62,6 +62,7 @@ export class IncomingDomain {
     tell('Parsing config from <saved>');
     const incoming = new IncomingDomain(saved, { input, output, source: patient, tell });
     saved.onWanted = () => incoming.#answer(ACCEPTED);
+    saved.onRound = () => incoming.#answer(TAKEN);
     return incoming;
   }
 

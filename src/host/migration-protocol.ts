@@ -3,7 +3,8 @@
  *
  *   target                                       source
  *   BANNER, with the version                     the stream's header, description and domain part
- *   ACCEPTED: it has what the guest has seen     pages, while the domain runs; then the rest, of when it stands still
+ *   ACCEPTED: it has what the guest has seen     a round of pages, while the domain runs
+ *   TAKEN, at the end of each round              another round; or the rest, of when it stands still
  *   READY: all is there, and it stands still     GO: from now on it is the target's, whatever happens
  *   REPORT, then a line with a number: 0, it runs; or why not, and GO: the source may have it back
  *
@@ -14,6 +15,7 @@ export const PROTOCOL_VERSION = 1;
 const BANNER_START = 'domus migration receiver, version ';
 export const BANNER = `${BANNER_START}${PROTOCOL_VERSION}: send the domain`;
 export const ACCEPTED = 'domain accepted, send its memory';
+export const TAKEN = 'memory taken';
 export const READY = 'domain received, ready to unpause';
 export const GO = 'domain is yours, you are cleared to unpause';
 export const REPORT = 'my copy unpause results are as follows';

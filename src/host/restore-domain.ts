@@ -14,6 +14,7 @@ import {
   PART_END,
   PART_M2P,
   PART_PAGES,
+  PART_ROUND,
   PART_VCPU,
   SaveFileError,
   SaveReader,
@@ -41,6 +42,8 @@ export class SavedDomain {
   #stillSinceMs: number | null = null;
   /** Called when the rest is wanted. */
   onWanted: (() => Promise<void>) | null = null;
+  /** Called at the end of each round of pages of a domain that runs. */
+  onRound: (() => Promise<void>) | null = null;
 
   /** @throws SaveFileError */
   static async open(source: Source): Promise<SavedDomain> {
@@ -78,8 +81,15 @@ export class SavedDomain {
     await this.onWanted?.();
     let next = await reader.part();
     let partsBefore = 0;
-    const isLive = next.kind === PART_PAGES || next.kind === PART_DESCRIPTION;
-    for (; next.kind === PART_PAGES; next = await reader.part(), partsBefore++) decodePages(next.bytes, machine, -1);
+    const isLive = [PART_PAGES, PART_ROUND, PART_DESCRIPTION].includes(next.kind);
+    for (; next.kind === PART_PAGES || next.kind === PART_ROUND; next = await reader.part()) {
+      if (next.kind === PART_ROUND) {
+        await this.onRound?.();
+        continue;
+      }
+      decodePages(next.bytes, machine, -1);
+      partsBefore++;
+    }
     if (isLive) {
       if (next.kind !== PART_DESCRIPTION) throw new SaveFileError(`damaged: a part of kind ${next.kind} behind pages`);
       this.#standsStill(decodeDescription(next.bytes), await reader.expect(PART_DOMAIN));

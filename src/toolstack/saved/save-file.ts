@@ -27,6 +27,8 @@ export const PART_PAGES = 5;
 export const PART_END = 6;
 /** In the stream of a domain that moves only: pages that should be there already. */
 export const PART_CHECK = 7;
+/** There, too: nothing is in it. The reader says when it has come so far. */
+export const PART_ROUND = 8;
 
 const ENCODING_RAW = 0;
 const ENCODING_ZSTD = 1;
