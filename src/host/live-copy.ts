@@ -10,6 +10,7 @@ import {
   PART_DOMAIN,
   PART_END,
   PART_PAGES,
+  PART_ROUND,
   SaveWriter,
 } from '../toolstack/saved/save-file.ts';
 import { encodeDescription } from '../toolstack/saved/saved-description.ts';
@@ -40,10 +41,13 @@ export class LiveCopy {
   readonly #tracker: DirtyTracker;
   readonly #writer: SaveWriter;
   readonly #nodes: WatchedNodes;
+  readonly #taken: () => Promise<void>;
   #parts = 0;
   #left: readonly number[] = [];
 
-  constructor(saved: SavableDomain, tracker: DirtyTracker, sink: Sink) {
+  /** `taken`: resolves when the reader has come to the end of a round, so that what is left then is left for both. */
+  constructor(saved: SavableDomain, tracker: DirtyTracker, sink: Sink, taken: () => Promise<void>) {
+    this.#taken = taken;
     this.#saved = saved;
     this.#tracker = tracker;
     this.#writer = new SaveWriter(sink, NODE_CODEC);
@@ -69,6 +73,8 @@ export class LiveCopy {
     for (let number = 0; ; number++) {
       const fromMs = performance.now();
       const pages = await this.#write(number === 0 ? encodePages(machine) : encodeSome(machine, this.#left));
+      await this.#writer.part(PART_ROUND, new Uint8Array(0));
+      await this.#taken();
       const before = number === 0 ? pages : this.#left.length;
       this.#left = await this.#tracker.take();
       const left = this.#left.length;

@@ -11,7 +11,7 @@ import { createStore } from '../xenstore/store.ts';
 import { DirtyTracker } from './dirty-tracker.ts';
 import { createEngineDomain, createKicker } from './engines.ts';
 import { LinkError, type MigrationLink } from './migration-link.ts';
-import { ACCEPTED, BANNER, GO, READY, REPORT } from './migration-protocol.ts';
+import { ACCEPTED, BANNER, GO, READY, REPORT, TAKEN } from './migration-protocol.ts';
 import { migrate } from './migration-sender.ts';
 import { SavedDomain } from './restore-domain.ts';
 import type { AfterFreeze, Freezer, SavableDomain } from './save-domain.ts';
@@ -87,6 +87,8 @@ class Target implements MigrationLink {
   }
 
   async line(what: string): Promise<string> {
+    // It takes what comes.
+    if (what === 'round message') return TAKEN;
     const line = this.#lines.shift() ?? null;
     if (line === null) throw new LinkError(`file/stream truncated reading ${what} from migration receiver stream`);
     return line;

@@ -20,7 +20,7 @@ import { NotSavable } from '../toolstack/saved/saved-state.ts';
 import type { DirtyTracker } from './dirty-tracker.ts';
 import { LiveCopy } from './live-copy.ts';
 import { LinkError, type MigrationLink } from './migration-link.ts';
-import { ACCEPTED, BANNER, bannerVersion, GO, PROTOCOL_VERSION, READY, REPORT } from './migration-protocol.ts';
+import { ACCEPTED, BANNER, bannerVersion, GO, PROTOCOL_VERSION, READY, REPORT, TAKEN } from './migration-protocol.ts';
 import type { AfterFreeze, Freezer, SavableDomain } from './save-domain.ts';
 
 /** What a domain gives up when it goes, and takes up again when it comes back. */
@@ -45,6 +45,8 @@ export interface Migration {
 }
 
 const ACCEPT_LIMIT_MS = 120_000;
+/** What is on the way when all of a round has been sent. */
+const ROUND_LIMIT_MS = 120_000;
 /** While the domain stands still. */
 const STILL_PATIENCE_MS = 10_000;
 const READY_LIMIT_MS = 30_000;
@@ -79,7 +81,8 @@ class StaysHere extends Error {
 /** True when the domain is the target's, and stands still here for good. False: it goes on here. */
 export async function migrate(migration: Migration): Promise<boolean> {
   const { saved, freezer, tracker, link, isMapped } = migration;
-  const copy = new LiveCopy(saved, tracker, link.send.bind(link));
+  const taken = (): Promise<void> => expectLine(migration, TAKEN, 'round message', ROUND_LIMIT_MS);
+  const copy = new LiveCopy(saved, tracker, link.send.bind(link), taken);
   let gone = false;
   try {
     await greet(migration);
