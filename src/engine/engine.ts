@@ -21,6 +21,8 @@ export const EXIT_EXCEPTION = 1;
 export const EXIT_INTERRUPTED = 2;
 /** The engine cannot go on with this guest (triple fault, KVM internal error): exitDetail; the domain crashes. */
 export const EXIT_INTERNAL_ERROR = 3;
+/** A hypercall has been carried out by `onHypercall`, which does not let the guest go on as it is. */
+export const EXIT_HANDLED = 4;
 
 /** Legacy region, header, and state components 2, 5, 6 and 7. Source: Intel SDM vol. 1, 13.4 and 13.5. */
 export const VECTOR_STATE_BYTES = 2688;
@@ -48,6 +50,12 @@ export interface EngineFacts {
 
 export interface Engine {
   readonly facts: EngineFacts;
+  /**
+   * An engine may call this for a SYSCALL in kernel mode, in the middle of `run`, instead of coming back with EXIT_SYSCALL: what it has in
+   * hand of the guest's callers stays. The block is as at the exit. True when the guest goes on behind the instruction, in the same
+   * mode and with nothing to deliver; otherwise the engine leaves with EXIT_HANDLED.
+   */
+  onHypercall?: () => boolean;
   /** Runs guest code until something happens. Delivers nothing itself: the block is exactly what runs. */
   run(): ExitKind;
   /** Forget all translations of this vCPU (both roots) before guest code runs again. */

@@ -5,7 +5,13 @@
  */
 
 import { VIRQ_TIMER } from '../abi/xen.ts';
-import { EXIT_EXCEPTION, EXIT_INTERNAL_ERROR, EXIT_SYSCALL, VECTOR_STATE_BYTES } from '../engine/engine.ts';
+import {
+  EXIT_EXCEPTION,
+  EXIT_HANDLED,
+  EXIT_INTERNAL_ERROR,
+  EXIT_SYSCALL,
+  VECTOR_STATE_BYTES,
+} from '../engine/engine.ts';
 import { PTE_P, PTE_US } from '../machine/page-table.ts';
 import {
   FLAG_FLUSH_TLB,
@@ -95,6 +101,29 @@ export function runVcpu(v: Vcpu): void {
   const stats = VCPU.stats >> 2;
   let nextTimeNs = v.host.monotonicNs() + TIME_INTERVAL_NS;
   let untimed = 0;
+  engine.onHypercall = () => {
+    const ripLo = block.u32[VCPU.rip >> 2];
+    const ripHi = block.u32[(VCPU.rip >> 2) + 1];
+    const singleshotNs = block.f64[VCPU.singleshotNs >> 3];
+    const periodicNs = block.f64[VCPU.periodicNs >> 3];
+    block.u32[stats + STAT_HYPERCALL]++;
+    hypercall(v);
+    return (
+      ++untimed < EXITS_UNTIMED &&
+      block.u32[VCPU.rip >> 2] === ripLo &&
+      block.u32[(VCPU.rip >> 2) + 1] === ripHi &&
+      block.u32[VCPU.userMode >> 2] === 0 &&
+      // The engine's deadline is still the right one.
+      block.f64[VCPU.singleshotNs >> 3] === singleshotNs &&
+      block.f64[VCPU.periodicNs >> 3] === periodicNs &&
+      !v.blocked &&
+      schedule.holdUntilNs === 0 &&
+      domain.shutdownReason === -1 &&
+      Atomics.load(i32, VCPU.state >> 2) === VCPU_STATE_UP &&
+      Atomics.load(i32, VCPU.nmiPending >> 2) === 0 &&
+      !upcallDue(v)
+    );
+  };
   for (;;) {
     const flags = Atomics.exchange(i32, VCPU.flags >> 2, 0);
     if ((flags & FLAG_STOP) !== 0 || domain.shutdownReason !== -1) return;
@@ -133,11 +162,13 @@ export function runVcpu(v: Vcpu): void {
     } else if (exit === EXIT_EXCEPTION) exception(v);
     else if (exit === EXIT_INTERNAL_ERROR)
       crashDomain(v, `the ${engine.facts.name} engine cannot run this guest any further: ${engine.describeError()}`);
-    else {
+    else if (exit !== EXIT_HANDLED) {
       block.u32[stats + STAT_INTERRUPTED]++;
       untimed = EXITS_UNTIMED;
     }
-    if (++untimed < EXITS_UNTIMED) continue;
+    // Those of `onHypercall` are counted there.
+    if (exit !== EXIT_HANDLED) untimed++;
+    if (untimed < EXITS_UNTIMED) continue;
     untimed = 0;
     const now = v.host.monotonicNs();
     if (now >= schedule.nextNs) schedule.account(now);

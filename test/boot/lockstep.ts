@@ -5,7 +5,7 @@
 
 import { ConsoleBackend } from '../../src/backends/console.ts';
 import type { Engine, ExitKind, Kicker } from '../../src/engine/engine.ts';
-import { EXIT_INTERRUPTED } from '../../src/engine/engine.ts';
+import { EXIT_HANDLED, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../../src/engine/engine.ts';
 import { STATE } from '../../src/engine/wasm/layout.ts';
 import { createWasmDomain } from '../../src/engine/wasm/wasm-domain.ts';
 import { WasmVcpu } from '../../src/engine/wasm/wasm-vcpu.ts';
@@ -68,7 +68,7 @@ function quiet(engine: WasmVcpu, block: VcpuBlock, atExit: (exit: ExitKind) => v
         if (block.i32[VCPU.flags >> 2] !== 0) return exit;
         continue;
       }
-      atExit(exit);
+      if (exit !== EXIT_HANDLED) atExit(exit);
       return exit;
     }
   };
@@ -78,6 +78,15 @@ function quiet(engine: WasmVcpu, block: VcpuBlock, atExit: (exit: ExitKind) => v
       if (name === 'setRunDeadline') return () => {};
       const value: unknown = Reflect.get(target, name, target);
       return typeof value === 'function' ? value.bind(target) : value;
+    },
+    // Hypercalls in the middle of a run are exits too.
+    set: (target, name, value: () => boolean) => {
+      if (name !== 'onHypercall') throw new Error(`nobody sets ${String(name)} of an engine`);
+      target.onHypercall = () => {
+        atExit(EXIT_SYSCALL);
+        return value();
+      };
+      return true;
     },
   });
 }

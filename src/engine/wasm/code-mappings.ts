@@ -167,15 +167,16 @@ export class CodeMappings {
     }
   }
 
-  /** Forgets the page of an address in both modes. */
-  forgetPage(lo: number, hi: number): void {
+  /** Forgets the page of an address in both modes. True when it was known. */
+  forgetPage(lo: number, hi: number): boolean {
     const tag = (lo & ~0xfff) >>> 0;
-    if (!this.#pageIndex.has(keyOf(tag, hi)) && !this.#pageIndex.has(keyOf((tag | 1) >>> 0, hi))) return;
+    if (!this.#pageIndex.has(keyOf(tag, hi)) && !this.#pageIndex.has(keyOf((tag | 1) >>> 0, hi))) return false;
     const pages = this.#pages;
     this.#keep(
       (at) => (pages[at + PAGE_LO] & ~1) >>> 0 !== tag || pages[at + PAGE_HI] !== hi,
       () => undefined,
     );
+    return true;
   }
 
   clear(): void {

@@ -53,8 +53,8 @@ function build(variant: Variant, guestPages: number, cpuPages: number): Uint8Arr
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
   const stop = m.importFunction('e', 'stop', []);
   const start = m.importFunction('e', 'start', []);
-  m.importMemory('e', 'guest', guestPages, guestPages);
   m.importMemory('e', 'cpu', cpuPages, cpuPages);
+  m.importMemory('e', 'guest', guestPages, guestPages);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const compute = m.declare([I32, I64, I64], [I32]);
   m.define(compute, computeFlags());

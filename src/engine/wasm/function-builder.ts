@@ -22,6 +22,12 @@ export interface Label {
   isOpen: boolean;
 }
 
+/** A branch, by its place behind the body's size, and whether it is likely to be taken. */
+export interface BranchHint {
+  readonly at: number;
+  readonly likely: boolean;
+}
+
 const EMPTY_BLOCK = 0x40;
 
 export class FunctionBuilder {
@@ -32,6 +38,8 @@ export class FunctionBuilder {
   readonly #free = new Map<ValueType, number[]>();
   readonly #temporaries: { readonly index: number; readonly type: ValueType }[] = [];
   #depth = 0;
+  /** By their places in `code`. */
+  readonly #hints: BranchHint[] = [];
 
   constructor(parameters: readonly ValueType[]) {
     this.#parameters = parameters.length;
@@ -200,14 +208,15 @@ export class FunctionBuilder {
     return this.#depth;
   }
 
-  /** A constant condition leaves only its side. */
-  if(condition: Node, yes: () => void, no?: () => void): void {
+  /** A constant condition leaves only its side. `likely`: how the condition mostly is, if anyone knows. */
+  if(condition: Node, yes: () => void, no?: () => void, likely?: boolean): void {
     if (condition.kind === CONST) {
       if (condition.lo !== 0) yes();
       else no?.();
       return;
     }
     this.emit(condition);
+    this.#hint(likely);
     this.#open(0x04, () => {
       yes();
       if (no !== undefined) {
@@ -215,6 +224,16 @@ export class FunctionBuilder {
         no();
       }
     });
+  }
+
+  /** An `if` that is seldom entered. */
+  seldom(condition: Node, body: () => void): void {
+    this.if(condition, body, undefined, false);
+  }
+
+  /** What is said of the branch that is written next. */
+  #hint(likely: boolean | undefined): void {
+    if (likely !== undefined) this.#hints.push({ at: this.code.length, likely });
   }
 
   #distance(label: Label): number {
@@ -227,8 +246,9 @@ export class FunctionBuilder {
     this.code.u32(this.#distance(label));
   }
 
-  brIf(label: Label, condition: Node): void {
+  brIf(label: Label, condition: Node, likely?: boolean): void {
     this.emit(condition);
+    this.#hint(likely);
     this.code.u8(0x0d);
     this.code.u32(this.#distance(label));
   }
@@ -250,8 +270,8 @@ export class FunctionBuilder {
     this.code.u8(0x00);
   }
 
-  /** The function body as the code section has it: size, locals, code, end. The builder is done then. */
-  finish(out: ByteWriter): void {
+  /** The function body as the code section has it: size, locals, code, end. The builder is done then. Returns its branch hints. */
+  finish(out: ByteWriter): readonly BranchHint[] {
     const head = takeWriter();
     const types = this.#locals;
     let groups = 0;
@@ -265,10 +285,12 @@ export class FunctionBuilder {
       i = end;
     }
     out.u32(head.length + this.code.length + 1);
+    const hints = this.#hints.map(({ at, likely }) => ({ at: head.length + at, likely }));
     out.append(head.view());
     out.append(this.code.view());
     out.u8(0x0b);
     giveBack(head);
     giveBack(this.code);
+    return hints;
   }
 }

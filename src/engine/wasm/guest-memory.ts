@@ -179,13 +179,13 @@ export class GuestMemory {
     u32[(entry + TLB_WRITE + 4) >>> 2] = 0xffffffff;
   }
 
-  /** Forgets the page of an address, in both modes. */
-  flushPage(lo: number, hi: number): void {
+  /** Forgets the page of an address, in both modes. True when code has run there. */
+  flushPage(lo: number, hi: number): boolean {
     const index = (lo >>> 12) & (TLB_ENTRIES - 1);
     this.#drop(STATE.tlb + index * TLB_ENTRY);
     this.#drop(STATE.tlb + TLB_SIZE + index * TLB_ENTRY);
-    this.#kernelCode.forgetPage(lo, hi);
-    this.#lowCode.forgetPage(lo, hi);
+    const kernelCode = this.#kernelCode.forgetPage(lo, hi);
+    return this.#lowCode.forgetPage(lo, hi) || kernelCode;
   }
 
   /** Code of a frame is about to be decoded: stores into it must come here from now on. */

@@ -165,7 +165,6 @@ const BRANCHES_32: ReadonlyMap<number, number> = new Map([
 const ENDS = new Set([
   'iret',
   'retf',
-  'syscall',
   'sysenter',
   'int',
   'int3',

@@ -256,8 +256,9 @@ export class InterpreterCpu implements Cpu {
       () => f.set(at, i32.add(i32.wrap(address), i32.load(CPU, entry, TLB_ADDEND))),
       () => {
         f.set(at, this.#miss(address, size, access));
-        f.if(i32.eq(at, i32.const(-1)), () => this.frame.leave());
+        f.seldom(i32.eq(at, i32.const(-1)), () => this.frame.leave());
       },
+      true,
     );
     return at;
   }
@@ -273,7 +274,7 @@ export class InterpreterCpu implements Cpu {
 
   protected commit(at: Node, size: number): void {
     const { f } = this;
-    f.if(i32.geU(at, globalGet(this.#runtime.scratch, I32)), () =>
+    f.seldom(i32.geU(at, globalGet(this.#runtime.scratch, I32)), () =>
       f.callVoid(this.#runtime.commit, at, i32.const(size)),
     );
   }

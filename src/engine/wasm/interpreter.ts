@@ -112,8 +112,8 @@ function build(guestPages: number, cpuPages: number, counting: boolean): Uint8Ar
   const cold = m.importFunction('e', 'cold', [I32, I32], [I32]);
   const stop = m.importFunction('e', 'stop', []);
   const start = m.importFunction('e', 'start', []);
-  m.importMemory('e', 'guest', guestPages, guestPages);
   m.importMemory('e', 'cpu', cpuPages, cpuPages);
+  m.importMemory('e', 'guest', guestPages, guestPages);
   m.importTable('e', 'table', FIRST_SLOT);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const flagsFunction = m.declare([I32, I64, I64], [I32]);
@@ -253,14 +253,14 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
         const poll = (): void => {
           f.set(budget, i32.sub(budget, i32.const(1)));
           const wanted = i32.ne(i32.load(CPU, zeroAddress, VCPU.flags), i32.const(0));
-          f.if(i32.or(i32.leS(budget, i32.const(0)), wanted), () => leaveWith(EXIT_INTERRUPTED));
+          f.seldom(i32.or(i32.leS(budget, i32.const(0)), wanted), () => leaveWith(EXIT_INTERRUPTED));
           f.br(next);
         };
 
         const resolveTarget = (from: Node): void => {
           const high = i32.wrap(i64.shrU(target, i64.small(32)));
           f.set(pc, call(resolve, I32, i32.wrap(target), high, from));
-          f.if(i32.eqz(pc), () => {
+          f.seldom(i32.eqz(pc), () => {
             f.store(8, CPU, zeroAddress, VCPU.rip, target);
             f.set(reason, i32.const(EXIT_EXCEPTION));
             f.br(done);
@@ -276,7 +276,7 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
               f.if(backward, () => {
                 const count = f.let(i32.add(i32.load16U(CPU, pc, MICRO_OP.count), i32.const(1)));
                 f.store(2, CPU, pc, MICRO_OP.count, count);
-                f.if(i32.eq(count, i32.const(HOT)), () => {
+                f.seldom(i32.eq(count, i32.const(HOT)), () => {
                   f.set(target, i64.add(page, immediate));
                   f.callVoid(hot, i32.wrap(target), i32.wrap(i64.shrU(target, i64.small(32))));
                 });
@@ -429,7 +429,7 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
               const counter = f.let(i32.shl(at, i32.const(2)));
               const count = f.let(i32.add(i32.load(CPU, counter, STATE.hotCounts), counting));
               f.store(4, CPU, counter, STATE.hotCounts, count);
-              f.if(i32.geS(count, i32.const(HOT)), () => {
+              f.seldom(i32.geS(count, i32.const(HOT)), () => {
                 f.store(4, CPU, counter, STATE.hotCounts, i32.const(0));
                 f.callVoid(hot, low, high);
               });
@@ -438,6 +438,7 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
               resolveTarget(pc);
               f.brIf(again, i32.and(isHere, i32.ne(slot, i32.const(0))));
             },
+            true,
           );
         });
         f.set(counting, i32.const(1));
@@ -478,7 +479,7 @@ function branchHandlers(
   /** A branch to an address that is not canonical is #GP where it stands, with nothing changed. */
   const requireCanonical = (to: Node): void => {
     const extended = i64.shrS(i64.shl(to, i64.small(16)), i64.small(16));
-    f.if(i64.ne(extended, to), () => cpu.raise(13));
+    f.seldom(i64.ne(extended, to), () => cpu.raise(13));
   };
   // The address operand uses the bytes of `nextOffset`: the offset after the instruction is the immediate.
   const afterIndirect = i64.add(page, i64.load32S(CPU, pc, MICRO_OP.immediate));

@@ -73,8 +73,8 @@ export const HOT_COUNTS = 4096;
 export const JUMP_USER_HI = 0x40000000;
 
 /** Memories of the engine's modules. */
-export const GUEST = 0;
-export const CPU = 1;
+export const CPU = 0;
+export const GUEST = 1;
 
 // --- state in the guest's memory: areas of XSAVE. Source: Intel SDM vol. 1, 13.4.
 

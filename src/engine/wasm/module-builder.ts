@@ -1,7 +1,7 @@
 /** A WebAssembly module, section by section. Source: WebAssembly Core Specification 2.0, 5.5. */
 
 import { ByteWriter, giveBack, takeWriter } from './byte-writer.ts';
-import type { FunctionBuilder } from './function-builder.ts';
+import type { BranchHint, FunctionBuilder } from './function-builder.ts';
 import type { ValueType } from './nodes.ts';
 
 const EXTERNAL_FUNCTION = 0;
@@ -19,7 +19,7 @@ export class ModuleBuilder {
   #importedMemories = 0;
   #importedGlobals = 0;
   /** Type, and where the body is in `#bodies`; `end` 0 until it is defined. */
-  readonly #functions: { readonly type: number; start: number; end: number }[] = [];
+  readonly #functions: { readonly type: number; start: number; end: number; hints: readonly BranchHint[] }[] = [];
   readonly #bodies = takeWriter();
   readonly #exports = new ByteWriter();
   #exportCount = 0;
@@ -87,14 +87,14 @@ export class ModuleBuilder {
 
   /** A function of this module, to be defined later. Returns its index. */
   declare(parameters: readonly ValueType[], results: readonly ValueType[]): number {
-    this.#functions.push({ type: this.type(parameters, results), start: 0, end: 0 });
+    this.#functions.push({ type: this.type(parameters, results), start: 0, end: 0, hints: [] });
     return this.#importedFunctions + this.#functions.length - 1;
   }
 
   define(index: number, builder: FunctionBuilder): void {
     const body = this.#functions[index - this.#importedFunctions];
     body.start = this.#bodies.length;
-    builder.finish(this.#bodies);
+    body.hints = builder.finish(this.#bodies);
     body.end = this.#bodies.length;
   }
 
@@ -115,6 +115,29 @@ export class ModuleBuilder {
     out.u8(0x0b);
     out.u32(functionIndexes.length);
     for (const index of functionIndexes) out.u32(index);
+  }
+
+  /** Which branches are likely: engines that do not know the section pass it over. Source: branch hinting proposal. */
+  #branchHints(out: ByteWriter): void {
+    const hinted = this.#functions.filter(({ hints }) => hints.length > 0);
+    if (hinted.length === 0) return;
+    const content = takeWriter();
+    content.name('metadata.code.branch_hint');
+    content.u32(hinted.length);
+    this.#functions.forEach(({ hints }, i) => {
+      if (hints.length === 0) return;
+      content.u32(this.#importedFunctions + i);
+      content.u32(hints.length);
+      for (const { at, likely } of hints) {
+        content.u32(at);
+        content.u32(1);
+        content.u8(likely ? 1 : 0);
+      }
+    });
+    out.u8(0);
+    out.u32(content.length);
+    out.append(content.view());
+    giveBack(content);
   }
 
   /** The module's bytes. The builder is done then. */
@@ -138,6 +161,7 @@ export class ModuleBuilder {
     section(3, this.#functions.length, body.view());
     section(7, this.#exportCount, this.#exports.view());
     section(9, this.#elementCount, this.#elements.view());
+    this.#branchHints(out);
     body.clear();
     const bodies = this.#bodies.view();
     for (const { start, end } of this.#functions) {

@@ -4,7 +4,7 @@
  */
 
 import { VCPU } from '../../machine/vcpu-block.ts';
-import { EXIT_EXCEPTION, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../engine.ts';
+import { EXIT_EXCEPTION, EXIT_INTERRUPTED } from '../engine.ts';
 import { FORMS, type Form } from '../x86/forms.ts';
 import { X87_STATE } from '../x86/x87/state.ts';
 import { Descriptors } from './descriptors.ts';
@@ -42,6 +42,8 @@ export interface RareHost {
   /** No other vCPU of the domain executes guest instructions until `startWorld()`. Addresses must be translated anew. */
   stopWorld(): void;
   startWorld(): void;
+  /** A SYSCALL has been executed but for what comes of it: NEXT, JUMP, or the ExitKind to leave with. */
+  systemCall(): number;
   /** Runs `body` while no other vCPU of the domain runs one. */
   exclusively(body: () => void): void;
 }
@@ -76,7 +78,7 @@ const softwareInterrupt: RareInstruction = (p, d, host) => {
 };
 
 /** Of 32-bit code SYSCALL is AMD's, SYSENTER is Intel's, which this CPU is. The hypervisor knows what SYSENTER means. */
-const systemCall: RareInstruction = (p) => {
+const systemCall: RareInstruction = (p, _d, host) => {
   if (p.bits === 32) return p.raise(6);
   p.advance();
   const { u32 } = p;
@@ -84,7 +86,7 @@ const systemCall: RareInstruction = (p) => {
   u32[VCPU.rflags / 4] = flags;
   p.setGpr(RCX, 8, u32[VCPU.rip / 4], u32[VCPU.rip / 4 + 1]);
   p.setGpr(R11, 8, flags, 0);
-  return EXIT_SYSCALL;
+  return host.systemCall();
 };
 
 const tsc = new Uint32Array(2);

@@ -99,8 +99,8 @@ export function translateRegions(
   const divide = m.importFunction('e', 'divide', [I32, I64, I64, I64], [I32]);
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
   const rare = m.importFunction('e', 'rare', [I32], [I32]);
-  m.importMemory('e', 'guest', target.guestPages, target.guestPages);
   m.importMemory('e', 'cpu', target.cpuPages, target.cpuPages);
+  m.importMemory('e', 'guest', target.guestPages, target.guestPages);
   m.importTable('e', 'table', 1);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const compute = m.declare([I32, I64, I64], [I32]);

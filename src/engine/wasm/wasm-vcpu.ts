@@ -8,7 +8,7 @@
 import type { MachineMemory } from '../../machine/memory.ts';
 import { FLAG_EVENT, FLAG_FLUSH_TLB, VCPU, type VcpuBlock } from '../../machine/vcpu-block.ts';
 import type { CpuidResult, Engine, EngineFacts, ExitKind } from '../engine.ts';
-import { EXIT_EXCEPTION, EXIT_INTERRUPTED } from '../engine.ts';
+import { EXIT_EXCEPTION, EXIT_HANDLED, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../engine.ts';
 import { FORMS } from '../x86/forms.ts';
 import { createExactVector } from '../x86/sse-exact.ts';
 import { showFeatures } from '../x86/tables.ts';
@@ -23,7 +23,7 @@ import { JumpCache } from './jump-cache.ts';
 import { JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
 import { Processor } from './processor.ts';
 import { Rare } from './rare.ts';
-import { NEXT } from './rare-status.ts';
+import { JUMP, NEXT } from './rare-status.ts';
 import { CONTINUE, LEFT, UNWIND } from './region.ts';
 import { RegionCache } from './region-cache.ts';
 import { isStackFault } from './stack-fault.ts';
@@ -67,6 +67,7 @@ export interface WasmHost {
 
 export class WasmVcpu implements Engine {
   readonly facts: EngineFacts;
+  onHypercall?: () => boolean;
   readonly #host: WasmHost;
   readonly #block: VcpuBlock;
   readonly #others: readonly VcpuBlock[];
@@ -99,6 +100,8 @@ export class WasmVcpu implements Engine {
   #resolved = 0;
   #resumed = 0;
   #drops = 0;
+  /** The hypervisor has changed the block since the guest ran: what is there is not the guest's work. */
+  #isHandled = false;
 
   constructor(
     handle: WasmDomainHandle,
@@ -130,6 +133,7 @@ export class WasmVcpu implements Engine {
     this.#entry = new EntryCheck(this.#processor);
     this.#rare = new Rare(this.#processor, {
       readTsc: (out) => this.#tsc(out),
+      systemCall: () => this.#systemCall(),
       exclusively: (body) => this.#news.exclusively(body),
       stopWorld: () => this.#stopWorld(),
       startWorld: () => this.#world.start(),
@@ -188,6 +192,7 @@ export class WasmVcpu implements Engine {
     else if (this.#entry.isRefused()) exit = EXIT_EXCEPTION;
     else {
       this.#enter();
+      this.#isHandled = false;
       this.#memory.isNonCanonical = false;
       const cs = u32[VCPU.cs >> 2];
       const rflags = u32[VCPU.rflags >> 2];
@@ -197,7 +202,7 @@ export class WasmVcpu implements Engine {
       u32[VCPU.rflags >> 2] =
         (u32[VCPU.rflags >> 2] & ~ARITHMETIC_FLAGS) | (this.#interpreter.rflags() & ARITHMETIC_FLAGS) | 2;
       if (this.#bits === 32 && u32[VCPU.cs >> 2] === cs) u32[(VCPU.rip >> 2) + 1] = 0;
-      this.#entry.keep();
+      if (!this.#isHandled) this.#entry.keep();
       if (exit === EXIT_EXCEPTION && u32[VCPU.exitVector >> 2] === GENERAL_PROTECTION) this.#stackFault();
     }
     this.#world.leave();
@@ -217,6 +222,15 @@ export class WasmVcpu implements Engine {
 
   /** From the block's registers to the engine's state. */
   #enter(): void {
+    this.#useRoots();
+    this.#useCodeSize(this.#entry.bits);
+    if (this.#news.pending(this.#block.vcpuId)) this.#hearNews();
+    if (this.#regions.hasPending && ++this.#waited > ENTRIES_WAITED) this.#translate();
+    if (this.#code.isFull || this.#regions.isFull) this.#dropCode();
+    this.#useFlags();
+  }
+
+  #useRoots(): void {
     const { u32 } = this.#block;
     const kernelRoot = u32[VCPU.kernelRoot >> 2];
     const userRoot = u32[VCPU.userRoot >> 2];
@@ -227,13 +241,37 @@ export class WasmVcpu implements Engine {
       if (alike) this.#flushLowHalf();
       else this.flushTlb();
     }
-    this.#useCodeSize(this.#entry.bits);
-    if (this.#news.pending(this.#block.vcpuId)) this.#hearNews();
-    if (this.#regions.hasPending && ++this.#waited > ENTRIES_WAITED) this.#translate();
-    if (this.#code.isFull || this.#regions.isFull) this.#dropCode();
+  }
+
+  #useFlags(): void {
+    const { u32 } = this.#block;
     u32[STATE.flagsKind >> 2] = FLAGS_EXPLICIT;
     u32[STATE.flagsA >> 2] = u32[VCPU.rflags >> 2] & ARITHMETIC_FLAGS;
     u32[(STATE.flagsA >> 2) + 1] = 0;
+  }
+
+  /** NEXT, JUMP or an ExitKind: a hypercall is carried out here, if the hypervisor can, so that no caller must be left. */
+  #systemCall(): number {
+    const { u32, i32 } = this.#block;
+    const handle = this.onHypercall;
+    if (handle === undefined || u32[VCPU.userMode >> 2] !== 0 || this.#alone) return EXIT_SYSCALL;
+    const generation = this.#generation;
+    const cs = u32[VCPU.cs >> 2];
+    this.#entry.keep();
+    this.#isHandled = true;
+    this.#world.leave();
+    Atomics.add(i32, VCPU.exitCount >> 2, 1);
+    const goesOn = handle();
+    this.#world.enter();
+    this.#useFlags();
+    const isWatched = this.#breakpoints.any || (u32[VCPU.rflags >> 2] & (TF | AC)) !== 0;
+    if (!goesOn || u32[VCPU.cs >> 2] !== cs || isWatched) return EXIT_HANDLED;
+    if (Atomics.load(i32, VCPU.flags >> 2) !== 0) return EXIT_INTERRUPTED;
+    if (this.#entry.isRefused()) return EXIT_EXCEPTION;
+    this.#isHandled = false;
+    this.#memory.isNonCanonical = false;
+    this.#useRoots();
+    return generation === this.#generation ? NEXT : JUMP;
   }
 
   /** Code of 32 bits is interpreted only. */
@@ -426,8 +464,13 @@ export class WasmVcpu implements Engine {
   }
 
   flushTlb(): void {
-    this.#nextGeneration();
-    this.#memory.flush((lo) => this.#jumps.addGone(lo));
+    let isChanged = false;
+    this.#memory.flush((lo) => {
+      isChanged = true;
+      this.#jumps.addGone(lo);
+    });
+    // Code that is where it was may go on.
+    if (isChanged) this.#nextGeneration();
     this.#jumps.forgetGone();
   }
 
@@ -439,8 +482,7 @@ export class WasmVcpu implements Engine {
   }
 
   invalidatePage(vaLo: number, vaHi: number): void {
-    this.#nextGeneration();
-    this.#memory.flushPage(vaLo, vaHi >>> 0);
+    if (this.#memory.flushPage(vaLo, vaHi >>> 0)) this.#nextGeneration();
     this.#jumps.forgetPage(vaLo);
   }
 

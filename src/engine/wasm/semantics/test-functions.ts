@@ -113,8 +113,8 @@ export class InstructionRunner {
     const commit = m.importFunction('e', 'commit', [I32, I32]);
     const divide = m.importFunction('e', 'divide', [I32, I64, I64, I64], [I32]);
     const vector = m.importFunction('e', 'vector', [I32], [I32]);
-    m.importMemory('e', 'guest', GUEST_PAGES, GUEST_PAGES);
     m.importMemory('e', 'cpu', PAGES, PAGES);
+    m.importMemory('e', 'guest', GUEST_PAGES, GUEST_PAGES);
     const scratch = m.importGlobal('e', 'scratch', I32);
     const flags = m.declare([I32, I64, I64], [I32]);
     m.define(flags, computeFlags());
