@@ -24,6 +24,7 @@ import { generateProgram } from '../test/boot/programs/program-generator.ts';
 import { makeDisk, startServers } from './bench/host-parts.ts';
 import {
   DOMUS_ENGINES,
+  type DomusEngine,
   guestMappingBytes,
   killMachines,
   MACHINE_TITLES,
@@ -36,6 +37,7 @@ import {
   runMachine,
   startMachine,
 } from './bench/machines.ts';
+import { measureMoves, movesTable } from './bench/moves.ts';
 import { HELP, type Options, readOptions, UsageError } from './bench/options.ts';
 import { readMemory, readThreads, type ThreadTimes, threadsSince } from './bench/process-figures.ts';
 import { profilerOptions, readVcpuProfile } from './bench/profile.ts';
@@ -177,6 +179,23 @@ async function prepareGuest(options: Options): Promise<{ guest: Guest; absent: s
   return { guest: { ...built, memoryMiB, loads, loaded, compiler }, absent };
 }
 
+/** Prints how long a guest stands still that moves. @throws RunError */
+async function benchMoves(engines: readonly DomusEngine[], runs: number): Promise<void> {
+  const built = await buildGuest({ onProgress: (step, detail) => console.error(`guest: ${step} ${detail}`) });
+  const made = compile(['busy']);
+  if (typeof made === 'string') throw new RunError(made);
+  const folder = mkdtempSync(join(tmpdir(), 'domus-bench-'));
+  onExit.push(() => rmSync(folder, { recursive: true, force: true }));
+  const ramdisk = join(folder, 'initrd.gz');
+  writeRamdisk(ramdisk, built.ramdisk, made.entries);
+  console.log(`load average ${load()}; Linux ${release()}; Node ${process.version}; runs of each: ${runs}`);
+  for (const engine of engines) {
+    const figures = await measureMoves(engine, { kernel: built.kernel, ramdisk }, runs);
+    console.log(`\n${movesTable(engine, figures)}`);
+  }
+  console.log(`\nload average at the end ${load()}`);
+}
+
 /** Runs the guest with its loads, and beside it the one that they talk to. */
 async function runLoads(
   name: MachineName,
@@ -285,6 +304,13 @@ async function main(args: readonly string[]): Promise<number> {
   const { machines, absent, qemu } = chooseMachines(options);
   for (const line of absent) console.log(line);
   if (machines.length === 0) return 1;
+  if (options.moves) {
+    await benchMoves(
+      machines.filter((name) => name !== 'tcg'),
+      options.runs,
+    );
+    return 0;
+  }
 
   const { guest, absent: left } = await prepareGuest(options);
   for (const line of left) console.log(line);

@@ -2,7 +2,15 @@ import { expect, test } from 'vitest';
 import { readOptions, UsageError } from './options.ts';
 
 test('all engines, QEMU and all loads unless told otherwise', () => {
-  expect(readOptions([])).toEqual({ runs: 5, engines: null, qemu: true, loads: null, profile: true, json: null });
+  expect(readOptions([])).toEqual({
+    runs: 5,
+    engines: null,
+    qemu: true,
+    loads: null,
+    profile: true,
+    moves: false,
+    json: null,
+  });
   expect(readOptions(['--help'])).toBeNull();
 });
 

@@ -18,6 +18,7 @@ Options:
                       .map((load) => load.name)
                       .join(', ')},
                     or none
+  --moves           instead of all that: how long a guest stands still that is saved, migrated or copied, on each engine of Domus
   --no-profile      without the boots under V8's profiler and with counted instructions
   --json FILE       also write every single figure to FILE
   -h, --help        print this text
@@ -34,6 +35,7 @@ export interface Options {
   /** Null: all that need nothing of the host. */
   readonly loads: readonly string[] | null;
   readonly profile: boolean;
+  readonly moves: boolean;
   readonly json: string | null;
 }
 
@@ -56,6 +58,7 @@ export function readOptions(args: readonly string[]): Options | null {
     qemu: !values['no-qemu'],
     loads: values.loads === undefined ? null : values.loads === 'none' ? [] : readList('--loads', values.loads, names),
     profile: !values['no-profile'],
+    moves: values.moves === true,
     json: values.json ?? null,
   };
 }
@@ -79,6 +82,7 @@ function parse(args: readonly string[]) {
         'no-qemu': { type: 'boolean' },
         loads: { type: 'string' },
         'no-profile': { type: 'boolean' },
+        moves: { type: 'boolean' },
         json: { type: 'string' },
         help: { type: 'boolean', short: 'h' },
       },
