@@ -46,6 +46,9 @@ export class FrontendError extends Error {
   }
 }
 
+/** Values of all nodes of both ends of a device, by path: what a store is known to hold, so that it need not be asked. */
+export type KnownNodes = ReadonlyMap<string, string>;
+
 /** Values by name, relative to the backend's folder. */
 export type Nodes = Readonly<Record<string, string>>;
 
@@ -85,15 +88,18 @@ const STOP_MS = 2000;
 export class FrontendNodes {
   readonly path: string;
   readonly #store: XenstoreClient;
+  readonly #known: KnownNodes | null;
 
-  constructor(store: XenstoreClient, path: string) {
+  constructor(store: XenstoreClient, path: string, known: KnownNodes | null = null) {
     this.#store = store;
     this.path = path;
+    this.#known = known;
   }
 
   /** The value, or null. */
   async text(name: string): Promise<string | null> {
-    const value = await this.#store.read(`${this.path}/${name}`);
+    const path = `${this.path}/${name}`;
+    const value = this.#known === null ? await this.#store.read(path) : (this.#known.get(path) ?? null);
     if (value !== null && value.length > TEXT_MAX)
       throw new FrontendError(EINVAL, `${this.path}/${name}: at most ${TEXT_MAX} characters are expected`);
     return value;
@@ -143,6 +149,8 @@ export class XenbusBackend implements DeviceBus {
   readonly #device: BackendDevice;
   readonly #log: (line: string) => void;
   readonly #token: string;
+  /** While it starts. */
+  #known: KnownNodes | null = null;
   #frontendPath = '';
   #watched: string[] = [];
   #logLinesLeft = LOG_LINES_MAX;
@@ -184,14 +192,16 @@ export class XenbusBackend implements DeviceBus {
 
   /**
    * Publishes what the device offers and waits for its frontend. The toolstack has made the nodes of both ends. `goesOn`: the frontend
-   * is that of a restored domain, which does not know that this is another backend.
+   * is that of a restored domain, which does not know that this is another backend; `known`: what the store holds of both ends.
    */
-  async start(goesOn = false): Promise<void> {
-    const frontend = await this.#store.read(`${this.path}/frontend`);
+  async start(goesOn = false, known: KnownNodes | null = null): Promise<void> {
+    this.#known = known;
+    const frontend = await this.#read(`${this.path}/frontend`);
     if (frontend === null) throw new Error(`${this.path}/frontend: expected the frontend's path, found nothing`);
     this.#frontendPath = frontend;
     if (goesOn) await this.#goOn();
     else await this.#waitForFrontend();
+    this.#known = null;
     const watched = [`${frontend}/state`, `${this.path}/state`, `${this.path}/online`];
     if (this.#device.waitsForHotplug) watched.push(`${this.path}/hotplug-status`);
     for (const path of watched) {
@@ -345,7 +355,7 @@ export class XenbusBackend implements DeviceBus {
   /** `tells`: the frontend waits for it. */
   async #connect(tells = true): Promise<void> {
     try {
-      await this.#publish(await this.#device.connect(new FrontendNodes(this.#store, this.#frontendPath)));
+      await this.#publish(await this.#device.connect(new FrontendNodes(this.#store, this.#frontendPath, this.#known)));
       this.#connected = true;
       if (tells) await this.#switchState(XenbusStateConnected);
     } catch (error) {
@@ -373,16 +383,23 @@ export class XenbusBackend implements DeviceBus {
   }
 
   async #publish(nodes: Nodes): Promise<void> {
-    await Promise.all(Object.entries(nodes).map(([name, value]) => this.#store.write(`${this.path}/${name}`, value)));
+    const isNew = ([name, value]: [string, string]): boolean => this.#known?.get(`${this.path}/${name}`) !== value;
+    const changed = Object.entries(nodes).filter(isNew);
+    await Promise.all(changed.map(([name, value]) => this.#store.write(`${this.path}/${name}`, value)));
   }
 
   async #switchState(state: number): Promise<void> {
     await this.#store.write(`${this.path}/state`, String(state));
   }
 
+  /** What is known need not be asked for. */
+  async #read(path: string): Promise<string | null> {
+    return this.#known === null ? await this.#store.read(path) : (this.#known.get(path) ?? null);
+  }
+
   /** XenbusStateUnknown where there is none; a state that is none comes back as NaN. */
   async #readState(folder: string): Promise<number> {
-    const text = await this.#store.read(`${folder}/state`);
+    const text = await this.#read(`${folder}/state`);
     if (text === null) return XenbusStateUnknown;
     return /^\d$/.test(text) ? Number(text) : Number.NaN;
   }

@@ -12,7 +12,7 @@ import type { GuestPort } from '../backends/guest-port.ts';
 import { KeyboardDevice } from '../backends/keyboard.ts';
 import { NetworkDevice } from '../backends/network.ts';
 import { DiskTraffic, NetworkTraffic } from '../backends/traffic.ts';
-import { type BackendDevice, type DeviceBus, XenbusBackend } from '../backends/xenbus.ts';
+import { type BackendDevice, type DeviceBus, type KnownNodes, XenbusBackend } from '../backends/xenbus.ts';
 import { announcement } from '../network/announcement.ts';
 import { backendDomid } from '../toolstack/backend-domain.ts';
 import type { ChannelConfig } from '../toolstack/config/channel.ts';
@@ -76,6 +76,8 @@ export class DomainDevices {
   #watcher: PlugWatcher | null = null;
   /** The nodes are those of a domain that was saved: devices go on where they were. */
   #isRestoring = false;
+  /** What xenstore has of that domain, if that is known. */
+  #known: KnownNodes | null = null;
   /** What was plugged when all was closed (`release`). */
   #released: DomainConfig | null = null;
 
@@ -268,7 +270,7 @@ export class DomainDevices {
       if (this.#devices.get(path) === backend) this.#devices.delete(path);
     });
     try {
-      await backend.start(this.#isRestoring);
+      await backend.start(this.#isRestoring, this.#known);
     } catch (error) {
       this.#devices.delete(path);
       await backend.stop();
@@ -300,15 +302,19 @@ export class DomainDevices {
   }
 
   /**
-   * Opens the devices of a restored domain, whose nodes are there, and goes on with each where it was. `config` has what no nodes say.
+   * Opens the devices of a restored domain, whose nodes are there, and goes on with each where it was. `config` has what no nodes say;
+   * `known`: all nodes of the domain, if nobody can have changed any.
    * @throws HostError
    */
-  async restore(config: DomainConfig): Promise<void> {
+  async restore(config: DomainConfig, known: KnownNodes | null = null): Promise<void> {
     this.#isRestoring = true;
+    this.#known = known;
     const { store, port } = this.#options;
     const kindFolder = (kind: string): string => `/local/domain/0/backend/${kind}/${port.domid}`;
     const found: { backendKind: string; path: string; configured: VifConfig | undefined }[] = [];
-    const names = await Promise.all(BACKEND_KINDS.map((kind) => store.directory(kindFolder(kind))));
+    const namesIn = (folder: string): Promise<string[] | null> | string[] =>
+      known === null ? store.directory(folder) : namesBelow(known, folder);
+    const names = await Promise.all(BACKEND_KINDS.map((kind) => namesIn(kindFolder(kind))));
     for (const [i, backendKind] of BACKEND_KINDS.entries())
       for (const name of names[i] ?? []) {
         const configured = config.vifs.find((vif) => backendKind === 'vif' && String(vif.devid) === name);
@@ -317,7 +323,7 @@ export class DomainDevices {
     // The guest stands still meanwhile.
     const done = await Promise.allSettled(
       found.map(async ({ backendKind, path, configured }) => {
-        const nodes = await this.#readNodes(path);
+        const nodes = known === null ? await this.#readNodes(path) : nodesIn(known, path);
         // Those that had been unplugged.
         if (Number(nodes['state']) > XenbusStateConnected) return;
         await this.#start(path, await this.#openFromNodes(path, backendKind, nodes, configured));
@@ -326,19 +332,7 @@ export class DomainDevices {
     for (const one of done) if (one.status === 'rejected') throw one.reason;
     for (const vfb of config.vfbs) await this.addVfb(vfb);
     this.#isRestoring = false;
-  }
-
-  /** Before `restore`: what can be known to be missing. @throws HostError */
-  async mustBeThere(): Promise<void> {
-    const { store, port } = this.#options;
-    for (const backendKind of BACKEND_KINDS.filter((kind) => kind !== 'vif')) {
-      const folder = `/local/domain/0/backend/${backendKind}/${port.domid}`;
-      for (const name of (await store.directory(folder)) ?? []) {
-        const nodes = await this.#readNodes(`${folder}/${name}`);
-        const disk = diskFromNodes(nodes);
-        if (disk !== null && diskScript(backendKind, nodes) === null) await placeDisk(disk);
-      }
-    }
+    this.#known = null;
   }
 
   async #readNodes(path: string): Promise<Record<string, string>> {
@@ -427,6 +421,26 @@ export class DomainDevices {
     this.#devices.clear();
     await Promise.all(backends.map((backend) => backend.stop()));
   }
+}
+
+function namesBelow(known: KnownNodes, folder: string): string[] {
+  const names = [...known.keys()].filter((path) => path.startsWith(`${folder}/`));
+  return [...new Set(names.map((path) => path.slice(folder.length + 1).split('/')[0]))];
+}
+
+/** Values of a folder by name. */
+function nodesIn(known: KnownNodes, folder: string): Record<string, string> {
+  return Object.fromEntries(namesBelow(known, folder).map((name) => [name, known.get(`${folder}/${name}`) ?? '']));
+}
+
+/** The disks of a domain, by its nodes, as far as files of this host are behind them. @throws HostError when one is not there */
+export async function disksMustBeThere(known: KnownNodes, domid: number): Promise<void> {
+  for (const backendKind of BACKEND_KINDS.filter((kind) => kind !== 'vif'))
+    for (const name of namesBelow(known, `/local/domain/0/backend/${backendKind}/${domid}`)) {
+      const nodes = nodesIn(known, `/local/domain/0/backend/${backendKind}/${domid}/${name}`);
+      const disk = diskFromNodes(nodes);
+      if (disk !== null && diskScript(backendKind, nodes) === null) await placeDisk(disk);
+    }
 }
 
 /** The script of the user's that a disk has, by its nodes. */

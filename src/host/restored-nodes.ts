@@ -1,6 +1,9 @@
 /** The nodes of a restored domain in xenstore. Those of one that still runs elsewhere are there before its pages, since they hardly change. */
 
+import type { KnownNodes } from '../backends/xenbus.ts';
 import { changeDomainNodes, renumberNodes, type SavedNode, writeDomainNodes } from '../toolstack/saved/saved-store.ts';
+import { textToBytes } from '../xenstore/wire.ts';
+import { disksMustBeThere } from './domain-devices.ts';
 import type { DomainXenstore } from './domain-xenstore.ts';
 import type { SavedDomain } from './restore-domain.ts';
 
@@ -18,15 +21,23 @@ export class RestoredNodes {
     this.#name = name;
   }
 
-  /** Writes what is known of them before `load`. If that fails, nothing is left of them. @throws DomainNameTaken, and what `load` throws */
+  /** Writes what is known of them before `load`. If that fails, nothing is left of them. @throws DomainNameTaken, HostError, and what `load` throws */
   async before<T>(saved: SavedDomain, load: () => Promise<T>): Promise<T> {
     await this.write(saved);
     try {
+      // Better now than when it stands still.
+      await disksMustBeThere(this.known(), this.#domid);
       return await load();
     } catch (error) {
       await this.#xenstore.remove(this.#domid);
       throw error;
     }
+  }
+
+  /** What has been written, by path. */
+  known(): KnownNodes {
+    const decoder = new TextDecoder();
+    return new Map((this.#written ?? []).map(([path, value]) => [path, decoder.decode(textToBytes(value))]));
   }
 
   /** Makes them as they are described now. @throws DomainNameTaken */

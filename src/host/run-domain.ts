@@ -524,11 +524,10 @@ async function buildAndRun(
       for (const channel of config.channels) await devices.addChannel(channel);
     } else {
       if (run.isFirst && options.incoming !== undefined) {
-        await devices.mustBeThere();
         await options.incoming.permission();
         await hostErrorOf(renameDomain(xenstore.client, domid, config.name));
       }
-      await devices.restore(config);
+      await devices.restore(config, nodes.known());
     }
     await devices.watch();
     await workers.ready;
