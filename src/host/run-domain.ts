@@ -37,6 +37,7 @@ import {
 import { DomidAlias } from '../xenstore/domid-alias.ts';
 import { createRingServer } from '../xenstore/ring-server.ts';
 import { type BootFiles, loadBootFiles } from './boot-files.ts';
+import { monotonicNs } from './clock.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
 import type { ControlDevices } from './control-protocol.ts';
@@ -512,7 +513,8 @@ async function buildAndRun(
     live.pause();
     const { khz, ticks } = restore.description.tsc;
     const lateNs = Math.floor(restore.lateNs());
-    domain.u64[DOMAIN.baseNs >> 3] += BigInt(lateNs);
+    // Both run from now on, whenever the vCPUs look at them first: one that is ahead of the other makes Linux mistrust its TSC.
+    domain.f64[DOMAIN.bootNs >> 3] = monotonicNs() - (Number(domain.u64[DOMAIN.baseNs >> 3]) + lateNs);
     resumeTsc(handle, ticks + Math.floor((lateNs * khz) / 1e6));
     await workers.resume();
   }

@@ -11,6 +11,7 @@ import { crashDomain } from '../hypervisor/traps.ts';
 import { Vcpu } from '../hypervisor/vcpu.ts';
 import { PAGE_SIZE } from '../machine/memory.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
+import { monotonicNs } from './clock.ts';
 import { createKicker, openVcpu } from './engines.ts';
 import { ForeignCalls } from './foreign-calls.ts';
 import { createVcpuHost } from './vcpu-host.ts';
@@ -45,7 +46,9 @@ async function main(data: VcpuWorkerData): Promise<void> {
     if (data.vcpuId === 0) {
       engine.prepareRoot(block.u32[VCPU.kernelRoot >> 2] * 4096);
       if (data.restored) prepareRoots(domain, engine);
-      startClock(domain, engine, Date.now() * 1e6, Number(domain.u64[DOMAIN.baseNs >> 3]));
+      // That of a restored domain goes on from where the main thread has set it.
+      const systemTimeNs = data.restored ? Math.floor(monotonicNs() - domain.f64[DOMAIN.bootNs >> 3]) : 0;
+      startClock(domain, engine, Date.now() * 1e6, systemTimeNs);
       writeTimeInfo(v);
     }
     if (data.restored) unpark(v);

@@ -92,7 +92,9 @@ export async function removeDomain(client: XenstoreClient, domid: number): Promi
   const backends = `${DOM0_PATH}/backend`;
   await client.transaction(async (nodes) => {
     const vmPath = await nodes.read(`${domainPath}/vm`);
-    if (vmPath !== null && /^\/vm\/[0-9a-f-]+$/.test(vmPath)) await nodes.remove(vmPath);
+    // One that moves within this host has it twice for a while.
+    const isShared = vmPath !== null && (await hasOtherUser(nodes, vmPath, domid));
+    if (vmPath !== null && !isShared && /^\/vm\/[0-9a-f-]+$/.test(vmPath)) await nodes.remove(vmPath);
     for (const kind of (await nodes.directory(backends)) ?? []) await nodes.remove(`${backends}/${kind}/${domid}`);
     for (const path of await backendsElsewhere(nodes, domid)) {
       await nodes.remove(path);
@@ -103,6 +105,16 @@ export async function removeDomain(client: XenstoreClient, domid: number): Promi
     await nodes.remove(domainPath);
   });
   if (await client.isDomainIntroduced(domid)) await client.release(domid);
+}
+
+async function hasOtherUser(
+  nodes: Pick<XenstoreClient, 'directory' | 'read'>,
+  vmPath: string,
+  domid: number,
+): Promise<boolean> {
+  for (const other of (await nodes.directory('/local/domain')) ?? [])
+    if (other !== String(domid) && (await nodes.read(`/local/domain/${other}/vm`)) === vmPath) return true;
+  return false;
 }
 
 /** Folders of the domain's devices that driver domains serve. */
