@@ -6,10 +6,13 @@
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { useCompileCache } from '../toolstack/compile-cache.ts';
+import { withMovedDisk } from '../toolstack/config/device-specs.ts';
 import { configJson } from '../toolstack/config/domain-config.ts';
 import { ConsoleServer } from './console-server.ts';
 import type { ControlServer } from './control-server.ts';
 import { forgetRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
+import type { ForkSource } from './forked-domain.ts';
+import { HostError } from './host-error.ts';
 import { openLogFile, rotateLog } from './log-file.ts';
 import { formatProcessId, thisProcess } from './process-id.ts';
 import type { OpenSaved } from './restore-domain.ts';
@@ -31,6 +34,16 @@ function say(message: FromDomainProcess): Promise<void> {
   });
 }
 
+/** What a copy goes on from: what started this process has it when it hears that this one is ready. */
+async function forkSource(): Promise<ForkSource> {
+  const source = new Promise<ForkSource>((resolve, reject) => {
+    process.once('message', (message) => resolve(message as ForkSource));
+    process.once('disconnect', () => reject(new HostError('the domain has not been copied')));
+  });
+  await say({ kind: 'ready' });
+  return await source;
+}
+
 /** There is a domain of that name: its log replaces that of the one before. */
 function keepLog(path: string, kept: string): void {
   rotateLog(kept, OLD_LOGS);
@@ -42,14 +55,16 @@ function keepLog(path: string, kept: string): void {
 }
 
 async function run(request: ToDomainProcess): Promise<void> {
-  const { quiet, paused, preserve, restoreFrom, force, logPath } = request;
+  const { quiet, paused, preserve, restoreFrom, fork, force, logPath } = request;
   let { config, configText } = request;
-  const [{ runDomain }, { openControlServer }, { controlHandlers }, { openSaved }] = await Promise.all([
-    import('./run-domain.ts'),
-    import('./control-server.ts'),
-    import('./domain-control.ts'),
-    import('./restore-domain.ts'),
-  ]);
+  const [{ runDomain }, { openControlServer }, { controlHandlers }, { openSaved }, { ForkedDomain, fromFile }] =
+    await Promise.all([
+      import('./run-domain.ts'),
+      import('./control-server.ts'),
+      import('./domain-control.ts'),
+      import('./restore-domain.ts'),
+      import('./forked-domain.ts'),
+    ]);
   const root = stateRoot();
   const hypervisorLog = openLogFile(hypervisorLogPath(root), HYPERVISOR_LOG_BYTES, 1);
   const console = new ConsoleServer(openLogFile(domainLogPath(root, 'console', config.name), CONSOLE_LOG_BYTES, 1));
@@ -71,9 +86,10 @@ async function run(request: ToDomainProcess): Promise<void> {
   let saved: OpenSaved | null = null;
   try {
     if (restoreFrom !== null) saved = await openSaved(restoreFrom);
+    const restore = fork !== null ? new ForkedDomain(fork, forkSource) : saved && fromFile(saved.domain);
     const { exitCode } = await runDomain(config, {
       configText: () => configText,
-      ...(saved === null ? {} : { restore: saved.domain, force }),
+      ...(restore === null ? {} : { restore, force }),
       console,
       log,
       note,
@@ -86,6 +102,14 @@ async function run(request: ToDomainProcess): Promise<void> {
         void say({ kind: 'started', domid });
       },
       nextConfig: () => config,
+      onDiskMoved: (moved) => {
+        // `xl config-update` may have changed it.
+        const record = readRecord(root, domid) ?? recordOf({ config, configText, quiet, preserve });
+        const next = withMovedDisk({ config: record.config, text: record.configText }, moved);
+        writeRecord(root, domid, { ...record, config: next.config, configText: next.text });
+        writeFileSync(join(domainFolder(root, domid), 'config.json'), configJson(next.config), { mode: 0o600 });
+        configText = withMovedDisk({ config, text: configText }, moved).text;
+      },
       onAllocated: (allocated) => {
         domid = allocated;
         mkdirSync(domainFolder(root, domid), { recursive: true, mode: 0o700 });

@@ -176,8 +176,12 @@ export class Freezer {
   }
 }
 
-/** Writes a domain that is frozen. @throws NotSavable, and what the sink throws */
-export async function writeDomain(saved: SavableDomain, sink: Sink): Promise<void> {
+/** Writes a domain that is frozen. `pages`: of its memory; none if that is had otherwise. @throws NotSavable, and what the sink throws */
+export async function writeDomain(
+  saved: SavableDomain,
+  sink: Sink,
+  pages: Iterable<Uint8Array> = encodePages(saved.domain.machine),
+): Promise<void> {
   const { domain, connection, store, cpu, facts } = saved;
   const { domid, machine } = domain;
   const name = (await store.read(`/local/domain/${domid}/name`)) ?? '';
@@ -195,8 +199,8 @@ export async function writeDomain(saved: SavableDomain, sink: Sink): Promise<voi
   for (const { vcpuId } of domain.vcpus) await writer.part(PART_VCPU, encodeVcpu(domain, vcpuId));
   await writer.part(PART_M2P, encodeM2p(machine));
   let parts = 0;
-  for (const pages of encodePages(machine)) {
-    await writer.part(PART_PAGES, pages);
+  for (const part of pages) {
+    await writer.part(PART_PAGES, part);
     parts++;
   }
   await writer.part(PART_END, new Uint8Array(Uint32Array.of(parts).buffer));

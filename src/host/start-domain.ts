@@ -1,15 +1,16 @@
 /**
  * Starts a domain in a process of its own (domain-process.ts), which goes on when this one ends.
  */
-import { fork } from 'node:child_process';
+import { fork as forkProcess } from 'node:child_process';
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { compileCacheFolder } from '../toolstack/compile-cache.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
+import type { ForkSource, Outline } from './forked-domain.ts';
 import { domainLogPath, stateRoot } from './state-dir.ts';
 
-/** The one message to a domain's process. */
+/** The first message to a domain's process, and the only one but for copies. */
 export interface ToDomainProcess {
   readonly config: DomainConfig;
   readonly quiet: boolean;
@@ -19,6 +20,8 @@ export interface ToDomainProcess {
   readonly configText: string;
   /** A saved domain that goes on: its file; null to build one. */
   readonly restoreFrom: string | null;
+  /** A copy of a domain that runs: its ForkSource is the second message, when the process has said that it is ready for it. */
+  readonly fork: Outline | null;
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force: boolean;
   /** Where its standard error goes. */
@@ -26,6 +29,8 @@ export interface ToDomainProcess {
 }
 
 export type FromDomainProcess =
+  /** For a ForkSource. */
+  | { readonly kind: 'ready' }
   /** For the user. */
   | { readonly kind: 'log'; readonly line: string }
   /** For a user who waits for the domain's end. */
@@ -42,6 +47,8 @@ export interface StartOptions {
   readonly configText: string;
   /** A saved domain that goes on: its file. */
   readonly restoreFrom?: string;
+  /** A copy of a domain that runs; `source` is called when its process is ready. A copy ends when that rejects. */
+  readonly fork?: { readonly outline: Outline; readonly source: () => Promise<ForkSource> };
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force?: boolean;
   readonly log: (line: string) => void;
@@ -103,7 +110,7 @@ export async function startDomain(config: DomainConfig, options: StartOptions): 
     import.meta.url.endsWith('.ts') ? './domain-process.ts' : './domain-process.js',
     import.meta.url,
   );
-  const child = fork(fileURLToPath(program), [], {
+  const child = forkProcess(fileURLToPath(program), [], {
     detached: true,
     cwd: options.cwd,
     env: {
@@ -120,7 +127,8 @@ export async function startDomain(config: DomainConfig, options: StartOptions): 
   });
   closeSync(logFile);
   const { quiet, paused, preserve, configText, restoreFrom = null, force = false } = options;
-  const request: ToDomainProcess = { config, quiet, paused, preserve, configText, restoreFrom, force, logPath: path };
+  const start = { quiet, paused, preserve, configText, restoreFrom, fork: options.fork?.outline ?? null, force };
+  const request: ToDomainProcess = { config, ...start, logPath: path };
   child.send(request, () => {});
   return await new Promise((resolve, reject) => {
     let end: (exitCode: number | null) => void = () => {};
@@ -135,6 +143,14 @@ export async function startDomain(config: DomainConfig, options: StartOptions): 
           break;
         case 'note':
           options.note(message.line);
+          break;
+        case 'ready':
+          options.fork?.source().then(
+            (source) => child.send(source, () => {}),
+            () => {
+              if (child.connected) child.disconnect();
+            },
+          );
           break;
         case 'started':
           resolve({
