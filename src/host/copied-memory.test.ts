@@ -77,6 +77,78 @@ test('when much was written there is a new base', (context) => {
     expect(child.u8[at(frame)], `frame ${frame}`).toBe(frame < PAGES / 2 ? 1 + (frame % 200) : 0);
 });
 
+test('a new base has what its memory was never touched for', async (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const parent = guest();
+  for (let frame = 0; frame < PAGES; frame++) parent.u8[at(frame)] = 1 + (frame % 200);
+  const first = parent.memory.freeze(false);
+  const child = guest();
+  child.memory.adopt(first.memory);
+  first.release();
+  for (let frame = 0; frame < PAGES / 2; frame++) child.u8[at(frame, 1)] = 7;
+  const expected = (frame: number): number[] => [1 + (frame % 200), frame < PAGES / 2 ? 7 : 0];
+  const copies = [child.memory.freeze(false)];
+  // And part by part, over a base that is one.
+  for (let frame = 0; frame < PAGES / 2; frame++) child.u8[at(frame, 2)] = 9;
+  await child.memory.prepare(async (act) => act());
+  copies.push(child.memory.freeze(false));
+  for (const [i, { memory, release }] of copies.entries()) {
+    expect(memory.changes).toBe(null);
+    const copy = guest();
+    copy.memory.adopt(memory);
+    release();
+    for (let frame = 0; frame < PAGES; frame++)
+      expect([...copy.u8.subarray(at(frame), at(frame, 3))], `copy ${i}, frame ${frame}`).toEqual([
+        ...expected(frame),
+        i === 1 && frame < PAGES / 2 ? 9 : 0,
+      ]);
+  }
+});
+
+test('a base is made part by part while the domain runs between the parts', async (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const pages = 10_000;
+  const parent = guest(pages);
+  for (let frame = 0; frame < pages; frame++) parent.u8[at(frame)] = 1 + (frame % 200);
+  let parts = 0;
+  await parent.memory.prepare(async (act) => {
+    act();
+    // Before and behind what has been done.
+    parent.u8[at(100, 1)]++;
+    parent.u8[at(pages - 1, 1)]++;
+    parts++;
+  });
+  expect(parts).toBeGreaterThan(2);
+  const { memory, release } = parent.memory.freeze(false);
+  expect(memory.changes).not.toBe(null);
+  const child = guest(pages);
+  child.memory.adopt(memory);
+  release();
+  for (let frame = 0; frame < pages; frame++) expect(child.u8[at(frame)], `frame ${frame}`).toBe(1 + (frame % 200));
+  expect([child.u8[at(100, 1)], child.u8[at(pages - 1, 1)]]).toEqual([parts, parts]);
+});
+
+test('a base whose making was cut short costs nothing but itself', async (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const pages = 10_000;
+  const parent = guest(pages);
+  for (let frame = 0; frame < pages; frame++) parent.u8[at(frame)] = 1 + (frame % 200);
+  let parts = 0;
+  const cutShort = parent.memory.prepare(async (act) => {
+    if (++parts === 2) throw new Error('enough');
+    act();
+  });
+  await expect(cutShort).rejects.toThrow('enough');
+  const { memory, release } = parent.memory.freeze(false);
+  const child = guest(pages);
+  child.memory.adopt(memory);
+  release();
+  for (let frame = 0; frame < pages; frame++) {
+    expect(parent.u8[at(frame)]).toBe(1 + (frame % 200));
+    expect(child.u8[at(frame)], `frame ${frame}`).toBe(1 + (frame % 200));
+  }
+});
+
 test('a page that was given back is zeros in a copy', (context) => {
   if (unusable !== null) return context.skip(unusable);
   const parent = guest();

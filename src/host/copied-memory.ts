@@ -25,6 +25,8 @@ const PAGE_IS_PRESENT = 0x80000000;
 const CHANGES_PART = 1 / 8;
 /** What is zero is not written: it takes no memory. */
 const CHUNK_PAGES = 16;
+/** What is copied in one moment of rest: 16 MiB. */
+const PART_PAGES = 4096;
 
 /** What another process opens to have the memory as it was. */
 export interface FrozenMemory {
@@ -42,6 +44,8 @@ export class CopiedMemory {
   readonly #bytes: Uint8Array<SharedArrayBuffer>;
   /** Its descriptor; null: the memory is no copy of any. */
   #base: number | null = null;
+  /** A change of bases was cut short: some of the memory shows another file. */
+  #isMixed = false;
 
   /** Null where there is no such thing. */
   static create(domain: Domain): CopiedMemory | null {
@@ -67,18 +71,55 @@ export class CopiedMemory {
   }
 
   /**
+   * Makes a base while the domain runs, if there is none that will do: part by part, each in a moment of rest, so that no moment is long.
+   * @throws HostError, and what `atRest` throws; memory is sound then, without a base
+   */
+  async prepare(atRest: (act: () => void) => Promise<void>): Promise<void> {
+    const changed = this.#changedFrames();
+    if (changed !== null && changed.length <= this.#frames * CHANGES_PART) return;
+    const base = this.#newFile(this.#bytes.length);
+    try {
+      for (let first = 0; first < this.#frames; )
+        await atRest(() => {
+          const end = this.#endOfPart(first);
+          // From the first part on: pages of some are the file's.
+          Atomics.store(this.#domain.i32, DOMAIN.memoryIsCopy >> 2, 1);
+          this.#copyTo(base, first, end, false);
+          this.#map(base, first, end);
+          first = end;
+        });
+    } catch (error) {
+      closeSync(base);
+      this.#isMixed = true;
+      throw error;
+    }
+    this.#setBase(base);
+  }
+
+  /** Behind the frames from `first` on that are worth one moment. */
+  #endOfPart(first: number): number {
+    const entries = this.#pagemap();
+    let present = 0;
+    for (let frame = first; frame < this.#frames; frame++) {
+      if (isPresent(entries[frame * 2 + 1])) present++;
+      if (present > PART_PAGES) return frame;
+    }
+    return this.#frames;
+  }
+
+  /**
    * The memory as it is now, which nobody touches meanwhile. `isShared`: others must go on to see what is written, so it stays where it is.
    * @throws HostError
    */
   freeze(isShared: boolean): { readonly memory: FrozenMemory; readonly release: Release } {
-    const changed = this.#base === null ? null : this.#changedFrames();
+    const changed = this.#changedFrames();
     if (this.#base !== null && changed !== null && changed.length <= this.#frames * CHANGES_PART)
       return this.#handOut(this.#base, changed);
     const base = this.#newFile(this.#bytes.length);
     try {
-      this.#copyTo(base);
+      this.#copyTo(base, 0, this.#frames, isShared);
       if (isShared) return this.#handOut(base, []);
-      this.#map(base);
+      this.#map(base, 0, this.#frames);
     } catch (error) {
       closeSync(base);
       throw error;
@@ -94,7 +135,7 @@ export class CopiedMemory {
     try {
       if (fstatSync(base).size !== this.#bytes.length)
         throw new HostError(`a memory of ${fstatSync(base).size} bytes, where ${this.#bytes.length} are expected`);
-      this.#map(base);
+      this.#map(base, 0, this.#frames);
       this.#setBase(base);
       if (changes !== null) this.#readChanges(changes);
     } finally {
@@ -110,11 +151,14 @@ export class CopiedMemory {
   #setBase(base: number | null): void {
     if (this.#base !== null) closeSync(this.#base);
     this.#base = base;
+    this.#isMixed = false;
     Atomics.store(this.#domain.i32, DOMAIN.memoryIsCopy >> 2, base === null ? 0 : 1);
   }
 
-  #map(base: number): void {
-    const errno = this.#calls.mapAt(this.#calls.addressOf(this.#bytes), this.#bytes.length, base, 0, 'copy');
+  #map(base: number, first: number, end: number): void {
+    const at = first * PAGE_SIZE;
+    const sizeBytes = (end - first) * PAGE_SIZE;
+    const errno = this.#calls.mapAt(this.#calls.addressOf(this.#bytes) + at, sizeBytes, base, at, 'copy');
     if (errno !== 0) throw new HostError(`memory cannot be mapped: ${getSystemErrorName(-errno)}`);
   }
 
@@ -140,28 +184,41 @@ export class CopiedMemory {
     };
   }
 
-  #copyTo(fd: number): void {
-    const bytes = this.#bytes;
+  /** Copies frames to a new base: what this process has not touched it need not have, but its base may. */
+  #copyTo(fd: number, from: number, to: number, isShared: boolean): void {
+    const entries = this.#pagemap();
+    const isAnew = this.#framesMappedAnew();
+    // What others have written to shared pages need not show in this process's tables.
+    const whole =
+      isShared || this.#isMixed || (this.#base === null && this.#domain.i32[DOMAIN.memoryIsCopy >> 2] !== 0);
+    const sourceOf = (frame: number): 'memory' | 'base' | 'none' => {
+      if (whole || isPresent(entries[frame * 2 + 1])) return 'memory';
+      return this.#base === null || isAnew[frame] !== 0 ? 'none' : 'base';
+    };
     const zeros = Buffer.alloc(CHUNK_PAGES * PAGE_SIZE);
-    for (const [first, end] of this.#presentRuns())
-      for (let frame = first; frame < end; frame += CHUNK_PAGES) {
-        const chunk = bytes.subarray(frame * PAGE_SIZE, Math.min(end, frame + CHUNK_PAGES) * PAGE_SIZE);
-        if (zeros.compare(chunk, 0, chunk.length, 0, chunk.length) !== 0) writeAll(fd, chunk, frame * PAGE_SIZE);
+    const read = Buffer.alloc(CHUNK_PAGES * PAGE_SIZE);
+    for (let frame = from, end = from; frame < to; frame = end) {
+      const source = sourceOf(frame);
+      for (end = frame + 1; end < to && end < frame + CHUNK_PAGES && sourceOf(end) === source; ) end++;
+      if (source === 'none') continue;
+      const at = frame * PAGE_SIZE;
+      let chunk: Uint8Array = this.#bytes.subarray(at, end * PAGE_SIZE);
+      // Read as a file, holes stay holes.
+      if (source === 'base') {
+        chunk = read.subarray(0, chunk.length);
+        readAll(this.#base ?? -1, chunk, at);
       }
+      if (zeros.compare(chunk, 0, chunk.length, 0, chunk.length) !== 0) writeAll(fd, chunk, at);
+    }
   }
 
-  /** Runs of frames that the kernel has anything for: [first, end). */
-  #presentRuns(): [number, number][] {
-    return runsOf(this.#pagemap(), (entry) => (entry & (PAGE_IS_PRESENT | PAGE_IS_SWAPPED)) !== 0);
-  }
-
-  /** Frames that may differ from the base. */
-  #changedFrames(): number[] {
+  /** Frames that may differ from the base; null: there is none of which that can be told. */
+  #changedFrames(): number[] | null {
+    if (this.#base === null || this.#isMixed) return null;
     const frames: number[] = [];
     const entries = this.#pagemap();
     const isAnew = this.#framesMappedAnew();
-    const isAnonymous = (entry: number): boolean =>
-      (entry & (PAGE_IS_PRESENT | PAGE_IS_SWAPPED)) !== 0 && (entry & PAGE_IS_FILE) === 0;
+    const isAnonymous = (entry: number): boolean => isPresent(entry) && (entry & PAGE_IS_FILE) === 0;
     for (let frame = 0; frame < this.#frames; frame++)
       if (isAnonymous(entries[frame * 2 + 1]) || isAnew[frame] !== 0) frames.push(frame);
     return frames;
@@ -235,18 +292,9 @@ function forRuns(frames: readonly number[], visit: (first: number, count: number
   }
 }
 
-function runsOf(entries: Uint32Array, isWanted: (entry: number) => boolean): [number, number][] {
-  const runs: [number, number][] = [];
-  const frames = entries.length / 2;
-  let first = -1;
-  for (let frame = 0; frame <= frames; frame++) {
-    const wanted = frame < frames && isWanted(entries[frame * 2 + 1]);
-    if (wanted && first < 0) first = frame;
-    if (wanted || first < 0) continue;
-    runs.push([first, frame]);
-    first = -1;
-  }
-  return runs;
+/** The kernel has something for the page, in memory or elsewhere. */
+function isPresent(entry: number): boolean {
+  return (entry & (PAGE_IS_PRESENT | PAGE_IS_SWAPPED)) !== 0;
 }
 
 function writeAll(fd: number, bytes: Uint8Array, position: number): void {

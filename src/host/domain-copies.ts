@@ -14,9 +14,10 @@ import { DiskLayers, type FrozenDisk } from './disk-layers.ts';
 import type { DomainWriterOptions } from './domain-writer.ts';
 import type { ForkState, Outline } from './forked-domain.ts';
 import { HostError } from './host-error.ts';
+import { KnownNodes } from './known-nodes.ts';
 import { hostCalls } from './libc.ts';
 import { type SavableDomain, writeDomain } from './save-domain.ts';
-import { writeWhole } from './save-stream.ts';
+import { PLAIN_CODEC, writeWhole } from './save-stream.ts';
 import { disksFolder, domainFolder } from './state-dir.ts';
 
 /** How long the sources of a copy are kept for one who never says that it has them. */
@@ -40,6 +41,8 @@ export interface Fork extends ForkState {
   readonly disks: readonly FrozenDisk[];
 }
 
+interface Taken extends Pick<Fork, 'disks' | 'stoppedMs'> {}
+
 /** Where a stream goes that is read by `path`. */
 interface Target {
   readonly path: string;
@@ -51,16 +54,50 @@ export class DomainCopies {
   readonly #options: DomainCopiesOptions;
   readonly #kept = new Map<number, Release>();
   #lastKey = 0;
+  /** What can be had before the domain stands still; null: nobody is about to copy it. */
+  #ready: Promise<KnownNodes | null> | null = null;
   #isBusy = false;
 
   constructor(options: DomainCopiesOptions) {
     this.#options = options;
   }
 
+  /** What a process has to know to get ready for a copy. Meanwhile this one gets ready as well. */
   outline(): Outline {
+    const ready = this.#getReady(this.#ready);
+    this.#ready = ready;
+    // Whoever has asked may have gone.
+    setTimeout(() => void this.#forget(ready), KEPT_MS).unref();
     const { facts, freezable, shape } = this.#options;
     const tscKhz = freezable.domain.u32[DOMAIN.tscKhz >> 2];
     return { shape, engine: facts.engine, knownDomid: facts.knownDomid, tscKhz };
+  }
+
+  /** Null: the copy has to do without. It says itself what is wrong. `before`: what was got ready for one that has not come. */
+  async #getReady(before: Promise<KnownNodes | null> | null): Promise<KnownNodes | null> {
+    const { memory, isShared, freezer, freezable, store, note } = this.#options;
+    const { domid } = freezable.domain;
+    let known = await before;
+    try {
+      this.#mustBeAlone();
+      known ??= await KnownNodes.read(store, domid);
+      const atRest = (act: () => void): Promise<void> =>
+        freezer.whileFrozen(async () => {
+          act();
+          return 'as before';
+        });
+      if (!isShared()) await memory?.prepare(atRest);
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      note(`Domain ${domid} cannot get ready to be copied: ${error.message}`);
+    }
+    return known;
+  }
+
+  async #forget(ready: Promise<KnownNodes | null>): Promise<void> {
+    if (this.#ready !== ready) return;
+    this.#ready = null;
+    (await ready)?.close();
   }
 
   /** What copies begin with; the domain goes on. @throws NotSavable, and what writing throws */
@@ -72,21 +109,27 @@ export class DomainCopies {
     const release = (): void => {
       for (const each of releases.splice(0)) each();
     };
+    const ready = this.#ready ?? this.#getReady(null);
+    this.#ready = null;
+    const known = await ready;
     try {
       let frozen: ForkState['memory'] = null;
-      const disks = await this.#withLayers('copied', async (saved) => {
-        if (memory === null) return await writeDomain(saved, target.sink);
-        // They are elsewhere.
-        await writeDomain(saved, target.sink, []);
+      const { disks, stoppedMs } = await this.#withLayers('copied', async (saved) => {
+        const options = { codec: PLAIN_CODEC, ...(known === null ? {} : { nodes: () => known.current() }) };
+        if (memory === null) return await writeDomain(saved, target.sink, options);
+        // Pages are elsewhere.
+        await writeDomain(saved, target.sink, { ...options, pages: [] });
         const { memory: at, release: letGo } = memory.freeze(isShared());
         frozen = at;
         releases.push(letGo);
       });
       this.#keep(key, release);
-      return { key, state: target.path, memory: frozen, disks };
+      return { key, state: target.path, memory: frozen, disks, stoppedMs };
     } catch (error) {
       release();
       throw error;
+    } finally {
+      known?.close();
     }
   }
 
@@ -99,7 +142,8 @@ export class DomainCopies {
 
   /** Writes the domain to a file, to be restored with disks as they are in the bases; it goes on. @throws NotSavable, and what writing throws */
   async snapshot(path: string): Promise<readonly FrozenDisk[]> {
-    return await this.#withLayers('written', (saved) => writeWhole(path, (sink) => writeDomain(saved, sink)));
+    const write = (saved: SavableDomain): Promise<void> => writeWhole(path, (sink) => writeDomain(saved, sink));
+    return (await this.#withLayers('written', write)).disks;
   }
 
   close(): void {
@@ -113,7 +157,7 @@ export class DomainCopies {
   }
 
   /** Calls `take` when the domain is frozen and its disks have their layers. */
-  async #withLayers(what: string, take: (saved: SavableDomain) => Promise<void>): Promise<FrozenDisk[]> {
+  async #withLayers(what: string, take: (saved: SavableDomain) => Promise<void>): Promise<Taken> {
     if (this.#isBusy) throw new NotSavable('it is being copied already');
     this.#isBusy = true;
     try {
@@ -130,7 +174,7 @@ export class DomainCopies {
         join(disksFolder(root, name), `${vdev}.${Date.now().toString(36)}.qcow2`);
       const layers = await DiskLayers.prepare(devices.disks, { domid, store, elsewhere, onMoved: onDiskMoved });
       let disks: FrozenDisk[] | null = null;
-      const startMs = performance.now();
+      const stoppedMs = Date.now();
       try {
         await freezer.whileFrozen(async () => {
           this.#mustBeAlone();
@@ -142,8 +186,8 @@ export class DomainCopies {
         if (disks === null) await layers.abandon();
         throw error instanceof HostError ? new NotSavable(error.message) : error;
       }
-      note(`Domain ${domid} has been ${what}: it stood still for ${Math.ceil(performance.now() - startMs)} ms`);
-      return disks ?? [];
+      note(`Domain ${domid} has been ${what}: it stood still for ${Date.now() - stoppedMs} ms`);
+      return { disks: disks ?? [], stoppedMs };
     } finally {
       this.#isBusy = false;
     }

@@ -32,6 +32,7 @@ import {
   vifNodes,
 } from '../toolstack/device-nodes.ts';
 import { DevicePlugError, errorNode, plugDevice } from '../toolstack/device-plug.ts';
+import type { SavedNode } from '../toolstack/saved/saved-store.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import { openChannelEnd } from './channel-end.ts';
 import type { ControlDevices } from './control-protocol.ts';
@@ -40,8 +41,9 @@ import { type DiskPlace, numberOfForeignDisk, openDisk, placeDisk } from './doma
 import { openNetwork, userScript, vifName } from './domain-network.ts';
 import { HostError } from './host-error.ts';
 import { type HotplugScript, runHotplugScript } from './hotplug-script.ts';
-import { BACKEND_KINDS, PlugWatcher } from './plug-watcher.ts';
+import { PlugWatcher } from './plug-watcher.ts';
 import { RfbServer } from './rfb/server.ts';
+import { backendsIn } from './saved-backends.ts';
 
 export interface DomainDevicesOptions {
   readonly store: XenstoreClient;
@@ -300,21 +302,18 @@ export class DomainDevices {
   }
 
   /**
-   * Opens the devices of a restored domain, whose nodes are there, and goes on with each where it was. `config` has what no nodes say.
+   * Opens the devices of a restored domain, whose nodes are there and are given, and goes on with each where it was. `config` has what
+   * no nodes say.
    * @throws HostError
    */
-  async restore(config: DomainConfig): Promise<void> {
+  async restore(config: DomainConfig, nodes: readonly SavedNode[]): Promise<void> {
     this.#isRestoring = true;
-    const { store, port } = this.#options;
-    for (const backendKind of BACKEND_KINDS)
-      for (const name of (await store.directory(`/local/domain/0/backend/${backendKind}/${port.domid}`)) ?? []) {
-        const path = `/local/domain/0/backend/${backendKind}/${port.domid}/${name}`;
-        const nodes = await this.#readNodes(path);
-        // Those that had been unplugged.
-        if (Number(nodes['state']) > XenbusStateConnected) continue;
-        const configured = config.vifs.find((vif) => backendKind === 'vif' && String(vif.devid) === name);
-        await this.#start(path, await this.#openFromNodes(path, backendKind, nodes, configured));
-      }
+    for (const { path, backendKind, name, values } of backendsIn(nodes, this.#options.port.domid)) {
+      // Those that had been unplugged.
+      if (Number(values['state']) > XenbusStateConnected) continue;
+      const configured = config.vifs.find((vif) => backendKind === 'vif' && String(vif.devid) === name);
+      await this.#start(path, await this.#openFromNodes(path, backendKind, values, configured));
+    }
     for (const vfb of config.vfbs) await this.addVfb(vfb);
     this.#isRestoring = false;
   }

@@ -84,9 +84,13 @@ async function run(request: ToDomainProcess): Promise<void> {
   let previous: string | null = null;
   let control: ControlServer | null = null;
   let saved: OpenSaved | null = null;
+  let source: ForkSource | null = null;
   try {
     if (restoreFrom !== null) saved = await openSaved(restoreFrom);
-    const restore = fork !== null ? new ForkedDomain(fork, forkSource) : saved && fromFile(saved.domain);
+    const restore =
+      fork !== null
+        ? new ForkedDomain(fork, async () => (source = await forkSource()))
+        : saved && fromFile(saved.domain);
     const { exitCode } = await runDomain(config, {
       configText: () => configText,
       ...(restore === null ? {} : { restore, force }),
@@ -99,6 +103,8 @@ async function run(request: ToDomainProcess): Promise<void> {
       preserve,
       onStart: () => {
         saved?.close();
+        if (source !== null)
+          note(`Domain ${domid} is a copy, and goes on ${Date.now() - source.stoppedMs} ms after it was taken`);
         void say({ kind: 'started', domid });
       },
       nextConfig: () => config,

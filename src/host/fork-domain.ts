@@ -11,6 +11,7 @@
 
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { linuxCalls } from '../storage/host/libc.ts';
 import { createOverlay } from '../storage/host/overlay.ts';
 import { type ConfigAndText, movedDisk, withDevices } from '../toolstack/config/device-specs.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
@@ -22,7 +23,7 @@ import type { FrozenDisk } from './disk-layers.ts';
 import { DomainClientError, endFork, forkDomain, outlineOf } from './domain-client.ts';
 import type { Fork } from './domain-copies.ts';
 import { type DomainRecord, readRecord } from './domain-record.ts';
-import type { ForkSource, Outline } from './forked-domain.ts';
+import type { ForkRequest, ForkSource, Outline } from './forked-domain.ts';
 import { StartError, type StartedDomain, startDomain } from './start-domain.ts';
 import { disksFolder } from './state-dir.ts';
 
@@ -48,11 +49,14 @@ export interface Forked {
   readonly disks: readonly FrozenDisk[];
 }
 
+/** In the folder of a copy. */
+const CONFIG_FILE = 'domain.cfg';
+
 interface Copy {
   readonly name: string;
   readonly folder: string;
   readonly config: ConfigAndText;
-  readonly macs: Readonly<Record<number, Uint8Array>>;
+  readonly identity: ForkRequest['identity'];
 }
 
 /** Disks and config of a copy are in a folder of its own. */
@@ -144,7 +148,7 @@ function planCopy(root: string, record: DomainRecord, name: string, vifs: readon
       vifs: own.vifs.map((vif) => ({ ...vif, mac: macs[vif.devid], forwards: [], ifname: null })),
     },
   );
-  return { name, folder, config, macs };
+  return { name, folder, config, identity: { name, uuid, macs, generation: makeUpGeneration() } };
 }
 
 function overlayPath(folder: string, vdev: string): string {
@@ -152,14 +156,14 @@ function overlayPath(folder: string, vdev: string): string {
 }
 
 async function startCopy(copy: Copy, { options, record, outline, gate }: Start): Promise<ForkedCopy> {
-  const { root, paused, log } = options;
+  const { root, domid, paused, log } = options;
   const { name, folder, config } = copy;
   let started: StartedDomain;
   try {
     started = await startDomain(config.config, {
       ...{ quiet: record.quiet, preserve: record.preserve, paused, configText: config.text, root, log },
       ...{ cwd: existsSync(record.cwd) ? record.cwd : root, environment: record.environment, note: () => {} },
-      fork: { outline, source: () => sourceOf(copy, gate) },
+      fork: { request: { outline, domid, identity: copy.identity }, source: () => sourceOf(copy, gate) },
     });
   } catch (error) {
     if (!(error instanceof StartError)) throw error;
@@ -171,15 +175,17 @@ async function startCopy(copy: Copy, { options, record, outline, gate }: Start):
 }
 
 /** When the domain has been copied: makes the disks of this copy. */
-async function sourceOf({ name, folder, config, macs }: Copy, gate: Gate): Promise<ForkSource> {
-  const fork = await gate.pass();
+async function sourceOf({ folder, config }: Copy, gate: Gate): Promise<ForkSource> {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
+  writeFileSync(join(folder, CONFIG_FILE), config.text, { mode: 0o600 });
+  // Loaded now, while there is time.
+  linuxCalls();
+  const fork = await gate.pass();
   const disks: Record<number, string> = {};
-  for (const { id, vdev, base } of fork.disks) {
+  const made = fork.disks.map(({ id, vdev, base }) => {
     disks[id] = overlayPath(folder, vdev);
-    await createOverlay(disks[id], base);
-  }
-  writeFileSync(join(folder, 'domain.cfg'), config.text, { mode: 0o600 });
-  const identity = { name, uuid: config.config.uuid, macs, disks, generation: makeUpGeneration() };
-  return { state: fork.state, memory: fork.memory, identity };
+    return createOverlay(disks[id], base, { sync: false });
+  });
+  await Promise.all(made);
+  return { state: fork.state, memory: fork.memory, stoppedMs: fork.stoppedMs, disks };
 }

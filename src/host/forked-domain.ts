@@ -2,10 +2,12 @@
 
 import type { Domain } from '../hypervisor/domain.ts';
 import type { MachineMemory } from '../machine/memory.ts';
-import { type ForkIdentity, forkedDescription } from '../toolstack/saved/forked-nodes.ts';
+import { type ForkIdentity, forkedDescription, forkedNodes } from '../toolstack/saved/forked-nodes.ts';
 import { SaveFileError } from '../toolstack/saved/save-file.ts';
 import type { Description } from '../toolstack/saved/saved-description.ts';
 import type { SavedShape } from '../toolstack/saved/saved-state.ts';
+import { readDomainNodes, renumberNodes, type SavedNode } from '../toolstack/saved/saved-store.ts';
+import type { XenstoreClient } from '../xenstore/client.ts';
 import { CopiedMemory, type FrozenMemory } from './copied-memory.ts';
 import { openSaved, type SavedDomain } from './restore-domain.ts';
 
@@ -20,6 +22,8 @@ export interface Outline {
 /** A domain that goes on instead of being built. */
 export interface RestorableDomain {
   readonly outline: Outline;
+  /** The nodes that it will have, as domain `domid`, as far as that is known before the rest. */
+  earlyNodes(store: XenstoreClient, domid: number): Promise<readonly SavedNode[]>;
   /** Resolves when there is the rest. */
   arrive(): Promise<void>;
   /** Once it has arrived. */
@@ -34,12 +38,20 @@ export interface RestorableDomain {
 export interface ForkState {
   readonly state: string;
   readonly memory: FrozenMemory | null;
+  /** When the domain was stopped for it: ms since 1970. */
+  readonly stoppedMs: number;
 }
 
-/** What a copy goes on from, and who it is then. */
-export interface ForkSource extends ForkState {
-  readonly identity: ForkIdentity;
+/** What a process is told of a copy before there is one. */
+export interface ForkRequest {
+  readonly outline: Outline;
+  /** The domain that is to be copied. */
+  readonly domid: number;
+  readonly identity: Omit<ForkIdentity, 'disks'>;
 }
+
+/** What a copy goes on from. */
+export interface ForkSource extends ForkState, Pick<ForkIdentity, 'disks'> {}
 
 export function outlineOf({ description, shape }: SavedDomain): Outline {
   const { engine, knownDomid, tsc } = description;
@@ -50,6 +62,7 @@ export function outlineOf({ description, shape }: SavedDomain): Outline {
 export function fromFile(saved: SavedDomain): RestorableDomain {
   return {
     outline: outlineOf(saved),
+    earlyNodes: async () => [],
     arrive: async () => {},
     description: saved.description,
     load: (machine, domain) => saved.load(machine, domain),
@@ -59,6 +72,7 @@ export function fromFile(saved: SavedDomain): RestorableDomain {
 
 export class ForkedDomain implements RestorableDomain {
   readonly outline: Outline;
+  readonly #request: ForkRequest;
   readonly #source: () => Promise<ForkSource>;
   #from: ForkSource | null = null;
   #saved: SavedDomain | null = null;
@@ -66,9 +80,16 @@ export class ForkedDomain implements RestorableDomain {
   #memory: CopiedMemory | null = null;
 
   /** `source`: called when the process is ready for it. */
-  constructor(outline: Outline, source: () => Promise<ForkSource>) {
-    this.outline = outline;
+  constructor(request: ForkRequest, source: () => Promise<ForkSource>) {
+    this.outline = request.outline;
+    this.#request = request;
     this.#source = source;
+  }
+
+  async earlyNodes(store: XenstoreClient, domid: number): Promise<readonly SavedNode[]> {
+    const { domid: from, identity } = this.#request;
+    const nodes = forkedNodes(await readDomainNodes(store, from), from, { ...identity, disks: {} });
+    return renumberNodes(nodes, from, domid);
   }
 
   async arrive(): Promise<void> {
@@ -80,7 +101,8 @@ export class ForkedDomain implements RestorableDomain {
     if (shape.ramPages !== ramPages || shape.maxPages !== maxPages || shape.vcpus !== vcpus)
       throw new SaveFileError('the domain has got another shape meanwhile');
     this.#saved = domain;
-    this.#description = forkedDescription(domain.description, this.#from.identity);
+    const identity = { ...this.#request.identity, disks: this.#from.disks };
+    this.#description = forkedDescription(domain.description, identity);
   }
 
   get description(): Description {

@@ -42,7 +42,7 @@ import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
 import type { ControlDevices } from './control-protocol.ts';
 import { CopiedMemory } from './copied-memory.ts';
-import { build, CONSOLE_PORT, cpuidOf, load, STORE_PORT, type TakeBootFiles } from './domain-content.ts';
+import { type Built, build, CONSOLE_PORT, cpuidOf, load, STORE_PORT, type TakeBootFiles } from './domain-content.ts';
 import { DomainCopies } from './domain-copies.ts';
 import { DomainDevices } from './domain-devices.ts';
 import { type AfterSave, DomainWriter } from './domain-writer.ts';
@@ -313,13 +313,22 @@ async function buildAndRun(
 ): Promise<EndReason> {
   const { config, options, xenstore, domid, restore } = run;
   const { machine } = domain;
-  const built =
-    restore === null
-      ? await build(config, run.takeBootFiles, domain)
-      : await load(restore, domain, { engine: handle, workers, force: options.force ?? false, log: options.log });
+  const early = restore === null ? [] : await restore.earlyNodes(xenstore.client, domid);
+  if (early.length > 0) await hostErrorOf(writeDomainNodes(xenstore.client, domid, early, config.name));
+  let built: Built;
+  try {
+    built =
+      restore === null
+        ? await build(config, run.takeBootFiles, domain)
+        : await load(restore, domain, { engine: handle, workers, force: options.force ?? false, log: options.log });
+  } catch (error) {
+    if (early.length > 0) await xenstore.remove(domid);
+    throw error;
+  }
   const storePort = restore?.description.store.port ?? STORE_PORT;
   const consolePort = restore?.description.console.port ?? CONSOLE_PORT;
   const storeMfn = built.storePfn + MFN_BASE;
+  const nodes = restore === null ? [] : renumberNodes(restore.description.nodes, restore.description.domid, domid);
 
   const kicker = createKicker(handle);
   const channels = new Dom0Channels(domain, kicker);
@@ -341,8 +350,7 @@ async function buildAndRun(
     });
     await hostErrorOf(introduced);
   } else {
-    const nodes = renumberNodes(restore.description.nodes, restore.description.domid, domid);
-    await hostErrorOf(writeDomainNodes(xenstore.client, domid, nodes, config.name));
+    await hostErrorOf(writeDomainNodes(xenstore.client, domid, nodes, config.name, early));
     await xenstore.client.introduce(domid, storeMfn, storePort);
   }
   const page = (pfn: number): Uint8Array => machine.u8.subarray(pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);
@@ -498,7 +506,7 @@ async function buildAndRun(
       for (const vif of config.vifs) await devices.addVif(vif);
       for (const vfb of config.vfbs) await devices.addVfb(vfb);
       for (const channel of config.channels) await devices.addChannel(channel);
-    } else await devices.restore(config);
+    } else await devices.restore(config, nodes);
     await devices.watch();
     await workers.ready;
     placement.apply(options.log);

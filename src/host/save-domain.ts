@@ -16,6 +16,7 @@ import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
 import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { isSuspended, pauseDomain, resumeDomain, unpauseDomain, untilParked } from '../hypervisor/domain-state.ts';
 import {
+  type Codec,
   PART_DESCRIPTION,
   PART_DOMAIN,
   PART_END,
@@ -28,7 +29,7 @@ import {
 import { type Description, encodeDescription } from '../toolstack/saved/saved-description.ts';
 import { encodeM2p, encodePages } from '../toolstack/saved/saved-memory.ts';
 import { encodeDomain, encodeVcpu, NotSavable } from '../toolstack/saved/saved-state.ts';
-import { readDomainNodes } from '../toolstack/saved/saved-store.ts';
+import { readDomainNodes, type SavedNode } from '../toolstack/saved/saved-store.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import type { LinkConnection } from '../xenstore/link-connection.ts';
 import type { RingServer } from '../xenstore/ring-server.ts';
@@ -176,18 +177,26 @@ export class Freezer {
   }
 }
 
-/** Writes a domain that is frozen. `pages`: of its memory; none if that is had otherwise. @throws NotSavable, and what the sink throws */
+/** For copies: what is had otherwise, or before. */
+export interface WriteOptions {
+  /** Parts of its memory. */
+  readonly pages?: Iterable<Uint8Array>;
+  readonly nodes?: () => Promise<readonly SavedNode[]>;
+  readonly codec?: Codec;
+}
+
+/** Writes a domain that is frozen. @throws NotSavable, and what the sink throws */
 export async function writeDomain(
   saved: SavableDomain,
   sink: Sink,
-  pages: Iterable<Uint8Array> = encodePages(saved.domain.machine),
+  { pages, nodes: known, codec = NODE_CODEC }: WriteOptions = {},
 ): Promise<void> {
   const { domain, connection, store, cpu, facts } = saved;
   const { domid, machine } = domain;
   const name = (await store.read(`/local/domain/${domid}/name`)) ?? '';
-  const nodes = await readDomainNodes(store, domid);
+  const nodes = await (known?.() ?? readDomainNodes(store, domid));
   const { watches } = connection;
-  const writer = new SaveWriter(sink, NODE_CODEC);
+  const writer = new SaveWriter(sink, codec);
   const config = saved.config(name);
   // Before anything is written: it may refuse.
   const nowNs = systemTimeNs(domain);
@@ -199,7 +208,7 @@ export async function writeDomain(
   for (const { vcpuId } of domain.vcpus) await writer.part(PART_VCPU, encodeVcpu(domain, vcpuId));
   await writer.part(PART_M2P, encodeM2p(machine));
   let parts = 0;
-  for (const part of pages) {
+  for (const part of pages ?? encodePages(machine)) {
     await writer.part(PART_PAGES, part);
     parts++;
   }

@@ -7,7 +7,7 @@ import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { compileCacheFolder } from '../toolstack/compile-cache.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
-import type { ForkSource, Outline } from './forked-domain.ts';
+import type { ForkRequest, ForkSource } from './forked-domain.ts';
 import { domainLogPath, stateRoot } from './state-dir.ts';
 
 /** The first message to a domain's process, and the only one but for copies. */
@@ -21,7 +21,7 @@ export interface ToDomainProcess {
   /** A saved domain that goes on: its file; null to build one. */
   readonly restoreFrom: string | null;
   /** A copy of a domain that runs: its ForkSource is the second message, when the process has said that it is ready for it. */
-  readonly fork: Outline | null;
+  readonly fork: ForkRequest | null;
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force: boolean;
   /** Where its standard error goes. */
@@ -48,7 +48,7 @@ export interface StartOptions {
   /** A saved domain that goes on: its file. */
   readonly restoreFrom?: string;
   /** A copy of a domain that runs; `source` is called when its process is ready. A copy ends when that rejects. */
-  readonly fork?: { readonly outline: Outline; readonly source: () => Promise<ForkSource> };
+  readonly fork?: { readonly request: ForkRequest; readonly source: () => Promise<ForkSource> };
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force?: boolean;
   readonly log: (line: string) => void;
@@ -127,7 +127,7 @@ export async function startDomain(config: DomainConfig, options: StartOptions): 
   });
   closeSync(logFile);
   const { quiet, paused, preserve, configText, restoreFrom = null, force = false } = options;
-  const start = { quiet, paused, preserve, configText, restoreFrom, fork: options.fork?.outline ?? null, force };
+  const start = { quiet, paused, preserve, configText, restoreFrom, fork: options.fork?.request ?? null, force };
   const request: ToDomainProcess = { config, ...start, logPath: path };
   child.send(request, () => {});
   return await new Promise((resolve, reject) => {

@@ -6,7 +6,7 @@
  *   network/socket      Ethernet switches (on Windows a pipe)
  *   domains/DOMID/      of each domain that runs: pid, the process, and when it was started; control, console and peer, its sockets (on
  *                       Windows pipes); config.json, what it was made from; record.json, what it is started again from
- *   disks/NAME/         disks of the domain of that name which have layers: VDEV.qcow2 of a copy, with its config NAME.cfg; VDEV.TIME.qcow2 of one
+ *   disks/NAME/         disks of the domain of that name which have layers: VDEV.qcow2 of a copy, with its config domain.cfg; VDEV.TIME.qcow2 of one
  *                       that was copied, or has a snapshot
  *   snapshots/UUID/     a folder for each snapshot of the domain: memory, as xl save writes it; snapshot.json, its disks
  *   log/xl-NAME.log     what became of the domain of that name; .1, .2, ... are those before

@@ -12,7 +12,7 @@
 
 import { chmod, link, lstat, open, realpath, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
-import { DiskImageError } from '../block-file.ts';
+import { type BlockFile, DiskImageError } from '../block-file.ts';
 import type { DiskFormat } from '../disk-image.ts';
 import { createQcow2 } from '../qcow2/create.ts';
 import { hostFiles } from './node-file.ts';
@@ -43,16 +43,26 @@ const BASES_MAX = 100_000;
 /** What QEMU calls the formats. */
 const NAMES: Readonly<Record<DiskFormat, string>> = { raw: 'raw', qcow2: 'qcow2', vhd: 'vpc' };
 
+export interface OverlayOptions {
+  /** By which it names the base. */
+  readonly backingName?: string;
+  readonly mode?: number;
+  /** It is on the disk when this resolves; otherwise when something in it is flushed. */
+  readonly sync?: boolean;
+}
+
 /**
- * Makes an empty overlay at `path`, where nothing may be. `backingName`: by which it names the base.
+ * Makes an empty overlay at `path`, where nothing may be.
  * @throws DiskImageError, or the host's error
  */
-export async function createOverlay(path: string, base: Base, backingName = base.path, mode = 0o600): Promise<void> {
+export async function createOverlay(path: string, base: Base, options: OverlayOptions = {}): Promise<void> {
+  const { backingName = base.path, mode = 0o600, sync = true } = options;
   await writeFile(path, '', { flag: 'wx', mode });
   try {
     const file = await hostFiles.open(path, { readOnly: false, sharing: 'exclusive' });
+    const backing = { name: backingName, format: NAMES[base.format] };
     try {
-      await createQcow2(file, base.sizeBytes, { name: backingName, format: NAMES[base.format] });
+      await createQcow2(sync ? file : unflushed(file), base.sizeBytes, backing);
     } finally {
       await file.close();
     }
@@ -60,6 +70,10 @@ export async function createOverlay(path: string, base: Base, backingName = base
     await rm(path, { force: true });
     throw error;
   }
+}
+
+function unflushed(file: BlockFile): Pick<BlockFile, 'path' | 'write' | 'flush'> {
+  return { path: file.path, write: (offset, buffers) => file.write(offset, buffers), flush: async () => {} };
 }
 
 /**
@@ -79,7 +93,7 @@ async function inPlace(image: Base): Promise<Layer> {
   await rm(overlay, { force: true });
   // A name without a folder lets both be moved together; one that is found through a link would be looked for beside the link.
   const isLink = (await lstat(path)).isSymbolicLink();
-  await createOverlay(overlay, base, isLink ? base.path : basename(base.path), mode & 0o777);
+  await createOverlay(overlay, base, { backingName: isLink ? base.path : basename(base.path), mode: mode & 0o777 });
   return {
     top: path,
     base,
@@ -171,7 +185,7 @@ export async function resetToBase(top: string, base: Base): Promise<void> {
   const overlay = `${real}.${process.pid}.overlay`;
   await rm(overlay, { force: true });
   const beside = real === top && dirname(base.path) === dirname(real);
-  await createOverlay(overlay, base, beside ? basename(base.path) : base.path);
+  await createOverlay(overlay, base, { backingName: beside ? basename(base.path) : base.path });
   await rename(overlay, real);
   await syncFolder(dirname(real));
 }

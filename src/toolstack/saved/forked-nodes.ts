@@ -40,7 +40,8 @@ export function forkedDescription(from: Description, identity: ForkIdentity): De
   return { ...from, name: identity.name, nodes: forkedNodes(from.nodes, from.domid, identity) };
 }
 
-function forkedNodes(nodes: readonly SavedNode[], domid: number, identity: ForkIdentity): SavedNode[] {
+/** The nodes of the copy, still with the domid of the other one. */
+export function forkedNodes(nodes: readonly SavedNode[], domid: number, identity: ForkIdentity): SavedNode[] {
   const vm = `/vm/${formatUuid(identity.uuid)}`;
   const domain = `/local/domain/${domid}`;
   const generation = `${domain}/${GENERATION_NODE}`;

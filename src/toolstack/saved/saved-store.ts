@@ -69,6 +69,10 @@ function isOf(path: string, domid: number): boolean {
   return words[2] === '0' && words[3] === 'backend' && words.length > 5 && words[5] === String(domid);
 }
 
+function isSame(a: SavedNode, b: SavedNode | undefined): boolean {
+  return b !== undefined && a[1] === b[1] && a[2].join() === b[2].join();
+}
+
 /** The nodes as they are of a domain with another domid: in paths, in values that are such paths or the domid, in permissions. */
 export function renumberNodes(nodes: readonly SavedNode[], from: number, to: number): readonly SavedNode[] {
   if (from === to) return nodes;
@@ -85,7 +89,7 @@ export function renumberNodes(nodes: readonly SavedNode[], from: number, to: num
 }
 
 /**
- * Makes the nodes, all or none. `name`: what the domain is called now.
+ * Makes the nodes, all or none. `name`: what the domain is called now. `before`: what has been made of them already, with the name.
  * @throws DomainNameTaken
  */
 export async function writeDomainNodes(
@@ -93,11 +97,17 @@ export async function writeDomainNodes(
   domid: number,
   saved: readonly SavedNode[],
   name: string,
+  before: readonly SavedNode[] = [],
 ): Promise<void> {
+  const known = new Map(before.map((node) => [node[0], node]));
+  const wanted = new Set(saved.map(([path]) => path));
   await store.transaction(async (nodes: XenstoreNodes) => {
-    await nameMustBeFree(nodes, name);
-    const made: Promise<void>[] = [];
-    for (const [path, value, permissions] of saved) {
+    if (before.length === 0) await nameMustBeFree(nodes, name);
+    const made: Promise<unknown>[] = [];
+    for (const [path] of before) if (!wanted.has(path)) made.push(nodes.remove(path));
+    for (const node of saved) {
+      const [path, value, permissions] = node;
+      if (isSame(node, known.get(path))) continue;
       const isName =
         path === `/local/domain/${domid}/name` || (UUID_PATH.test(path.slice(0, -5)) && path.endsWith('/name'));
       made.push(nodes.write(path, isName ? name : textToBytes(value)), nodes.setPermissions(path, permissions));
