@@ -34,6 +34,8 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
     'host/host-memory.ts',
     'host/control-protocol.ts',
     'host/restore-domain.ts',
+    'host/fork-domain.ts',
+    'host/snapshots.ts',
     'host/console-ends.ts',
     'host/xenstored.ts',
     'host/domusd.ts',

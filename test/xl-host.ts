@@ -44,6 +44,10 @@ export function testState(memoryMiB: number, changed: Partial<ControlState> = {}
 }
 
 /** Its folder is DOMUS_STATE_DIR until it is closed. */
+function bug(message: string): never {
+  throw new Error(message);
+}
+
 export class TestHost {
   readonly root: string;
   readonly store: XenstoreClient;
@@ -128,6 +132,12 @@ export class TestHost {
       save: async () => {},
       dumpCore: async () => {},
       migrate: () => Promise.reject(new Error('no such thing here')),
+      copies: {
+        outline: () => bug('a domain of a test has no outline'),
+        fork: () => bug('a domain of a test cannot be copied'),
+        release: () => {},
+        snapshot: () => bug('a domain of a test cannot be copied'),
+      },
     };
   }
 

@@ -44,13 +44,24 @@ export class BlockDevice implements BackendDevice {
   readonly traffic = new DiskTraffic();
   readonly #port: GuestPort;
   readonly #bus: DeviceBus;
-  readonly #options: BlockOptions;
+  readonly #options: Omit<BlockOptions, 'image'>;
+  #image: DiskImage;
   #queues: BlockQueue[] = [];
 
-  constructor(port: GuestPort, bus: DeviceBus, options: BlockOptions) {
+  constructor(port: GuestPort, bus: DeviceBus, { image, ...options }: BlockOptions) {
     this.#port = port;
     this.#bus = bus;
     this.#options = options;
+    this.#image = image;
+  }
+
+  get image(): DiskImage {
+    return this.#image;
+  }
+
+  /** The same disk in another image, while no frontend is served. The one before is the caller's to close. */
+  set image(image: DiskImage) {
+    this.#image = image;
   }
 
   announce(): Nodes {
@@ -105,8 +116,8 @@ export class BlockDevice implements BackendDevice {
     const ring = BackRing.map(this.#port, grefs, BLKIF_REQUEST.SIZE);
     if (ring === null)
       throw new FrontendError(EINVAL, `${frontend.path}/${folder}ring-ref: ${grefs.join(' ')} grant no ring`);
-    const { image, readOnly, discards, sectorBytes } = this.#options;
-    const { traffic } = this;
+    const { readOnly, discards, sectorBytes } = this.#options;
+    const { traffic, image } = this;
     const options = { port: this.#port, bus: this.#bus, image, readOnly, discards, sectorBytes, traffic };
     const queue = BlockQueue.open(options, ring, eventChannel);
     if (queue !== null) return queue;
@@ -120,12 +131,12 @@ export class BlockDevice implements BackendDevice {
   }
 
   #size(): Nodes {
-    return { sectors: String(Math.floor(this.#options.image.sizeBytes / SECTOR_SIZE)) };
+    return { sectors: String(Math.floor(this.#image.sizeBytes / SECTOR_SIZE)) };
   }
 
   /** Makes the disk larger, or finds that it is, and tells the frontend. */
   async #resize(value: string): Promise<void> {
-    const { image } = this.#options;
+    const { image } = this;
     await image.measure?.();
     if (value !== RESIZE_AS_IT_IS) {
       const sizeBytes = /^\d{1,16}$/.test(value) ? Number(value) : Number.NaN;
@@ -145,7 +156,7 @@ export class BlockDevice implements BackendDevice {
   async drain(): Promise<void> {
     await Promise.all(this.#queues.map((queue) => queue.drain()));
     // What a guest was told is done, is; and who opens the file next sees it.
-    if (this.#queues.length > 0 && !this.#options.readOnly) await this.#options.image.flush();
+    if (this.#queues.length > 0 && !this.#options.readOnly) await this.#image.flush();
   }
 
   async disconnect(): Promise<void> {
@@ -153,7 +164,7 @@ export class BlockDevice implements BackendDevice {
   }
 
   async close(): Promise<void> {
-    await this.#options.image.close();
+    await this.#image.close();
     await this.#options.afterClose?.();
   }
 }

@@ -10,6 +10,10 @@
  *   save             { path, absolute; then: 'end', 'pause' or 'run' } -> null, when it is written. After 'end' the connection ends when
  *                    the domain is gone. An error leaves the domain as it was.
  *   dump-core        { path, absolute } -> null, when it is written
+ *   outline          -> Outline: what a process has to know to get ready for a copy of the domain
+ *   fork             -> Fork: the domain as it is now, for copies of it; its disks have got a layer each. It goes on
+ *   fork-end         { key } -> null: all copies have what they need of that
+ *   snapshot         { path, absolute } -> ControlSnapshot, when it is written; its disks have got a layer each. It goes on
  *   schedule         { weight?, cap? } -> null
  *   pin              { vcpu, hard?, soft? } -> null; lists of CPU numbers
  *   memory           { targetKiB } -> null: so much and no more may the domain have
@@ -19,10 +23,14 @@
  */
 import type { DiskTraffic, NetworkTraffic } from '../backends/traffic.ts';
 import type { DomainState, VcpuState } from '../hypervisor/domain-state.ts';
+import type { FrozenDisk } from './disk-layers.ts';
+import type { Fork } from './domain-copies.ts';
+import type { Outline } from './forked-domain.ts';
 import type { VcpuPlace } from './vcpu-placement.ts';
 
 export const CONTROL_METHODS = [
   ...(['state', 'pause', 'unpause', 'resume', 'nmi', 'wait', 'destroy'] as const),
+  ...(['outline', 'fork', 'fork-end', 'snapshot'] as const),
   ...(['save', 'dump-core', 'schedule', 'pin', 'memory', 'devices'] as const),
 ] as const;
 export type ControlMethod = (typeof CONTROL_METHODS)[number];
@@ -42,7 +50,11 @@ export interface ControlDevices {
   readonly vifs: readonly (NetworkTraffic & { readonly id: number })[];
 }
 
-export type ControlAnswer = ControlState | ControlDevices | null;
+export interface ControlSnapshot {
+  readonly disks: readonly FrozenDisk[];
+}
+
+export type ControlAnswer = ControlState | ControlDevices | ControlSnapshot | Outline | Fork | null;
 
 /** A longer line is no message of ours. */
 export const LINE_BYTES_MAX = 1 << 16;

@@ -8,11 +8,14 @@ import {
   type ControlDevices,
   type ControlMethod,
   type ControlParameters,
+  type ControlSnapshot,
   type ControlState,
   LineReader,
 } from './control-protocol.ts';
+import type { Fork } from './domain-copies.ts';
 import { forgetRecord } from './domain-record.ts';
 import type { AfterSave } from './domain-writer.ts';
+import type { Outline } from './forked-domain.ts';
 import { connectLocally } from './local-socket.ts';
 import { type ProcessId, parseProcessId, processLives } from './process-id.ts';
 import { consolePath, controlPath, domainFolder, endedPath, pidIn, stateRoot } from './state-dir.ts';
@@ -168,6 +171,37 @@ export async function dumpCore(domid: number, path: string, root: string = state
   const answer = await ask(root, domid, 'dump-core', null, { path });
   answer?.socket.destroy();
   return answer !== null;
+}
+
+/** What has to be known to get ready for copies of a domain; null if there is none. Throws DomainClientError. */
+export async function outlineOf(domid: number, root: string = stateRoot()): Promise<Outline | null> {
+  const answer = await ask(root, domid, 'outline');
+  answer?.socket.destroy();
+  return answer === null ? null : (answer.result as Outline);
+}
+
+/** The domain as it is now, for copies of it; null if there is none. Throws DomainClientError. */
+export async function forkDomain(domid: number, root: string = stateRoot()): Promise<Fork | null> {
+  const answer = await ask(root, domid, 'fork', null);
+  answer?.socket.destroy();
+  return answer === null ? null : (answer.result as Fork);
+}
+
+/** All copies have what they need. */
+export async function endFork(domid: number, key: number, root: string = stateRoot()): Promise<void> {
+  const answer = await ask(root, domid, 'fork-end', ANSWER_LIMIT_MS, { key });
+  answer?.socket.destroy();
+}
+
+/** Writes a domain to a file, an absolute path, and freezes what its disks have; null if there is none. Throws DomainClientError. */
+export async function snapshotDomain(
+  domid: number,
+  path: string,
+  root: string = stateRoot(),
+): Promise<ControlSnapshot | null> {
+  const answer = await ask(root, domid, 'snapshot', null, { path });
+  answer?.socket.destroy();
+  return answer === null ? null : (answer.result as ControlSnapshot);
 }
 
 async function closed(socket: Socket): Promise<void> {

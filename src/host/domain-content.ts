@@ -12,8 +12,8 @@ import type { DomainConfig } from '../toolstack/config/domain-config.ts';
 import { SaveFileError } from '../toolstack/saved/save-file.ts';
 import type { BootFiles } from './boot-files.ts';
 import { type EngineHandle, factsOf, interceptsCpuid } from './engines.ts';
+import type { RestorableDomain } from './forked-domain.ts';
 import { HostError } from './host-error.ts';
-import type { SavedDomain } from './restore-domain.ts';
 import type { VcpuWorkers } from './vcpu-workers.ts';
 
 /** Guest-local ports that the toolstack allocates. Source: reference guest layout of libxl, store first. */
@@ -66,12 +66,13 @@ async function buildFromFiles(config: DomainConfig, takeBootFiles: TakeBootFiles
 
 /** Reads the rest of a saved domain, once its engine is known to have what the guest has seen. @throws HostError */
 export async function load(
-  saved: SavedDomain,
+  saved: RestorableDomain,
   domain: Domain,
   { engine, workers, force, log }: LoadOptions,
 ): Promise<Built> {
-  const { description } = saved;
   const here = await workers.ready;
+  await arrive(saved);
+  const { description } = saved;
   const differs = (line: string): void => {
     if (!force) throw new HostError(line);
     log(`xl: ${line}`);
@@ -92,6 +93,15 @@ export async function load(
   }
   const { store, console, cmdline } = description;
   return { storePfn: store.pfn, consolePfn: console.pfn, cmdline };
+}
+
+async function arrive(saved: RestorableDomain): Promise<void> {
+  try {
+    await saved.arrive();
+  } catch (error) {
+    if (error instanceof SaveFileError) throw new HostError(error.message);
+    throw error;
+  }
 }
 
 /**

@@ -17,17 +17,19 @@ export function controlHandlers(live: LiveDomain, log: (line: string) => void): 
     }
     return null;
   };
-  const writing = async (path: unknown, write: (path: string) => Promise<void>): Promise<null> => {
-    if (typeof path !== 'string' || !isAbsolute(path)) throw new ControlError('expected an absolute path');
+  const copying = async <T>(copy: () => Promise<T>): Promise<T> => {
     try {
-      await write(path);
+      return await copy();
     } catch (error) {
       if (!(error instanceof Error)) throw error;
       // The domain cannot be saved, or the file cannot be written. All else is a defect, which the guest must not suffer for.
       if (error.name !== 'NotSavable' && !('syscall' in error)) log(error.stack ?? error.message);
       throw new ControlError(error.message);
     }
-    return null;
+  };
+  const writing = <T>(path: unknown, write: (path: string) => Promise<T>): Promise<T> => {
+    if (typeof path !== 'string' || !isAbsolute(path)) throw new ControlError('expected an absolute path');
+    return copying(() => write(path));
   };
   return {
     state: () => controlState(live),
@@ -46,9 +48,20 @@ export function controlHandlers(live: LiveDomain, log: (line: string) => void): 
     save: async ({ path, then }) => {
       if (then !== 'end' && then !== 'pause' && then !== 'run')
         throw new ControlError('save: expected end, pause or run');
-      return await writing(path, (checked) => live.save(checked, then));
+      await writing(path, (checked) => live.save(checked, then));
+      return null;
     },
-    'dump-core': ({ path }) => writing(path, (checked) => live.dumpCore(checked)),
+    'dump-core': async ({ path }) => {
+      await writing(path, (checked) => live.dumpCore(checked));
+      return null;
+    },
+    outline: () => live.copies.outline(),
+    fork: () => copying(() => live.copies.fork()),
+    'fork-end': acting((parameters) => {
+      const key = numberFor(parameters, 'key', 1, Number.MAX_SAFE_INTEGER, 'key');
+      if (key !== null) live.copies.release(key);
+    }),
+    snapshot: async ({ path }) => ({ disks: await writing(path, (checked) => live.copies.snapshot(checked)) }),
     schedule: acting((parameters) => {
       const { weight, cap, vcpus } = live.state();
       live.setSchedule(

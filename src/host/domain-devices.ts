@@ -36,6 +36,7 @@ import { DevicePlugError, errorNode, plugDevice } from '../toolstack/device-plug
 import type { XenstoreClient } from '../xenstore/client.ts';
 import { openChannelEnd } from './channel-end.ts';
 import type { ControlDevices } from './control-protocol.ts';
+import type { OpenDisk } from './disk-layers.ts';
 import { type DiskPlace, numberOfForeignDisk, openDisk, placeDisk } from './domain-disk.ts';
 import { openNetwork, userScript, vifName } from './domain-network.ts';
 import { HostError } from './host-error.ts';
@@ -71,6 +72,7 @@ export class DomainDevices {
   readonly #options: DomainDevicesOptions;
   /** By the backend's folder. */
   readonly #devices = new Map<string, XenbusBackend>();
+  readonly #disks = new Map<string, OpenDisk>();
   readonly #adding = new Set<string>();
   readonly #servers: RfbServer[] = [];
   #watcher: PlugWatcher | null = null;
@@ -93,10 +95,10 @@ export class DomainDevices {
     const place = await placeDisk(disk);
     const { script } = disk;
     await this.#add(diskNodes(disk, place.id, place.path), async (path) => {
-      if (script === null) return await this.#openBlock(disk, place);
+      if (script === null) return await this.#openBlock(disk, place, path);
       return await this.#afterScript(scriptPath(script), path, async (unplug) => {
         const made = await this.#options.store.read(`${path}/physical-device-path`);
-        return await this.#openBlock(disk, { ...place, path: made ?? place.path }, unplug);
+        return await this.#openBlock(disk, { ...place, path: made ?? place.path }, path, unplug);
       });
     });
   }
@@ -117,20 +119,35 @@ export class DomainDevices {
     }
   }
 
+  /** `unplug`: what a script is owed when the image is closed. */
   async #openBlock(
     disk: DiskConfig,
-    { path, format }: DiskPlace,
-    afterClose: () => Promise<void> = async () => {},
+    place: DiskPlace,
+    folder: string,
+    unplug?: () => Promise<void>,
   ): Promise<MakeDevice> {
+    const { path, format } = place;
     const options = {
-      afterClose,
+      afterClose: async () => {
+        this.#disks.delete(folder);
+        await unplug?.();
+      },
       image: await openDisk(disk, path, format),
       readOnly: !disk.writable,
       cdrom: disk.cdrom,
       discards: disk.discard ?? disk.writable,
       sectorBytes: 512,
     } as const;
-    return (bus) => new BlockDevice(this.#options.port, bus, options);
+    return (bus) => {
+      const device = new BlockDevice(this.#options.port, bus, options);
+      this.#disks.set(folder, { folder, disk, place, isScripts: unplug !== undefined, device });
+      return device;
+    };
+  }
+
+  /** Those that are served here. */
+  get disks(): readonly OpenDisk[] {
+    return [...this.#disks.values()];
   }
 
   /** @throws HostError when there is no such network; nothing is left behind then */
@@ -373,11 +390,11 @@ export class DomainDevices {
     } else {
       const disk = diskFromNodes(nodes);
       const script = diskScript(backendKind, nodes);
-      if (disk !== null && script === null) return await this.#openBlock(disk, await placeDisk(disk));
+      if (disk !== null && script === null) return await this.#openBlock(disk, await placeDisk(disk), path);
       if (disk !== null && script !== null)
         return await this.#afterScript(script, path, async (unplug) => {
           const made = diskFromNodes(await this.#readNodes(path)) ?? disk;
-          return await this.#openBlock(made, await placeDisk(made), unplug);
+          return await this.#openBlock(made, await placeDisk(made), path, unplug);
         });
     }
     throw new HostError(`the nodes describe no ${backendKind}`);

@@ -5,6 +5,7 @@ import { resolve } from 'node:path';
 import { DiskImageError } from '../storage/block-file.ts';
 import { type DiskFormat, type DiskImage, openDiskImage } from '../storage/disk-image.ts';
 import { hostFiles } from '../storage/host/node-file.ts';
+import { topOf } from '../storage/host/overlay.ts';
 import { openByQemuNbd } from '../storage/host/qemu-nbd.ts';
 import { type DiskConfig, vdevNumber } from '../toolstack/config/disk.ts';
 import { HostError } from './host-error.ts';
@@ -54,6 +55,9 @@ export function numberOfForeignDisk({ vdev, backendDomain, specification, format
 
 /** @throws HostError */
 export async function openDisk(disk: DiskConfig, path: string, format: DiskPlace['format']): Promise<DiskImage> {
+  const top = disk.writable ? await topOf(path) : null;
+  if (top !== null)
+    throw new HostError(`Disk vdev=${disk.vdev}: ${path} is the base of other images, and its disk goes on in ${top}`);
   try {
     if (format === 'qcow' || format === 'qed') return await openByQemuNbd(path, { format, readOnly: !disk.writable });
     return await openDiskImage(hostFiles, path, { format, readOnly: !disk.writable });

@@ -6,10 +6,13 @@
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { useCompileCache } from '../toolstack/compile-cache.ts';
+import { withMovedDisk } from '../toolstack/config/device-specs.ts';
 import { configJson, type DomainConfig } from '../toolstack/config/domain-config.ts';
 import { ConsoleServer } from './console-server.ts';
 import type { ControlServer } from './control-server.ts';
 import { type DomainRecord, forgetRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
+import type { ForkSource } from './forked-domain.ts';
+import { HostError } from './host-error.ts';
 import type { IncomingDomain } from './incoming-domain.ts';
 import { openLogFile, rotateLog } from './log-file.ts';
 import type { MigrationServer } from './migration-server.ts';
@@ -41,6 +44,16 @@ function say(message: FromDomainProcess): Promise<void> {
   });
 }
 
+/** What a copy goes on from: what started this process has it when it hears that this one is ready. */
+async function forkSource(): Promise<ForkSource> {
+  const source = new Promise<ForkSource>((resolve, reject) => {
+    process.once('message', (message) => resolve(message as ForkSource));
+    process.once('disconnect', () => reject(new HostError('the domain has not been copied')));
+  });
+  await say({ kind: 'ready' });
+  return await source;
+}
+
 /** There is a domain of that name: its log replaces that of the one before. */
 function keepLog(path: string, kept: string): void {
   rotateLog(kept, OLD_LOGS);
@@ -63,16 +76,23 @@ async function tellFailure(error: Error, unusedLog: string | null): Promise<void
 }
 
 async function run(request: ToDomainProcess): Promise<void> {
-  const { quiet, paused, preserve, restoreFrom, incoming, force, logPath } = request;
+  const { quiet, paused, preserve, restoreFrom, incoming, fork, force, logPath } = request;
   let { configText } = request;
-  const [{ runDomain }, { openControlServer }, { controlHandlers }, { openSaved }, { openMigrationServer }] =
-    await Promise.all([
-      import('./run-domain.ts'),
-      import('./control-server.ts'),
-      import('./domain-control.ts'),
-      import('./restore-domain.ts'),
-      import('./migration-server.ts'),
-    ]);
+  const [
+    { runDomain },
+    { openControlServer },
+    { controlHandlers },
+    { openSaved },
+    { openMigrationServer },
+    { ForkedDomain, fromFile, fromStream },
+  ] = await Promise.all([
+    import('./run-domain.ts'),
+    import('./control-server.ts'),
+    import('./domain-control.ts'),
+    import('./restore-domain.ts'),
+    import('./migration-server.ts'),
+    import('./forked-domain.ts'),
+  ]);
   const root = stateRoot();
   const hypervisorLog = openLogFile(hypervisorLogPath(root), HYPERVISOR_LOG_BYTES, 1);
   // Standard error is the log xl-NAME.log.
@@ -107,12 +127,19 @@ async function run(request: ToDomainProcess): Promise<void> {
   let control: ControlServer | null = null;
   let migration: MigrationServer | null = null;
   let saved: OpenSaved | null = null;
+  let source: ForkSource | null = null;
   try {
     if (restoreFrom !== null) saved = await openSaved(restoreFrom);
+    const restore =
+      fork !== null
+        ? new ForkedDomain(fork, async () => (source = await forkSource()))
+        : arriving !== null
+          ? fromStream(arriving.saved)
+          : saved && fromFile(saved.domain);
     const { exitCode } = await runDomain(config, {
       configText: () => configText,
-      ...(saved === null ? {} : { restore: saved.domain, force }),
-      ...(arriving === null ? {} : { restore: arriving.saved, force, incoming: arriving }),
+      ...(restore === null ? {} : { restore, force }),
+      ...(arriving === null ? {} : { incoming: arriving }),
       console,
       log,
       note,
@@ -123,9 +150,19 @@ async function run(request: ToDomainProcess): Promise<void> {
       onStart: () => {
         saved?.close();
         arriving?.started();
+        if (source !== null)
+          note(`Domain ${domid} is a copy, and goes on ${Date.now() - source.stoppedMs} ms after it was taken`);
         void say({ kind: 'started', domid });
       },
       nextConfig: () => config,
+      onDiskMoved: (moved) => {
+        // `xl config-update` may have changed it.
+        const record = readRecord(root, domid) ?? recordOf({ config, configText, quiet, preserve });
+        const next = withMovedDisk({ config: record.config, text: record.configText }, moved);
+        writeRecord(root, domid, { ...record, config: next.config, configText: next.text });
+        writeFileSync(join(domainFolder(root, domid), 'config.json'), configJson(next.config), { mode: 0o600 });
+        configText = withMovedDisk({ config, text: configText }, moved).text;
+      },
       onAllocated: (allocated) => {
         domid = allocated;
         mkdirSync(domainFolder(root, domid), { recursive: true, mode: 0o700 });

@@ -14,10 +14,13 @@ export interface HostCalls {
   ioctl(fd: number, request: number, argument: Uint8Array): number;
   /** A file without a name; its descriptor, or -1. */
   memfdCreate(name: string): number;
-  /** Puts pages at `at` in place of what is there; 0, or an errno. `fd` -1: fresh zero pages of this process only. */
-  mapAt(at: number, sizeBytes: number, fd: number, fileOffset: number, access: 'read' | 'write'): number;
+  /**
+   * Puts pages at `at` in place of what is there; 0, or an errno. `fd` -1: fresh zero pages of this process only. 'copy': what is
+   * written stays in this process, and the file as it is.
+   */
+  mapAt(at: number, sizeBytes: number, fd: number, fileOffset: number, access: 'read' | 'write' | 'copy'): number;
   addressOf(bytes: Uint8Array): number;
-  /** Gives whole pages back: they read as zeros. `bytes` must lie on page boundaries. */
+  /** Gives whole pages back: they read as zeros. `bytes` must lie on page boundaries, and not be mapped as 'copy'. */
   discard(bytes: Uint8Array): boolean;
   /** Asks for pages of 2 MiB for whole pages of private memory; nothing if the kernel has none. Source: Documentation/admin-guide/mm/transhuge.rst. */
   askForHugePages(bytes: Uint8Array): void;
@@ -58,8 +61,9 @@ function bind(koffi: Koffi): HostCalls {
     ioctl: (fd, request, argument) => (ioctl(fd, request, koffi.address(argument)) === -1 ? koffi.errno() : 0),
     memfdCreate: (name) => Number(memfdCreate(name, MFD_CLOEXEC)),
     mapAt: (at, sizeBytes, fd, fileOffset, access) => {
-      const protection = access === 'write' ? PROT_READ | PROT_WRITE : PROT_READ;
-      const flags = MAP_FIXED | (fd === -1 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED);
+      const protection = access === 'read' ? PROT_READ : PROT_READ | PROT_WRITE;
+      const kind = access === 'copy' ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED;
+      const flags = MAP_FIXED | (fd === -1 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : kind);
       const mapped = mmap(at, sizeBytes, protection, flags, fd, fileOffset);
       return Number(mapped) === at ? 0 : koffi.errno();
     },

@@ -1,11 +1,14 @@
-/** The nodes of a restored domain in xenstore. Those of one that still runs elsewhere are there before its pages, since they hardly change. */
+/**
+ * The nodes of a restored domain in xenstore. Those of one that still runs elsewhere, or is being copied, are there before its pages, since they
+ * hardly change.
+ */
 
 import type { KnownNodes } from '../backends/xenbus.ts';
 import { changeDomainNodes, renumberNodes, type SavedNode, writeDomainNodes } from '../toolstack/saved/saved-store.ts';
 import { textToBytes } from '../xenstore/wire.ts';
 import { disksMustBeThere } from './domain-devices.ts';
 import type { DomainXenstore } from './domain-xenstore.ts';
-import type { SavedDomain } from './restore-domain.ts';
+import type { RestorableDomain } from './forked-domain.ts';
 
 export class RestoredNodes {
   readonly #xenstore: DomainXenstore;
@@ -22,8 +25,10 @@ export class RestoredNodes {
   }
 
   /** Writes what is known of them before `load`. If that fails, nothing is left of them. @throws DomainNameTaken, HostError, and what `load` throws */
-  async before<T>(saved: SavedDomain, load: () => Promise<T>): Promise<T> {
-    await this.write(saved);
+  async before<T>(saved: RestorableDomain, load: () => Promise<T>): Promise<T> {
+    const early = await saved.earlyNodes(this.#xenstore.client, this.#domid);
+    if (early.length === 0) return await load();
+    await this.#make(early);
     try {
       // Better now than when it stands still.
       await disksMustBeThere(this.known(), this.#domid);
@@ -41,8 +46,11 @@ export class RestoredNodes {
   }
 
   /** Makes them as they are described now. @throws DomainNameTaken */
-  async write({ description: { nodes, domid } }: SavedDomain): Promise<void> {
-    const wanted = renumberNodes(nodes, domid, this.#domid);
+  async write({ description: { nodes, domid } }: RestorableDomain): Promise<void> {
+    await this.#make(renumberNodes(nodes, domid, this.#domid));
+  }
+
+  async #make(wanted: readonly SavedNode[]): Promise<void> {
     const { client } = this.#xenstore;
     if (this.#written === null) await writeDomainNodes(client, this.#domid, wanted, this.#name);
     else await changeDomainNodes(client, this.#written, wanted);

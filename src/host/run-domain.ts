@@ -24,6 +24,7 @@ import { statistics } from '../hypervisor/statistics.ts';
 import { createMachineMemory, type MachineMemory, MFN_BASE, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { BuildError } from '../toolstack/builder/build-error.ts';
+import type { MovedDisk } from '../toolstack/config/device-specs.ts';
 import { type DomainConfig, formatUuid, type ShutdownAction } from '../toolstack/config/domain-config.ts';
 import { renameDomain } from '../toolstack/rename-domain.ts';
 import { completeConfig } from '../toolstack/saved/saved-config.ts';
@@ -41,8 +42,10 @@ import { monotonicNs } from './clock.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
 import type { ControlDevices } from './control-protocol.ts';
+import { CopiedMemory } from './copied-memory.ts';
 import { DirtyTracker } from './dirty-tracker.ts';
 import { type Built, build, CONSOLE_PORT, cpuidOf, load, STORE_PORT, type TakeBootFiles } from './domain-content.ts';
+import { DomainCopies } from './domain-copies.ts';
 import { DomainDevices } from './domain-devices.ts';
 import { type AfterSave, DomainWriter } from './domain-writer.ts';
 import { type DomainXenstore, openDomainXenstore, type XenstoreChoice } from './domain-xenstore.ts';
@@ -57,6 +60,7 @@ import {
   interceptsCpuid,
   resumeTsc,
 } from './engines.ts';
+import type { RestorableDomain } from './forked-domain.ts';
 import { createGuestPort } from './guest-port.ts';
 import { HostError } from './host-error.ts';
 import { mustHaveMemory } from './host-memory.ts';
@@ -65,7 +69,6 @@ import type { MigrationOptions } from './migration-frames.ts';
 import type { MigrationLink } from './migration-link.ts';
 import type { Departure } from './migration-sender.ts';
 import { Peers } from './peers.ts';
-import type { SavedDomain } from './restore-domain.ts';
 import { RestoredNodes } from './restored-nodes.ts';
 import { type FreezableDomain, Freezer } from './save-domain.ts';
 import { ShareableMemory } from './shared-memory.ts';
@@ -101,6 +104,8 @@ export interface LiveDomain {
   migrate(link: MigrationLink, options: MigrationOptions, departure: Departure): Promise<void>;
   /** Writes a core dump to a file; it stands still meanwhile. Rejects with one line. */
   dumpCore(path: string): Promise<void>;
+  /** For copies of it (domain-copies.ts). Each rejects with one line, and the domain goes on. */
+  readonly copies: Pick<DomainCopies, 'outline' | 'fork' | 'release' | 'snapshot'>;
 }
 
 /** What is called at the end of a domain. */
@@ -136,7 +141,9 @@ export interface RunOptions {
   /** The text that `config` was read from, without which the domain cannot be saved. */
   readonly configText?: () => string;
   /** A saved domain, which goes on instead of being built. Read once. */
-  readonly restore?: SavedDomain;
+  readonly restore?: RestorableDomain;
+  /** Called when a disk is in another image from now on, before anything is written to that. */
+  readonly onDiskMoved?: (moved: MovedDisk) => void;
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force?: boolean;
   /** The saved domain is still at another host, and is kept below another name until that gives it away. */
@@ -230,7 +237,7 @@ async function runToEnd(
 ): Promise<DomainEnd> {
   const { options, xenstore } = run;
   let config = first;
-  let engine = engineFor(config, options.restore?.description.engine);
+  let engine = engineFor(config, options.restore?.outline.engine);
   await introduceControlDomain(xenstore.client);
   // Before the work of building it; what counts is the look when it is introduced.
   await hostErrorOf(nameMustBeFree(xenstore.client, options.incoming?.name ?? config.name));
@@ -255,7 +262,7 @@ async function runToEnd(
 }
 
 /** The domid by which the guest knows itself, if nobody has it. */
-async function claimDomid({ description: { knownDomid } }: SavedDomain, xenstore: DomainXenstore): Promise<number> {
+async function claimDomid({ outline: { knownDomid } }: RestorableDomain, xenstore: DomainXenstore): Promise<number> {
   return (await xenstore.claimDomid(knownDomid)) ? knownDomid : await xenstore.allocateDomid();
 }
 
@@ -273,7 +280,7 @@ function engineFor(config: DomainConfig, before: EngineKind | undefined): Engine
 }
 
 interface OneRun {
-  readonly restore: SavedDomain | null;
+  readonly restore: RestorableDomain | null;
   readonly config: DomainConfig;
   readonly options: RunOptions;
   /** What it boots, to be let go of after building. */
@@ -287,9 +294,9 @@ interface OneRun {
 
 async function runOnce(run: OneRun): Promise<EndReason> {
   const { config, domid, restore } = run;
-  const ramPages = restore?.shape.ramPages ?? config.memoryMiB * 256;
-  const maxPages = restore?.shape.maxPages ?? Math.max(ramPages, config.maxmemMiB * 256);
-  const vcpus = restore?.shape.vcpus ?? config.maxvcpus;
+  const ramPages = restore?.outline.shape.ramPages ?? config.memoryMiB * 256;
+  const maxPages = restore?.outline.shape.maxPages ?? Math.max(ramPages, config.maxmemMiB * 256);
+  const vcpus = restore?.outline.shape.vcpus ?? config.maxvcpus;
   if (maxPages > RAM_PAGES_MAX)
     throw new BuildError(
       `memory = ${Math.max(config.memoryMiB, config.maxmemMiB)} MiB is more than the ${RAM_PAGES_MAX / 256} MiB that a domain can have`,
@@ -298,7 +305,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   if (run.isFirst) await mustHaveMemory(config.memoryMiB);
   const hasPeers = run.options.xenstore === 'daemon';
   const machine = allocateMemory(ramPages, maxPages);
-  const engine = createEngineDomain(run.engine, machine, vcpus, restore?.description.tsc.khz);
+  const engine = createEngineDomain(run.engine, machine, vcpus, restore?.outline.tscKhz);
   try {
     const cpuid = cpuidOf(config, interceptsCpuid(engine), run.options.log);
     const domain = createDomain(machine, domid, vcpus, config.uuid, cpuid);
@@ -326,7 +333,6 @@ async function buildAndRun(
   const nodes = new RestoredNodes(xenstore, domid, options.incoming?.name ?? config.name);
   let built: Built;
   if (restore === null) built = await build(config, run.takeBootFiles, domain);
-  else if (options.incoming === undefined) built = await load(restore, domain, loadOptions);
   else built = await hostErrorOf(nodes.before(restore, () => load(restore, domain, loadOptions)));
   const storePort = restore?.description.store.port ?? STORE_PORT;
   const consolePort = restore?.description.console.port ?? CONSOLE_PORT;
@@ -386,6 +392,8 @@ async function buildAndRun(
   // Guests of a private store have no others around them.
   const hasPeers = options.xenstore === 'daemon';
   const shareable = hasPeers ? ShareableMemory.create(machine) : null;
+  const copied = hasPeers ? (restore?.memory ?? CopiedMemory.create(domain)) : null;
+  if (shareable !== null) shareable.onShared = () => copied?.forget();
   const peers = hasPeers
     ? new Peers({
         ...{ domain, channels, grants, memoryStored, memoryFd: shareable?.fd ?? -1 },
@@ -446,7 +454,7 @@ async function buildAndRun(
     onEnded = resolve;
   });
   let hasLeft = false;
-  const writer = new DomainWriter({
+  const writing = {
     ...{ freezable, freezer, workers, store: xenstore.client, isMapped: () => peers?.isMapped ?? false },
     facts: {
       knownDomid,
@@ -456,10 +464,16 @@ async function buildAndRun(
       cmdline: built.cmdline,
     },
     tracker: new DirtyTracker({ domain, engine: handle, kicker, ringFrames: [built.storePfn, built.consolePfn] }),
-    config: (name, other) => {
+    config: (name: string, other?: string | null) => {
       const text = other ?? options.configText?.();
       return text === undefined ? null : completeConfig(text, config, name, (file) => resolvePath(file));
     },
+  };
+  const writer = new DomainWriter(writing);
+  const copies = new DomainCopies({
+    ...{ ...writing, root: stateRoot(), memory: copied, note, isShared: () => shareable?.isShared ?? false },
+    shape: { ramPages: machine.layout.ramPages, maxPages: machine.layout.maxPages, vcpus: domain.vcpus.length },
+    onDiskMoved: (moved) => options.onDiskMoved?.(moved),
   });
   const live: LiveDomain = {
     domid,
@@ -492,6 +506,7 @@ async function buildAndRun(
       destroy();
     },
     dumpCore: (path) => writer.dumpCore(path),
+    copies,
     state: () => domainState(domain),
     pause: () => freezer.pause(),
     unpause: () => freezer.unpause(),
@@ -582,6 +597,7 @@ async function buildAndRun(
     await workers.ended;
     options.signal?.removeEventListener('abort', stop);
     peers?.close();
+    copies.close();
     shareable?.close();
     await devices.close();
     connection.onEnd = null;

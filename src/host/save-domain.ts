@@ -16,6 +16,7 @@ import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
 import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { isSuspended, pauseDomain, resumeDomain, unpauseDomain, untilParked } from '../hypervisor/domain-state.ts';
 import {
+  type Codec,
   PART_DESCRIPTION,
   PART_DOMAIN,
   PART_END,
@@ -177,21 +178,33 @@ export class Freezer {
   }
 }
 
+/** For copies: what is had otherwise, or before. */
+export interface WriteOptions {
+  /** Parts of its memory. */
+  readonly pages?: Iterable<Uint8Array>;
+  readonly nodes?: () => Promise<readonly SavedNode[]>;
+  readonly codec?: Codec;
+}
+
 /** Writes a domain that is frozen. @throws NotSavable, and what the sink throws */
-export async function writeDomain(saved: SavableDomain, sink: Sink): Promise<void> {
+export async function writeDomain(
+  saved: SavableDomain,
+  sink: Sink,
+  { pages, nodes, codec = NODE_CODEC }: WriteOptions = {},
+): Promise<void> {
   const { machine } = saved.domain;
-  const writer = new SaveWriter(sink, NODE_CODEC);
+  const writer = new SaveWriter(sink, codec);
   // Before anything is written: it may refuse.
   const nowNs = systemTimeNs(saved.domain);
   const shared = encodeDomain(saved.domain, nowNs);
-  const description = await describe(saved, nowNs, readDomainNodes(saved.store, saved.domain.domid));
+  const description = await describe(saved, nowNs, nodes?.() ?? readDomainNodes(saved.store, saved.domain.domid));
   await writer.start();
   await writer.part(PART_DESCRIPTION, encodeDescription(description));
   await writer.part(PART_DOMAIN, shared);
   await writeState(writer, saved.domain);
   let parts = 0;
-  for (const pages of encodePages(machine)) {
-    await writer.part(PART_PAGES, pages);
+  for (const part of pages ?? encodePages(machine)) {
+    await writer.part(PART_PAGES, part);
     parts++;
   }
   await writer.part(PART_END, new Uint8Array(Uint32Array.of(parts).buffer));

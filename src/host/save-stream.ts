@@ -17,6 +17,9 @@ export const NODE_CODEC: Codec = {
   decompress: (bytes, bytesMax) => decompress(bytes, { maxOutputLength: Math.max(bytesMax, 1) }),
 };
 
+/** For what is read at once, by another process of this host. */
+export const PLAIN_CODEC: Codec = { ...NODE_CODEC, compress: async (bytes) => bytes };
+
 /**
  * Calls `body` with where the bytes go. A regular file appears under its name, and on the disk, when `body` has succeeded; what was
  * there stays until then. Anything else, a pipe or a device, is written to as it is.

@@ -21,6 +21,9 @@ export class ShareableMemory {
   readonly #calls: HostCalls;
   readonly #bytes: Uint8Array<SharedArrayBuffer>;
   #shared: Promise<boolean> | null = null;
+  #isShared = false;
+  /** Called when the memfd has taken the place of the memory. */
+  onShared: () => void = () => {};
 
   /** Null where memory cannot be shared. */
   static create({ u8, layout }: MachineMemory): ShareableMemory | null {
@@ -35,6 +38,11 @@ export class ShareableMemory {
     this.fd = fd;
     this.#calls = calls;
     this.#bytes = bytes;
+  }
+
+  /** The memory is the memfd's. */
+  get isShared(): boolean {
+    return this.#isShared;
   }
 
   /** From now on the memory is the memfd's. False, and a line in the log: it cannot be, or the domain ends. */
@@ -67,7 +75,10 @@ export class ShareableMemory {
       const chunk = bytes.subarray(at, at + CHUNK_BYTES);
       if (zeros.compare(chunk, 0, chunk.length, 0, chunk.length) !== 0) writeSync(this.fd, chunk, 0, chunk.length, at);
     }
-    return this.#calls.mapAt(this.#calls.addressOf(bytes), bytes.length, this.fd, 0, 'write');
+    const errno = this.#calls.mapAt(this.#calls.addressOf(bytes), bytes.length, this.fd, 0, 'write');
+    this.#isShared = errno === 0;
+    if (this.#isShared) this.onShared();
+    return errno;
   }
 
   /** Others keep what they have mapped. */

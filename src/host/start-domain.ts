@@ -1,15 +1,16 @@
 /**
  * Starts a domain in a process of its own (domain-process.ts), which goes on when this one ends.
  */
-import { fork } from 'node:child_process';
+import { fork as forkProcess } from 'node:child_process';
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { compileCacheFolder } from '../toolstack/compile-cache.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
+import type { ForkRequest, ForkSource } from './forked-domain.ts';
 import { domainLogPath, stateRoot } from './state-dir.ts';
 
-/** The one message to a domain's process. */
+/** The first message to a domain's process, and the only one but for copies. */
 export interface ToDomainProcess {
   /** Null for an incoming one. */
   readonly config: DomainConfig | null;
@@ -22,6 +23,8 @@ export interface ToDomainProcess {
   readonly restoreFrom: string | null;
   /** It comes from another host, by descriptors INCOMING_FDS. */
   readonly incoming: boolean;
+  /** A copy of a domain that runs: its ForkSource is the second message, when the process has said that it is ready for it. */
+  readonly fork: ForkRequest | null;
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force: boolean;
   /** Where its standard error goes. */
@@ -32,6 +35,8 @@ export interface ToDomainProcess {
 export const INCOMING_FDS = [4, 5] as const;
 
 export type FromDomainProcess =
+  /** For a ForkSource. */
+  | { readonly kind: 'ready' }
   /** For the user. */
   | { readonly kind: 'log'; readonly line: string }
   /** For a user who waits for the domain's end. */
@@ -50,6 +55,8 @@ export interface StartOptions {
   readonly restoreFrom?: string;
   /** A domain comes from another host by this process's standard input, and is answered on its standard output. It knows its own config. */
   readonly incoming?: boolean;
+  /** A copy of a domain that runs; `source` is called when its process is ready. A copy ends when that rejects. */
+  readonly fork?: { readonly request: ForkRequest; readonly source: () => Promise<ForkSource> };
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force?: boolean;
   readonly log: (line: string) => void;
@@ -119,7 +126,7 @@ export async function startDomain(config: DomainConfig | null, options: StartOpt
     import.meta.url.endsWith('.ts') ? './domain-process.ts' : './domain-process.js',
     import.meta.url,
   );
-  const child = fork(fileURLToPath(program), [], {
+  const child = forkProcess(fileURLToPath(program), [], {
     detached: true,
     cwd: options.cwd,
     env: {
@@ -136,7 +143,7 @@ export async function startDomain(config: DomainConfig | null, options: StartOpt
   });
   closeSync(logFile);
   const { quiet, paused, preserve, configText, restoreFrom = null, incoming = false, force = false } = options;
-  const what = { config, configText, restoreFrom, incoming, force };
+  const what = { config, configText, restoreFrom, incoming, fork: options.fork?.request ?? null, force };
   const request: ToDomainProcess = { ...what, quiet, paused, preserve, logPath: path };
   child.send(request, () => {});
   return await new Promise((resolve, reject) => {
@@ -152,6 +159,14 @@ export async function startDomain(config: DomainConfig | null, options: StartOpt
           break;
         case 'note':
           options.note(message.line);
+          break;
+        case 'ready':
+          options.fork?.source().then(
+            (source) => child.send(source, () => {}),
+            () => {
+              if (child.connected) child.disconnect();
+            },
+          );
           break;
         case 'started':
           resolve({

@@ -6,6 +6,9 @@
  *   network/socket      Ethernet switches (on Windows a pipe)
  *   domains/DOMID/      of each domain that runs: pid, the process, and when it was started; control, console, migration and peer, its
  *                       sockets (on Windows pipes); config.json, what it was made from; record.json, what it is started again from
+ *   disks/NAME/         disks of the domain of that name which have layers: VDEV.qcow2 of a copy, with its config domain.cfg; VDEV.TIME.qcow2 of one
+ *                       that was copied, or has a snapshot
+ *   snapshots/UUID/     a folder for each snapshot of the domain: memory, as xl save writes it; snapshot.json, its disks
  *   log/xl-NAME.log     what became of the domain of that name; .1, .2, ... are those before
  *   log/console-NAME.log  what it wrote to its console; .1 is what was there before
  *   log/hypervisor.log  what `xl dmesg` shows
@@ -74,9 +77,22 @@ export function peerPath(root: string, domid: number): string {
 
 /** A log of the domain of that name; `kind` is `xl` or `console`. */
 export function domainLogPath(root: string, kind: 'xl' | 'console', name: string): string {
-  // A name may be anything, a file's name may not.
-  const safe = name.replace(/[^\w.+@ -]/g, '_').slice(0, 100);
-  return join(root, 'log', `${kind}-${safe}.log`);
+  return join(root, 'log', `${kind}-${safeName(name)}.log`);
+}
+
+/** A name may be anything, a file's name may not. */
+function safeName(name: string): string {
+  return name.replace(/[^\w.+@ -]/g, '_').slice(0, 100);
+}
+
+/** Disk images of a domain that Domus has made. */
+export function disksFolder(root: string, name: string): string {
+  return join(root, 'disks', safeName(name).replace(/^\.+/, '_'));
+}
+
+/** The folders of all snapshots of a domain are in here. */
+export function snapshotsFolder(root: string): string {
+  return join(root, 'snapshots');
 }
 
 export function hypervisorLogPath(root: string): string {

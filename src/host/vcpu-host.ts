@@ -1,7 +1,7 @@
 /** What the thread of a vCPU hands in to the hypervisor (hypervisor/vcpu.ts, Host). */
 
 import { readlinkSync } from 'node:fs';
-import type { Domain } from '../hypervisor/domain.ts';
+import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import type { VcpuShares } from '../hypervisor/scheduling.ts';
 import type { Host } from '../hypervisor/vcpu.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
@@ -33,7 +33,12 @@ export function createVcpuHost(
     foreign,
     threadCpuNs,
     shares: openShares(vcpuId),
-    discard: (offset, sizeBytes) => calls?.discard(u8.subarray(offset, offset + sizeBytes)) ?? false,
+    discard: (offset, sizeBytes) => {
+      if (calls === null) return false;
+      if (Atomics.load(domain.i32, DOMAIN.memoryIsCopy >> 2) === 0)
+        return calls.discard(u8.subarray(offset, offset + sizeBytes));
+      return calls.mapAt(calls.addressOf(u8) + offset, sizeBytes, -1, 0, 'write') === 0;
+    },
   };
 }
 

@@ -63,6 +63,8 @@ export const DOMAIN = {
   parked: 0x7c,
   /** i32: 1 = the guest has suspended itself, and waits to be resumed. Its toolstack has it paused as well. */
   suspended: 0x8c,
+  /** i32: 1 = memory 0 shows a file's pages where they were not written to, so a page that is given back has to be mapped anew. */
+  memoryIsCopy: 0x90,
   /** u64: system time at `tscBase`, ns: 0 but for a domain that was restored. */
   baseNs: 0x80,
   /** i32: pages that the domain may own; it may own more already. Set by the toolstack. */

@@ -34,6 +34,9 @@ describe('domus', () => {
     [['domains', '--help']],
     [['domains', 'start', '-h']],
     [['completion', '-h']],
+    [['fork', '-h']],
+    [['snapshots', '--help']],
+    [['revert', 'web', '-h']],
   ])('%j prints the help', async (argv) => {
     expect(await main(argv)).toBe(0);
     expect(out).toMatch(/^usage: domus COMMAND/);
@@ -58,6 +61,17 @@ describe('domus', () => {
     [['daemon', 'start'], /^domus: daemon: expected "daemon" or "daemon stop"/],
     [['domains'], /^domus: domains: expected "domains start" or "domains stop"/],
     [['domains', 'restart'], /^domus: domains: expected/],
+    [['fork'], /^domus: fork: expected "fork DOMAIN \[-n COUNT\] \[--name PATTERN\] \[-p\]"/],
+    [['fork', 'web', 'other'], /^domus: fork: expected/],
+    [['fork', 'web', '-n', '0'], /^domus: fork: -n: expected a number from 1 to 1000, found "0"/],
+    [['fork', 'web', '-n', 'many'], /^domus: fork: -n: expected a number from 1 to 1000, found "many"/],
+    [['fork', 'web', '-n', '2', '--name', 'w'], /^domus: fork: --name: expected "%d" in the name/],
+    [['fork', 'web', '--frob'], /^domus: fork: Unknown option '--frob'/],
+    [['snapshot'], /^domus: snapshot: expected "snapshot DOMAIN \[SNAPSHOT\]"/],
+    [['snapshot', 'web', '-x'], /^domus: snapshot: unknown option "-x"/],
+    [['snapshots'], /^domus: snapshots: expected "snapshots DOMAIN" or "snapshots remove DOMAIN SNAPSHOT"/],
+    [['snapshots', 'remove', 'web'], /^domus: snapshots: expected/],
+    [['revert', 'web'], /^domus: revert: expected "revert DOMAIN SNAPSHOT \[-p\]"/],
     [['completion', 'fish'], /^domus: unknown command "completion fish"/],
     [['daemon', 'stop', '--force'], /^domus: daemon: expected "daemon" or "daemon stop"/],
     [['demo', '--nonsense'], /^domus: Unknown option '--nonsense'/],

@@ -23,6 +23,18 @@ Commands:
   disk resize DOMAIN VDEV [SIZE]
                  make a disk of a running domain larger, for example xvda 20G; without SIZE take up the size that its file or
                  device has by now
+  fork DOMAIN [-n COUNT] [--name PATTERN] [-p]
+                 make copies of a running domain, each with memory and disks of its own from now on; %d in PATTERN is the
+                 number of a copy (default DOMAIN-fork-%d); -p leaves them paused
+  snapshot DOMAIN [SNAPSHOT]
+                 keep a running domain as it is now, memory and disks; it goes on
+  snapshots DOMAIN
+                 list the snapshots of a domain
+  snapshots remove DOMAIN SNAPSHOT
+                 forget one
+  revert DOMAIN SNAPSHOT [-p]
+                 go on with a domain as it was when the snapshot was taken; what has happened since is lost; -p leaves it
+                 paused
   top            show the host and its domains, again and again; the same as xl top
   daemon         serve xenstore in the foreground; other commands start it by themselves, in the background
   daemon stop    end the daemon; running domains start it again when they need it
@@ -95,6 +107,7 @@ async function run(argv: readonly string[]): Promise<number> {
     const xl = await import('../xl/main.ts');
     return await xl.main([...argv]);
   }
+  if (COPYING.includes(argv[0] ?? '')) return await copying(argv);
   const { words, options, disk } = parse(argv);
   if (words.length === 0) {
     if (options === 'help') {
@@ -138,6 +151,47 @@ async function run(argv: readonly string[]): Promise<number> {
   // Loaded only now: "domus --help" and "domus guest build" need nothing of the hypervisor.
   const xl = await import('../xl/main.ts');
   return await xl.main(['create', '-c', guest.config]);
+}
+
+const COPYING: readonly string[] = ['fork', 'snapshot', 'snapshots', 'revert'];
+
+/** Copies and snapshots of running domains. */
+async function copying(argv: readonly string[]): Promise<number> {
+  const fail = (message: string): never => {
+    throw new UsageError(message);
+  };
+  if (argv.includes('-h') || argv.includes('--help')) {
+    process.stdout.write(HELP);
+    return 0;
+  }
+  const [command, ...words] = argv;
+  if (command === 'fork') {
+    const { fork, parseFork } = await import('./fork.ts');
+    try {
+      return await fork(parseFork(words, fail));
+    } catch (error) {
+      if (error instanceof TypeError && 'code' in error) fail(`fork: ${error.message}`);
+      throw error;
+    }
+  }
+  const paused = command === 'revert' && words.includes('-p');
+  const operands = paused ? words.filter((word) => word !== '-p') : words;
+  const [domain, name] = operands;
+  const option = operands.find((word) => word.startsWith('-'));
+  if (option !== undefined) return fail(`${command}: unknown option "${option}"`);
+  const { listSnapshots, removeOne, revert, snapshot } = await import('./snapshot.ts');
+  if (command === 'snapshot' && domain !== undefined && operands.length <= 2)
+    return await snapshot(domain, name ?? null);
+  if (command === 'snapshots' && domain !== undefined && operands.length === 1) return await listSnapshots(domain);
+  if (command === 'snapshots' && domain === 'remove' && operands.length === 3)
+    return await removeOne(name, operands[2]);
+  if (command === 'revert' && domain !== undefined && operands.length === 2) return await revert(domain, name, paused);
+  const expected: Readonly<Record<string, string>> = {
+    snapshot: '"snapshot DOMAIN [SNAPSHOT]"',
+    snapshots: '"snapshots DOMAIN" or "snapshots remove DOMAIN SNAPSHOT"',
+    revert: '"revert DOMAIN SNAPSHOT [-p]"',
+  };
+  return fail(`${command}: expected ${expected[command]}`);
 }
 
 async function daemon(words: readonly string[], hasOptions: boolean): Promise<number> {

@@ -11,7 +11,7 @@ const L1_BYTES_MAX = 32 << 20;
  * @param backing the file that shows through where nothing was written, and its format ("raw", "qcow2", "vpc")
  */
 export async function createQcow2(
-  file: BlockFile,
+  file: Pick<BlockFile, 'path' | 'write' | 'flush'>,
   sizeBytes: number,
   backing?: { readonly name: string; readonly format: string },
 ): Promise<void> {

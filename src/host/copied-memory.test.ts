@@ -1,0 +1,185 @@
+import { afterEach, expect, test } from 'vitest';
+import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
+import { createMachineMemory, PAGE_SIZE } from '../machine/memory.ts';
+import { CopiedMemory } from './copied-memory.ts';
+import { hostCalls } from './libc.ts';
+
+const PAGES = 2048;
+const unusable = hostCalls() === null ? 'memory cannot be shared here' : null;
+const made: CopiedMemory[] = [];
+afterEach(() => {
+  for (const memory of made.splice(0)) memory.close();
+});
+
+function guest(pages = PAGES): { readonly domain: Domain; readonly memory: CopiedMemory; readonly u8: Uint8Array } {
+  const domain = createDomain(createMachineMemory(pages, pages), 1, 1, new Uint8Array(16));
+  const memory = CopiedMemory.create(domain);
+  if (memory === null) throw new Error('checked before');
+  made.push(memory);
+  return { domain, memory, u8: domain.machine.u8 };
+}
+
+const at = (frame: number, offset = 0): number => frame * PAGE_SIZE + offset;
+
+test('a copy has the memory of its moment, and each has its own from then on', (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const parent = guest();
+  for (let frame = 0; frame < PAGES; frame += 3) parent.u8[at(frame, frame)] = 1 + (frame % 250);
+  const { memory, release } = parent.memory.freeze(false);
+  expect(memory.changes).toBe(null);
+  parent.u8[at(3)] = 77;
+  const child = guest();
+  child.memory.adopt(memory);
+  release();
+  for (let frame = 0; frame < PAGES; frame += 3)
+    expect(child.u8[at(frame, frame)], `frame ${frame}`).toBe(1 + (frame % 250));
+  expect(child.u8[at(3)]).toBe(0);
+  child.u8[at(6)] = 88;
+  expect([parent.u8[at(3)], parent.u8[at(6)], child.u8[at(3)], child.u8[at(6)]]).toEqual([77, 0, 0, 88]);
+  expect(parent.domain.i32[DOMAIN.memoryIsCopy >> 2]).toBe(1);
+  expect(child.domain.i32[DOMAIN.memoryIsCopy >> 2]).toBe(1);
+});
+
+test('later copies get what was written since, of a copy too', (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const parent = guest();
+  parent.u8[at(5)] = 5;
+  parent.u8[at(9)] = 9;
+  parent.memory.freeze(false).release();
+  parent.u8[at(5)] = 55;
+  parent.u8.fill(6, at(6), at(8));
+  const second = parent.memory.freeze(false);
+  expect(second.memory.changes).not.toBe(null);
+  const child = guest();
+  child.memory.adopt(second.memory);
+  second.release();
+  expect([5, 6, 7, 8, 9].map((frame) => child.u8[at(frame)])).toEqual([55, 6, 6, 0, 9]);
+  child.u8[at(9)] = 99;
+  const third = child.memory.freeze(false);
+  const grandchild = guest();
+  grandchild.memory.adopt(third.memory);
+  third.release();
+  expect([5, 6, 7, 8, 9].map((frame) => grandchild.u8[at(frame)])).toEqual([55, 6, 6, 0, 99]);
+  expect(parent.u8[at(9)]).toBe(9);
+});
+
+test('when much was written there is a new base', (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const parent = guest();
+  parent.memory.freeze(false).release();
+  for (let frame = 0; frame < PAGES / 2; frame++) parent.u8[at(frame)] = 1 + (frame % 200);
+  const { memory, release } = parent.memory.freeze(false);
+  expect(memory.changes).toBe(null);
+  const child = guest();
+  child.memory.adopt(memory);
+  release();
+  for (let frame = 0; frame < PAGES; frame++)
+    expect(child.u8[at(frame)], `frame ${frame}`).toBe(frame < PAGES / 2 ? 1 + (frame % 200) : 0);
+});
+
+test('a new base has what its memory was never touched for', async (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const parent = guest();
+  for (let frame = 0; frame < PAGES; frame++) parent.u8[at(frame)] = 1 + (frame % 200);
+  const first = parent.memory.freeze(false);
+  const child = guest();
+  child.memory.adopt(first.memory);
+  first.release();
+  for (let frame = 0; frame < PAGES / 2; frame++) child.u8[at(frame, 1)] = 7;
+  const expected = (frame: number): number[] => [1 + (frame % 200), frame < PAGES / 2 ? 7 : 0];
+  const copies = [child.memory.freeze(false)];
+  // And part by part, over a base that is one.
+  for (let frame = 0; frame < PAGES / 2; frame++) child.u8[at(frame, 2)] = 9;
+  await child.memory.prepare(async (act) => act());
+  copies.push(child.memory.freeze(false));
+  for (const [i, { memory, release }] of copies.entries()) {
+    expect(memory.changes).toBe(null);
+    const copy = guest();
+    copy.memory.adopt(memory);
+    release();
+    for (let frame = 0; frame < PAGES; frame++)
+      expect([...copy.u8.subarray(at(frame), at(frame, 3))], `copy ${i}, frame ${frame}`).toEqual([
+        ...expected(frame),
+        i === 1 && frame < PAGES / 2 ? 9 : 0,
+      ]);
+  }
+});
+
+test('a base is made part by part while the domain runs between the parts', async (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const pages = 10_000;
+  const parent = guest(pages);
+  for (let frame = 0; frame < pages; frame++) parent.u8[at(frame)] = 1 + (frame % 200);
+  let parts = 0;
+  await parent.memory.prepare(async (act) => {
+    act();
+    // Before and behind what has been done.
+    parent.u8[at(100, 1)]++;
+    parent.u8[at(pages - 1, 1)]++;
+    parts++;
+  });
+  expect(parts).toBeGreaterThan(2);
+  const { memory, release } = parent.memory.freeze(false);
+  expect(memory.changes).not.toBe(null);
+  const child = guest(pages);
+  child.memory.adopt(memory);
+  release();
+  for (let frame = 0; frame < pages; frame++) expect(child.u8[at(frame)], `frame ${frame}`).toBe(1 + (frame % 200));
+  expect([child.u8[at(100, 1)], child.u8[at(pages - 1, 1)]]).toEqual([parts, parts]);
+});
+
+test('a base whose making was cut short costs nothing but itself', async (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const pages = 10_000;
+  const parent = guest(pages);
+  for (let frame = 0; frame < pages; frame++) parent.u8[at(frame)] = 1 + (frame % 200);
+  let parts = 0;
+  const cutShort = parent.memory.prepare(async (act) => {
+    if (++parts === 2) throw new Error('enough');
+    act();
+  });
+  await expect(cutShort).rejects.toThrow('enough');
+  const { memory, release } = parent.memory.freeze(false);
+  const child = guest(pages);
+  child.memory.adopt(memory);
+  release();
+  for (let frame = 0; frame < pages; frame++) {
+    expect(parent.u8[at(frame)]).toBe(1 + (frame % 200));
+    expect(child.u8[at(frame)], `frame ${frame}`).toBe(1 + (frame % 200));
+  }
+});
+
+test('a page that was given back is zeros in a copy', (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const parent = guest();
+  parent.u8.fill(1, at(10), at(12));
+  parent.memory.freeze(false).release();
+  // As vcpu-host.ts does it.
+  const calls = hostCalls();
+  calls?.mapAt(calls.addressOf(parent.u8) + at(10), PAGE_SIZE, -1, 0, 'write');
+  expect(parent.u8[at(10)]).toBe(0);
+  const { memory, release } = parent.memory.freeze(false);
+  const child = guest();
+  child.memory.adopt(memory);
+  release();
+  expect([child.u8[at(10)], child.u8[at(11)]]).toEqual([0, 1]);
+});
+
+test('memory that others share stays where it is', (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const parent = guest();
+  parent.u8[at(1)] = 1;
+  const { memory, release } = parent.memory.freeze(true);
+  expect(parent.domain.i32[DOMAIN.memoryIsCopy >> 2]).toBe(0);
+  const child = guest();
+  child.memory.adopt(memory);
+  release();
+  expect(child.u8[at(1)]).toBe(1);
+});
+
+test('a memory of another size is refused', (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const { memory, release } = guest().memory.freeze(false);
+  expect(() => guest(PAGES / 2).memory.adopt(memory)).toThrow(/^a memory of \d+ bytes, where \d+ are expected$/);
+  release();
+});

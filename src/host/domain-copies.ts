@@ -1,0 +1,222 @@
+/**
+ * What a domain's process does for copies of its domain, and for snapshots: all disks get a layer (disk-layers.ts) at the moment at which
+ * memory and registers are taken, and the domain goes on.
+ */
+
+import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { DOMAIN } from '../hypervisor/domain.ts';
+import type { MovedDisk } from '../toolstack/config/device-specs.ts';
+import type { Sink } from '../toolstack/saved/save-file.ts';
+import { encodeDomain, NotSavable } from '../toolstack/saved/saved-state.ts';
+import type { CopiedMemory, Release } from './copied-memory.ts';
+import { DiskLayers, type FrozenDisk } from './disk-layers.ts';
+import type { DomainWriterOptions } from './domain-writer.ts';
+import type { ForkState, Outline } from './forked-domain.ts';
+import { HostError } from './host-error.ts';
+import { KnownNodes } from './known-nodes.ts';
+import { hostCalls } from './libc.ts';
+import { type SavableDomain, writeDomain } from './save-domain.ts';
+import { PLAIN_CODEC, writeWhole } from './save-stream.ts';
+import { disksFolder, domainFolder } from './state-dir.ts';
+
+/** How long the sources of a copy are kept for one who never says that it has them. */
+const KEPT_MS = 120_000;
+
+export interface DomainCopiesOptions extends DomainWriterOptions {
+  readonly root: string;
+  /** Of the state that a domain was restored from, or is built for. */
+  readonly shape: Outline['shape'];
+  readonly memory: CopiedMemory | null;
+  /** Others map pages of the memory. */
+  readonly isShared: () => boolean;
+  readonly onDiskMoved: (moved: MovedDisk) => void;
+  readonly note: (line: string) => void;
+}
+
+/** A domain at one moment, for copies. */
+export interface Fork extends ForkState {
+  /** By which it is given back. */
+  readonly key: number;
+  readonly disks: readonly FrozenDisk[];
+}
+
+interface Taken extends Pick<Fork, 'disks' | 'stoppedMs'> {}
+
+/** Where a stream goes that is read by `path`. */
+interface Target {
+  readonly path: string;
+  readonly sink: Sink;
+  readonly release: Release;
+}
+
+export class DomainCopies {
+  readonly #options: DomainCopiesOptions;
+  readonly #kept = new Map<number, Release>();
+  #lastKey = 0;
+  /** What can be had before the domain stands still; null: nobody is about to copy it. */
+  #ready: Promise<KnownNodes | null> | null = null;
+  #isBusy = false;
+
+  constructor(options: DomainCopiesOptions) {
+    this.#options = options;
+  }
+
+  /** What a process has to know to get ready for a copy. Meanwhile this one gets ready as well. */
+  outline(): Outline {
+    const ready = this.#getReady(this.#ready);
+    this.#ready = ready;
+    // Whoever has asked may have gone.
+    setTimeout(() => void this.#forget(ready), KEPT_MS).unref();
+    const { facts, freezable, shape } = this.#options;
+    const tscKhz = freezable.domain.u32[DOMAIN.tscKhz >> 2];
+    return { shape, engine: facts.engine, knownDomid: facts.knownDomid, tscKhz };
+  }
+
+  /** Null: the copy has to do without. It says itself what is wrong. `before`: what was got ready for one that has not come. */
+  async #getReady(before: Promise<KnownNodes | null> | null): Promise<KnownNodes | null> {
+    const { memory, isShared, freezer, freezable, store, note } = this.#options;
+    const { domid } = freezable.domain;
+    let known = await before;
+    try {
+      this.#mustBeAlone();
+      known ??= await KnownNodes.read(store, domid);
+      const atRest = (act: () => void): Promise<void> =>
+        freezer.whileFrozen(async () => {
+          act();
+          return 'as before';
+        });
+      if (!isShared()) await memory?.prepare(atRest);
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      note(`Domain ${domid} cannot get ready to be copied: ${error.message}`);
+    }
+    return known;
+  }
+
+  async #forget(ready: Promise<KnownNodes | null>): Promise<void> {
+    if (this.#ready !== ready) return;
+    this.#ready = null;
+    (await ready)?.close();
+  }
+
+  /** What copies begin with; the domain goes on. @throws NotSavable, and what writing throws */
+  async fork(): Promise<Fork> {
+    const { memory, isShared } = this.#options;
+    const key = ++this.#lastKey;
+    const target = this.#openTarget(key);
+    const releases = [target.release];
+    const release = (): void => {
+      for (const each of releases.splice(0)) each();
+    };
+    const ready = this.#ready ?? this.#getReady(null);
+    this.#ready = null;
+    const known = await ready;
+    try {
+      let frozen: ForkState['memory'] = null;
+      const { disks, stoppedMs } = await this.#withLayers('copied', async (saved) => {
+        const options = { codec: PLAIN_CODEC, ...(known === null ? {} : { nodes: () => known.current() }) };
+        if (memory === null) return await writeDomain(saved, target.sink, options);
+        // Pages are elsewhere.
+        await writeDomain(saved, target.sink, { ...options, pages: [] });
+        const { memory: at, release: letGo } = memory.freeze(isShared());
+        frozen = at;
+        releases.push(letGo);
+      });
+      this.#keep(key, release);
+      return { key, state: target.path, memory: frozen, disks, stoppedMs };
+    } catch (error) {
+      release();
+      throw error;
+    } finally {
+      known?.close();
+    }
+  }
+
+  /** All copies have what they need. */
+  release(key: number): void {
+    const release = this.#kept.get(key);
+    this.#kept.delete(key);
+    release?.();
+  }
+
+  /** Writes the domain to a file, to be restored with disks as they are in the bases; it goes on. @throws NotSavable, and what writing throws */
+  async snapshot(path: string): Promise<readonly FrozenDisk[]> {
+    const write = (saved: SavableDomain): Promise<void> => writeWhole(path, (sink) => writeDomain(saved, sink));
+    return (await this.#withLayers('written', write)).disks;
+  }
+
+  close(): void {
+    for (const key of [...this.#kept.keys()]) this.release(key);
+    this.#options.memory?.close();
+  }
+
+  #keep(key: number, release: Release): void {
+    this.#kept.set(key, release);
+    setTimeout(() => this.release(key), KEPT_MS).unref();
+  }
+
+  /** Calls `take` when the domain is frozen and its disks have their layers. */
+  async #withLayers(what: string, take: (saved: SavableDomain) => Promise<void>): Promise<Taken> {
+    if (this.#isBusy) throw new NotSavable('it is being copied already');
+    this.#isBusy = true;
+    try {
+      const { freezable, freezer, workers, store, facts, config, root, onDiskMoved, note } = this.#options;
+      const { domain, devices } = freezable;
+      if (config('') === null) throw new NotSavable('it was made without a config that could be saved');
+      if (domain.shutdownReason !== -1) throw new NotSavable('it has shut down');
+      this.#mustBeAlone();
+      const cpu = await workers.ready;
+      const saved: SavableDomain = { ...freezable, store, facts, cpu, config: (name) => config(name) ?? '' };
+      const { domid } = domain;
+      const name = (await store.read(`/local/domain/${domid}/name`)) ?? String(domid);
+      const elsewhere = (vdev: string): string =>
+        join(disksFolder(root, name), `${vdev}.${Date.now().toString(36)}.qcow2`);
+      const layers = await DiskLayers.prepare(devices.disks, { domid, store, elsewhere, onMoved: onDiskMoved });
+      let disks: FrozenDisk[] | null = null;
+      const stoppedMs = Date.now();
+      try {
+        await freezer.whileFrozen(async () => {
+          this.#mustBeAlone();
+          disks = await layers.commit();
+          await take(saved);
+          return 'as before';
+        });
+      } catch (error) {
+        if (disks === null) await layers.abandon();
+        throw error instanceof HostError ? new NotSavable(error.message) : error;
+      }
+      note(`Domain ${domid} has been ${what}: it stood still for ${Date.now() - stoppedMs} ms`);
+      return { disks: disks ?? [], stoppedMs };
+    } finally {
+      this.#isBusy = false;
+    }
+  }
+
+  /** Before its disks get layers: what is not the domain's alone cannot be copied. */
+  #mustBeAlone(): void {
+    const { isMapped, freezable } = this.#options;
+    if (isMapped()) throw new NotSavable('another domain has pages of it mapped');
+    encodeDomain(freezable.domain, 0);
+  }
+
+  #openTarget(key: number): Target {
+    const { memory, root, freezable } = this.#options;
+    const fd = memory === null ? -1 : (hostCalls()?.memfdCreate('domus-fork') ?? -1);
+    const isFile = fd < 0;
+    const path = isFile
+      ? join(domainFolder(root, freezable.domain.domid), `fork-${key}`)
+      : `/proc/${process.pid}/fd/${fd}`;
+    const file = isFile ? openSync(path, 'wx', 0o600) : fd;
+    return {
+      path,
+      sink: async (bytes) => {
+        for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at);
+      },
+      release: () => {
+        closeSync(file);
+        if (isFile) rmSync(path, { force: true });
+      },
+    };
+  }
+}

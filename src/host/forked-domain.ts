@@ -1,0 +1,150 @@
+/** A copy of a domain that runs: it is restored from what the other one was at one moment, with an identity of its own. */
+
+import type { Domain } from '../hypervisor/domain.ts';
+import type { MachineMemory } from '../machine/memory.ts';
+import { type ForkIdentity, forkedDescription, forkedNodes } from '../toolstack/saved/forked-nodes.ts';
+import { SaveFileError } from '../toolstack/saved/save-file.ts';
+import type { Description } from '../toolstack/saved/saved-description.ts';
+import type { SavedShape } from '../toolstack/saved/saved-state.ts';
+import { readDomainNodes, renumberNodes, type SavedNode } from '../toolstack/saved/saved-store.ts';
+import type { XenstoreClient } from '../xenstore/client.ts';
+import { CopiedMemory, type FrozenMemory } from './copied-memory.ts';
+import { openSaved, type SavedDomain } from './restore-domain.ts';
+
+/** What must be known before a domain's process can get ready for it. */
+export interface Outline {
+  readonly shape: SavedShape;
+  readonly engine: Description['engine'];
+  readonly knownDomid: number;
+  readonly tscKhz: number;
+}
+
+/** A domain that goes on instead of being built. */
+export interface RestorableDomain {
+  readonly outline: Outline;
+  /** The nodes that it will have, as domain `domid`, as far as that is known before the rest. */
+  earlyNodes(store: XenstoreClient, domid: number): Promise<readonly SavedNode[]>;
+  /** Resolves when there is the rest. */
+  arrive(): Promise<void>;
+  /** Once it has arrived; of one that moves here, after `load`. */
+  readonly description: Description;
+  /** How much later it is now for the guest than its clock was when it was described: ns. */
+  lateNs(): number;
+  /** Reads the rest into a domain of this shape, which has not run. @throws SaveFileError */
+  load(machine: MachineMemory, domain: Domain): Promise<void>;
+  /** After `load`, if memory is a copy. */
+  readonly memory: CopiedMemory | null;
+}
+
+/** A domain at one moment: its state, as in a file of `xl save`, and its memory if that is not in there. */
+export interface ForkState {
+  readonly state: string;
+  readonly memory: FrozenMemory | null;
+  /** When the domain was stopped for it: ms since 1970. */
+  readonly stoppedMs: number;
+}
+
+/** What a process is told of a copy before there is one. */
+export interface ForkRequest {
+  readonly outline: Outline;
+  /** The domain that is to be copied. */
+  readonly domid: number;
+  readonly identity: Omit<ForkIdentity, 'disks'>;
+}
+
+/** What a copy goes on from. */
+export interface ForkSource extends ForkState, Pick<ForkIdentity, 'disks'> {}
+
+export function outlineOf({ description, shape }: SavedDomain): Outline {
+  const { engine, knownDomid, tsc } = description;
+  return { shape, engine, knownDomid, tscKhz: tsc.khz };
+}
+
+/** From a file. */
+export function fromFile(saved: SavedDomain): RestorableDomain {
+  return fromSaved(saved, () => []);
+}
+
+/** From another host, where it still runs: its nodes will hardly change. */
+export function fromStream(saved: SavedDomain): RestorableDomain {
+  return fromSaved(saved, (domid) => renumberNodes(saved.description.nodes, saved.description.domid, domid));
+}
+
+function fromSaved(saved: SavedDomain, earlyNodes: (domid: number) => readonly SavedNode[]): RestorableDomain {
+  return {
+    outline: outlineOf(saved),
+    earlyNodes: async (_store, domid) => earlyNodes(domid),
+    arrive: async () => {},
+    get description() {
+      return saved.description;
+    },
+    lateNs: () => saved.lateNs(),
+    load: (machine, domain) => saved.load(machine, domain),
+    memory: null,
+  };
+}
+
+export class ForkedDomain implements RestorableDomain {
+  readonly outline: Outline;
+  readonly #request: ForkRequest;
+  readonly #source: () => Promise<ForkSource>;
+  #from: ForkSource | null = null;
+  #saved: SavedDomain | null = null;
+  #description: Description | null = null;
+  #memory: CopiedMemory | null = null;
+
+  /** `source`: called when the process is ready for it. */
+  constructor(request: ForkRequest, source: () => Promise<ForkSource>) {
+    this.outline = request.outline;
+    this.#request = request;
+    this.#source = source;
+  }
+
+  async earlyNodes(store: XenstoreClient, domid: number): Promise<readonly SavedNode[]> {
+    const { domid: from, identity } = this.#request;
+    const nodes = forkedNodes(await readDomainNodes(store, from), from, { ...identity, disks: {} });
+    return renumberNodes(nodes, from, domid);
+  }
+
+  async arrive(): Promise<void> {
+    if (this.#saved !== null) return;
+    this.#from = await this.#source();
+    const { domain } = await openSaved(this.#from.state);
+    const { shape } = domain;
+    const { ramPages, maxPages, vcpus } = this.outline.shape;
+    if (shape.ramPages !== ramPages || shape.maxPages !== maxPages || shape.vcpus !== vcpus)
+      throw new SaveFileError('the domain has got another shape meanwhile');
+    this.#saved = domain;
+    const identity = { ...this.#request.identity, disks: this.#from.disks };
+    this.#description = forkedDescription(domain.description, identity);
+  }
+
+  get description(): Description {
+    if (this.#description === null) throw new Error('bug: a copy is described before it has arrived');
+    return this.#description;
+  }
+
+  lateNs(): number {
+    return 0;
+  }
+
+  get memory(): CopiedMemory | null {
+    return this.#memory;
+  }
+
+  async load(machine: MachineMemory, domain: Domain): Promise<void> {
+    if (this.#saved === null || this.#from === null) throw new Error('bug: a copy is loaded before it has arrived');
+    const { memory } = this.#from;
+    if (memory !== null) {
+      this.#memory = CopiedMemory.create(domain);
+      if (this.#memory === null) throw new SaveFileError('memory cannot be shared here');
+      try {
+        this.#memory.adopt(memory);
+      } catch (error) {
+        if (!(error instanceof Error && 'syscall' in error)) throw error;
+        throw new SaveFileError(`the memory of the domain that is copied: ${error.message}`);
+      }
+    }
+    await this.#saved.load(machine, domain);
+  }
+}
