@@ -180,7 +180,7 @@ export class Freezer {
 /** For copies: what is had otherwise, or before. */
 export interface WriteOptions {
   /** Parts of its memory. */
-  readonly pages?: Iterable<Uint8Array>;
+  readonly pages?: Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
   readonly nodes?: () => Promise<readonly SavedNode[]>;
   readonly codec?: Codec;
 }
@@ -208,7 +208,7 @@ export async function writeDomain(
   for (const { vcpuId } of domain.vcpus) await writer.part(PART_VCPU, encodeVcpu(domain, vcpuId));
   await writer.part(PART_M2P, encodeM2p(machine));
   let parts = 0;
-  for (const part of pages ?? encodePages(machine)) {
+  for await (const part of pages ?? encodePages(machine)) {
     await writer.part(PART_PAGES, part);
     parts++;
   }
