@@ -12,8 +12,9 @@
 
 import { closeSync, fstatSync, ftruncateSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { getSystemErrorName } from 'node:util';
-import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
-import { PAGE_SIZE } from '../machine/memory.ts';
+import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
+import { createMachineMemory, PAGE_SIZE } from '../machine/memory.ts';
+import { decodeM2p } from '../toolstack/saved/saved-memory.ts';
 import { HostError } from './host-error.ts';
 import { type HostCalls, hostCalls } from './libc.ts';
 
@@ -33,6 +34,19 @@ export interface FrozenMemory {
   readonly base: string;
   /** Null: there are none. */
   readonly changes: string | null;
+}
+
+/** The memory as it was, in a domain that never runs; `m2p` as encodeM2p gives it. @throws HostError, SaveFileError */
+export function frozenDomain({ domid, machine: { layout } }: Domain, memory: FrozenMemory, m2p: Uint8Array): Domain {
+  const machine = createMachineMemory(layout.ramPages, layout.maxPages);
+  const domain = createDomain(machine, domid, 1, new Uint8Array(16));
+  const copied = CopiedMemory.create(domain);
+  if (copied === null) throw new HostError('memory cannot be shared here');
+  copied.adopt(memory);
+  decodeM2p(m2p, machine);
+  // What is mapped stays.
+  copied.close();
+  return domain;
 }
 
 /** Those who have been given it have opened it, or never will. */

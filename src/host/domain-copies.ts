@@ -5,11 +5,12 @@
 
 import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { DOMAIN } from '../hypervisor/domain.ts';
+import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import type { MovedDisk } from '../toolstack/config/device-specs.ts';
 import type { Sink } from '../toolstack/saved/save-file.ts';
+import { encodeM2p, encodePages } from '../toolstack/saved/saved-memory.ts';
 import { encodeDomain, NotSavable } from '../toolstack/saved/saved-state.ts';
-import type { CopiedMemory, Release } from './copied-memory.ts';
+import { type CopiedMemory, frozenDomain, type Release } from './copied-memory.ts';
 import { DiskLayers, type FrozenDisk } from './disk-layers.ts';
 import type { DomainWriterOptions } from './domain-writer.ts';
 import type { ForkState, Outline } from './forked-domain.ts';
@@ -94,6 +95,12 @@ export class DomainCopies {
     return known;
   }
 
+  async #takeReady(): Promise<KnownNodes | null> {
+    const ready = this.#ready ?? this.#getReady(null);
+    this.#ready = null;
+    return await ready;
+  }
+
   async #forget(ready: Promise<KnownNodes | null>): Promise<void> {
     if (this.#ready !== ready) return;
     this.#ready = null;
@@ -109,9 +116,7 @@ export class DomainCopies {
     const release = (): void => {
       for (const each of releases.splice(0)) each();
     };
-    const ready = this.#ready ?? this.#getReady(null);
-    this.#ready = null;
-    const known = await ready;
+    const known = await this.#takeReady();
     try {
       let frozen: ForkState['memory'] = null;
       const { disks, stoppedMs } = await this.#withLayers('copied', async (saved) => {
@@ -142,8 +147,47 @@ export class DomainCopies {
 
   /** Writes the domain to a file, to be restored with disks as they are in the bases; it goes on. @throws NotSavable, and what writing throws */
   async snapshot(path: string): Promise<readonly FrozenDisk[]> {
+    const { memory } = this.#options;
+    if (memory !== null) return await this.#snapshotOfCopy(path, memory);
     const write = (saved: SavableDomain): Promise<void> => writeWhole(path, (sink) => writeDomain(saved, sink));
     return (await this.#withLayers('written', write)).disks;
+  }
+
+  /** Its pages are written when the domain goes on: they are those of a copy of its memory. */
+  async #snapshotOfCopy(path: string, memory: CopiedMemory): Promise<readonly FrozenDisk[]> {
+    const { isShared, freezable } = this.#options;
+    const known = await this.#takeReady();
+    const stateIsWritten = Promise.withResolvers<void>();
+    const copy = Promise.withResolvers<Domain>();
+    copy.promise.catch(() => undefined);
+    async function* pages(): AsyncGenerator<Uint8Array> {
+      stateIsWritten.resolve();
+      yield* encodePages((await copy.promise).machine);
+    }
+    let letGo: Release = () => {};
+    let writing: Promise<void> = Promise.resolve();
+    try {
+      const options = { pages: pages(), ...(known === null ? {} : { nodes: () => known.current() }) };
+      let frozen: (() => Domain) | null = null;
+      const { disks } = await this.#withLayers('written', async (saved) => {
+        writing = writeWhole(path, (sink) => writeDomain(saved, sink, options));
+        await Promise.race([stateIsWritten.promise, writing]);
+        const m2p = encodeM2p(freezable.domain.machine);
+        const { memory: at, release } = memory.freeze(isShared());
+        letGo = release;
+        frozen = () => frozenDomain(freezable.domain, at, m2p);
+      });
+      copy.resolve((frozen ?? bug)());
+      await writing;
+      return disks;
+    } catch (error) {
+      copy.reject(error);
+      await writing.catch(() => undefined);
+      throw error instanceof HostError ? new NotSavable(error.message) : error;
+    } finally {
+      letGo();
+      known?.close();
+    }
   }
 
   close(): void {
@@ -219,4 +263,8 @@ export class DomainCopies {
       },
     };
   }
+}
+
+function bug(): never {
+  throw new Error('bug: a domain that was frozen has no memory');
 }

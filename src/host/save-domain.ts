@@ -181,7 +181,7 @@ export class Freezer {
 /** For copies: what is had otherwise, or before. */
 export interface WriteOptions {
   /** Parts of its memory. */
-  readonly pages?: Iterable<Uint8Array>;
+  readonly pages?: Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
   readonly nodes?: () => Promise<readonly SavedNode[]>;
   readonly codec?: Codec;
 }
@@ -203,7 +203,7 @@ export async function writeDomain(
   await writer.part(PART_DOMAIN, shared);
   await writeState(writer, saved.domain);
   let parts = 0;
-  for (const part of pages ?? encodePages(machine)) {
+  for await (const part of pages ?? encodePages(machine)) {
     await writer.part(PART_PAGES, part);
     parts++;
   }
