@@ -292,23 +292,21 @@ const knownByCount = new Map<Variant, Notes[]>();
 const SHIFTS = new Set(['shl', 'sal', 'shr', 'sar', 'rol', 'ror', 'rcl', 'rcr', 'shld', 'shrd']);
 
 function notesOf(variant: Variant, instruction: Instruction): Notes {
-  const isCount = SHIFTS.has(stem(variant.form)) && variant.operands.some(({ kind }) => kind === 'immediate');
-  if (isCount) {
-    let counts = knownByCount.get(variant);
-    if (counts === undefined) {
-      counts = [];
-      knownByCount.set(variant, counts);
+  const notes = known.get(variant);
+  if (notes !== undefined) return notes;
+  let counts = knownByCount.get(variant);
+  if (counts === undefined) {
+    if (!SHIFTS.has(stem(variant.form)) || !variant.operands.some(({ kind }) => kind === 'immediate')) {
+      const fresh = note(variant, null);
+      known.set(variant, fresh);
+      return fresh;
     }
-    const count = instruction.immLo & 0xff;
-    counts[count] ??= note(variant, i64.small(count));
-    return counts[count];
+    counts = [];
+    knownByCount.set(variant, counts);
   }
-  let notes = known.get(variant);
-  if (notes === undefined) {
-    notes = note(variant, null);
-    known.set(variant, notes);
-  }
-  return notes;
+  const count = instruction.immLo & 0xff;
+  counts[count] ??= note(variant, i64.small(count));
+  return counts[count];
 }
 
 /** The register that a field of an instruction names. */

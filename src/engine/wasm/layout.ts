@@ -72,7 +72,10 @@ export const HOT_COUNTS = 4096;
 /** Bit of the tag's high word that tells the modes apart; 1 in user mode. */
 export const JUMP_USER_HI = 0x40000000;
 
-/** Memories of the engine's modules. */
+/**
+ * Indexes in the engine's modules of what is called memory 1 and memory 0: the vCPU's comes first, because V8 keeps the address of a
+ * module's first memory in a register, and loads that of any other before each access.
+ */
 export const CPU = 0;
 export const GUEST = 1;
 

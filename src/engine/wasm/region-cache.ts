@@ -118,7 +118,7 @@ export class RegionCache {
     // Code must be watched before it is read.
     while (graph !== null && this.#watch(graph)) graph = discover(source, offset);
     this.translationMs += performance.now() - start;
-    if (graph === null) return;
+    if (graph === null || isTrivial(graph)) return;
     const { pages } = graph;
     const region: Region = { key, graph, pages, pieces: piecesOf(graph), frame, user, lo, slot: 0 };
     this.#regions.set(key, region);
@@ -201,6 +201,12 @@ export class RegionCache {
     }
   }
 }
+
+/**
+ * One instruction: a return or a jump, which are no quicker in a region, or the call that begins an indirect branch of a kernel that
+ * distrusts its CPU. Nobody comes back behind that one: whoever called from a region would wait for it, and all be interpreted.
+ */
+const isTrivial = ({ instructions, blocks }: RegionGraph): boolean => instructions === 1 && !blocks[0].isLoop;
 
 /** The runs of adjacent instructions. */
 function piecesOf(graph: RegionGraph): Int32Array {

@@ -1,6 +1,6 @@
 /** The meaning of every instruction that has one here, by mnemonic; the others are control flow (interpreter.ts) or rare (rare.ts). */
 
-import type { Form } from '../../x86/forms.ts';
+import { FORMS, type Form } from '../../x86/forms.ts';
 import { OPERANDS } from '../../x86/operands.ts';
 import { ARITHMETIC } from './arithmetic.ts';
 import { AVX } from './avx.ts';
@@ -32,8 +32,10 @@ const SSE: Readonly<Record<string, Meaning>> = {
   ...SSE_CONTROL,
 };
 
+const STEMS = FORMS.map((form) => form.mnemonic.split('/')[0]);
+
 /** The first of a form's names. */
-export const stem = (form: Form): string => form.mnemonic.split('/')[0];
+export const stem = (form: Form): string => STEMS[form.index];
 
 /** An instruction that the interpreter has in its own function. */
 export function integerMeaning(form: Form): Meaning | undefined {
