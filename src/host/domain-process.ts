@@ -5,6 +5,7 @@
  */
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
 import { useCompileCache } from '../toolstack/compile-cache.ts';
 import { withMovedDisk } from '../toolstack/config/device-specs.ts';
 import { configJson, type DomainConfig } from '../toolstack/config/domain-config.ts';
@@ -223,7 +224,14 @@ async function run(request: ToDomainProcess): Promise<void> {
   if (process.connected) process.disconnect();
 }
 
+/**
+ * The hints of the wasm engine's branches count, which keep slow paths out of the way. Not one of the options that Node is started with: it would
+ * refuse to start where V8 does not know it, or knows it without being told.
+ */
+const BRANCH_HINTS = '--experimental-wasm-branch-hinting';
+
 useCompileCache();
+setFlagsFromString(BRANCH_HINTS);
 // The terminal that it was started from may go.
 process.on('SIGHUP', () => {});
 process.once('message', (message) => void run(message as ToDomainProcess));

@@ -95,15 +95,13 @@ const MALLOC = { MALLOC_ARENA_MAX: '1', MALLOC_TRIM_THRESHOLD_: '131072', MALLOC
 /**
  * The main thread's young generation, up to three times so many MiB instead of 16; no counting of calls in WebAssembly for the sake of
  * inlining, of which the translator's regions have nothing: it took 2 to 4 % of the vCPU's time in fork and exec. A small module's functions
- * are validated when they are compiled, not by threads that are waited for; the same for small collections of garbage. And the
- * interpreter's branch hints count, which keep its slow paths out of the way.
+ * are validated when they are compiled, not by threads that are waited for; the same for small collections of garbage.
  */
 const V8_OPTIONS = [
   '--max-semi-space-size=2',
   '--no-wasm-inlining',
   '--wasm-lazy-validation',
   '--no-parallel-scavenge',
-  '--experimental-wasm-branch-hinting',
 ];
 
 function openLog(path: string): number {

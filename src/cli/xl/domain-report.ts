@@ -24,9 +24,8 @@ export interface DomainReport {
   readonly domid: number;
   readonly name: string;
   readonly uuid: string;
-  /** What it has; what it may have at most; what it was promised; what its process has of the host's. */
+  /** What it has; what it was promised; what its process has of the host's. */
   readonly memoryKiB: number;
-  readonly maxMemoryKiB: number;
   readonly promisedKiB: number;
   readonly residentKiB: number;
   /** Scheduling parameters. */
@@ -37,7 +36,6 @@ export interface DomainReport {
   readonly seconds: number;
   /** CPU time of its process besides: domain 0's part. */
   readonly backendSeconds: number;
-  readonly uptimeSeconds: number;
   readonly running: boolean;
   readonly blocked: boolean;
   readonly paused: boolean;
@@ -52,13 +50,18 @@ export const SHUTDOWN_LETTERS = '-rscwS';
 const KIB_PER_PAGE = 4;
 const NS = 1e9;
 
-/** Of those that are there still, in their order. Domain 0 is what the others leave of the host. */
-export async function domainReports(store: XenstoreClient, wanted: readonly Found[]): Promise<DomainReport[]> {
+/** Of those that are there still, in their order. Domain 0 is what the others leave of the host; `all`: those that there are, if that is known. */
+export async function domainReports(
+  store: XenstoreClient,
+  wanted: readonly Found[],
+  all: readonly Found[] | null = null,
+): Promise<DomainReport[]> {
   const withHost = wanted.some(({ domid }) => domid === 0);
-  const asked = (withHost ? await allDomains(store) : wanted).filter(({ domid }) => domid !== 0);
+  const asked = (withHost ? (all ?? (await allDomains(store))) : wanted).filter(({ domid }) => domid !== 0);
   const guests = (await Promise.all(asked.map((found) => guestReport(store, found)))).filter((one) => one !== null);
-  const host = withHost ? [hostReport(guests)] : [];
-  return wanted.flatMap(({ domid }) => [...host, ...guests].find((report) => report.domid === domid) ?? []);
+  const reports = new Map(guests.map((report) => [report.domid, report]));
+  if (withHost) reports.set(0, hostReport(guests));
+  return wanted.flatMap(({ domid }) => reports.get(domid) ?? []);
 }
 
 /** Null: there is no such domain. */
@@ -68,15 +71,9 @@ export async function domainReport(store: XenstoreClient, domid: number): Promis
 }
 
 async function guestReport(store: XenstoreClient, { domid, name }: Found): Promise<DomainReport | null> {
-  const path = `/local/domain/${domid}`;
-  const [vm, staticMax, state] = await Promise.all([
-    store.read(`${path}/vm`),
-    store.read(`${path}/memory/static-max`),
-    tryState(domid),
-  ]);
+  const [vm, state] = await Promise.all([store.read(`/local/domain/${domid}/vm`), tryState(domid)]);
   if (vm === null) return null;
   const kept = state === null ? endedReasonOf(domid) : null;
-  const startTime = Number((await store.read(`${vm}/start_time`)) ?? Number.NaN);
   const vcpus = (state?.vcpus ?? []).map(({ timeNs, ...vcpu }) => ({ ...vcpu, seconds: timeNs / NS }));
   const online = vcpus.filter((vcpu) => vcpu.online);
   const memoryKiB = (state?.pages ?? 0) * KIB_PER_PAGE;
@@ -85,7 +82,6 @@ async function guestReport(store: XenstoreClient, { domid, name }: Found): Promi
     name,
     uuid: vm.replace('/vm/', ''),
     memoryKiB,
-    maxMemoryKiB: Number(staticMax ?? 0),
     promisedKiB: (state?.promisedPages ?? 0) * KIB_PER_PAGE,
     residentKiB: Math.floor((state?.residentBytes ?? 0) / 1024),
     weight: state?.weight ?? WEIGHT_DEFAULT,
@@ -93,7 +89,6 @@ async function guestReport(store: XenstoreClient, { domid, name }: Found): Promi
     vcpus,
     seconds: vcpus.reduce((sum, vcpu) => sum + vcpu.seconds, 0),
     backendSeconds: (state?.backendTimeNs ?? 0) / NS,
-    uptimeSeconds: Number.isNaN(startTime) ? 0 : Math.max(0, Date.now() / 1000 - startTime),
     running: online.some((vcpu) => vcpu.running),
     blocked: online.length > 0 && online.every((vcpu) => vcpu.blocked),
     paused: state?.paused ?? false,
@@ -101,6 +96,18 @@ async function guestReport(store: XenstoreClient, { domid, name }: Found): Promi
     shutdownReason: state?.shutdownReason ?? kept ?? SHUTDOWN_crash,
     dying: state === null && kept === null,
   };
+}
+
+/** What a domain may have at most. */
+export async function maxMemoryKiBOf(store: XenstoreClient, { domid, memoryKiB }: DomainReport): Promise<number> {
+  return domid === 0 ? memoryKiB : Number((await store.read(`/local/domain/${domid}/memory/static-max`)) ?? 0);
+}
+
+/** How long a domain has been there; 0 if nobody has noted that. */
+export async function uptimeSecondsOf(store: XenstoreClient, { domid, uuid }: DomainReport): Promise<number> {
+  if (domid === 0) return uptime();
+  const startTime = await store.read(`/vm/${uuid}/start_time`);
+  return startTime === null ? 0 : Math.max(0, Date.now() / 1000 - Number(startTime));
 }
 
 /**
@@ -125,7 +132,6 @@ function hostReport(guests: readonly DomainReport[]): DomainReport {
     name: 'Domain-0',
     uuid: '00000000-0000-0000-0000-000000000000',
     memoryKiB,
-    maxMemoryKiB: memoryKiB,
     promisedKiB: 0,
     residentKiB: 0,
     weight: WEIGHT_DEFAULT,
@@ -133,7 +139,6 @@ function hostReport(guests: readonly DomainReport[]): DomainReport {
     vcpus,
     seconds,
     backendSeconds: 0,
-    uptimeSeconds: uptime(),
     running: true,
     blocked: false,
     paused: false,

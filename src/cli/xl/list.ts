@@ -44,7 +44,7 @@ export const list: Command = {
       const wanted = word === undefined ? null : await domidOf(store, word);
       const shown = domains.filter(({ domid }) => wanted === null || domid === wanted);
       if (shown.length === 0) throw new CommandError(`Error: Domain '${word}' does not exist.`);
-      const reports = await domainReports(store, shown);
+      const reports = await domainReports(store, shown, domains);
       if (parsed.options.some(({ key }) => key === 'l')) context.out(await longList(store, reports));
       else showTable(reports, parsed.options, context);
       return 0;
@@ -98,8 +98,8 @@ export const claims: Command = {
     if (typeof parsed === 'number') return parsed;
     return await withStore(context, async (store) => {
       context.out(`${HEADER}  Claimed\n`);
-      for (const report of await domainReports(store, await allDomains(store)))
-        context.out(`${rowOf(report)} ${'0'.padStart(5)}\n`);
+      const all = await allDomains(store);
+      for (const report of await domainReports(store, all, all)) context.out(`${rowOf(report)} ${'0'.padStart(5)}\n`);
       return 0;
     });
   },

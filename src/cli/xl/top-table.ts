@@ -6,6 +6,8 @@ import type { HostMemory } from '../../host/host-memory.ts';
 import type { DomainReport } from './domain-report.ts';
 
 export interface TopDomain extends DomainReport {
+  /** What it may have at most. */
+  readonly maxMemoryKiB: number;
   readonly devices: ControlDevices;
 }
 

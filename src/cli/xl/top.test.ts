@@ -43,7 +43,6 @@ function domain(
     })),
     seconds: seconds.reduce((sum, one) => sum + one, 0),
     backendSeconds: 0,
-    uptimeSeconds: 0,
     running: false,
     blocked: false,
     paused: false,

@@ -8,7 +8,7 @@ import { hypervisorFacts } from '../../toolstack/hypervisor-facts.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
 import { openTerminal } from '../terminal.ts';
 import { type Command, type CommandWords, type Context, readWords } from './command.ts';
-import { domainReports } from './domain-report.ts';
+import { domainReports, maxMemoryKiBOf } from './domain-report.ts';
 import { allDomains, withStore } from './domains.ts';
 import { cpuMhz } from './info.ts';
 import { keysIn, pressed, screen, type TopView } from './top-screen.ts';
@@ -84,9 +84,13 @@ function numberIn(text: string | undefined): number | null {
 }
 
 async function takeSample(store: XenstoreClient): Promise<TopSample> {
-  const reports = await domainReports(store, await allDomains(store));
+  const all = await allDomains(store);
+  const reports = await domainReports(store, all, all);
   const domains: TopDomain[] = await Promise.all(
-    reports.map(async (report) => ({ ...report, devices: await devicesOf(report.domid) })),
+    reports.map(async (report) => {
+      const [maxMemoryKiB, devices] = await Promise.all([maxMemoryKiBOf(store, report), devicesOf(report.domid)]);
+      return { ...report, maxMemoryKiB, devices };
+    }),
   );
   return { atMs: Date.now(), domains, memory: hostMemory(reports.filter(({ domid }) => domid !== 0)) };
 }

@@ -1,7 +1,7 @@
 /** `xl uptime` and `xl vm-list`. Source: xl(1); tools/xl/xl_info.c (read for behaviour); recorded output of xl 4.17. */
 
 import { type Command, readWords } from './command.ts';
-import { domainReport } from './domain-report.ts';
+import { domainReport, uptimeSecondsOf } from './domain-report.ts';
 import { allDomains, findDomain, withStore } from './domains.ts';
 
 export const uptime: Command = {
@@ -25,7 +25,7 @@ export const uptime: Command = {
         const report = await domainReport(store, domid);
         if (report === null) continue;
         const { name } = report;
-        const seconds = Math.floor(report.uptimeSeconds);
+        const seconds = Math.floor(await uptimeSecondsOf(store, report));
         context.out(
           isShort
             ? ` ${new Date().toTimeString().slice(0, 8)} up ${duration(seconds, false)},  ${name} (${domid})\n`

@@ -25,7 +25,8 @@ export const vcpuList: Command = {
         parsed.operands.length === 0
           ? await allDomains(store)
           : await Promise.all(parsed.operands.map((word) => findDomain(store, word)));
-      for (const report of await domainReports(store, found)) context.out(rows(report));
+      const all = parsed.operands.length === 0 ? found : null;
+      for (const report of await domainReports(store, found, all)) context.out(rows(report));
       return 0;
     });
   },
