@@ -58,6 +58,8 @@ export const RUN_SREGS_W = RUN_SREGS / 4;
 /** struct kvm_vcpu_events: u8 exception.injected, nr, has_error_code, pending. */
 export const RUN_EVENTS_W = 760 / 4;
 export const RUN_EVENTS_EXCEPTION_MASK = 0xff0000ff;
+export const RUN_EVENTS_NR_SHIFT = 8;
+export const RUN_EVENTS_NR_MASK = 0xff00;
 
 /** struct kvm_regs, in 64-bit slots: where each register of the hardware order (rax rcx rdx rbx rsp rbp rsi rdi r8..r15) stands. */
 export const KVM_REGS_SLOT: readonly number[] = [0, 2, 3, 1, 6, 7, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15];

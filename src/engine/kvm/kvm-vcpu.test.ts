@@ -538,6 +538,29 @@ describe('threads', () => {
     expect(interrupted).toBeGreaterThan(0);
   });
 
+  test('interrupted at random, the guest meets each INT3', () => {
+    load(0x90, 0xcc, 0x90, 0x0f, 0x0b); // nop; int3; nop; ud2
+    let met = 0;
+    let interrupted = 0;
+    const end = monotonicNs() + 1e9;
+    setWord(VCPU.rip, CODE_VA);
+    for (let i = 0; monotonicNs() < end; i++) {
+      vcpu.setRunDeadline(monotonicNs() + 1e3 + (i % 60) * 1e3);
+      const exit = vcpu.run();
+      if (exit === EXIT_INTERRUPTED) {
+        interrupted++;
+        continue;
+      }
+      expectException(exit, 3);
+      expect(word(VCPU.rip)).toBe(CODE_VA + 2);
+      setWord(VCPU.rip, CODE_VA);
+      met++;
+    }
+    vcpu.setRunDeadline(0);
+    expect(met).toBeGreaterThan(0);
+    expect(interrupted).toBeGreaterThan(0);
+  });
+
   test('a worker that ends without closing leaves nothing that closeKvmDomain() trips over', async () => {
     const other = createTestBlock(machine, [0x0f, 0x0b], 1, 0x20000);
     const { worker, report } = await startTestVcpu(domain, machine, other, { leak: true });

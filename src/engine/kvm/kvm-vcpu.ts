@@ -32,7 +32,7 @@ import { MFN_BASE, PAGE_SHIFT } from '../../machine/memory.ts';
 import type { VcpuBlock } from '../../machine/vcpu-block.ts';
 import { FLAG_STOP, NO_ROOT, VCPU } from '../../machine/vcpu-block.ts';
 import type { CpuidResult, Engine, EngineFacts, ExitKind } from '../engine.ts';
-import { EXIT_INTERRUPTED, EXIT_SYSCALL } from '../engine.ts';
+import { EXIT_EXCEPTION, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../engine.ts';
 import {
   CR0_BASE,
   CR0_TS,
@@ -46,6 +46,8 @@ import {
   RFLAGS_FORCED_ON,
   RUN_DIRTY_REGS_W,
   RUN_EVENTS_EXCEPTION_MASK,
+  RUN_EVENTS_NR_MASK,
+  RUN_EVENTS_NR_SHIFT,
   RUN_EVENTS_W,
   RUN_EXIT_REASON_W,
   RUN_EXIT_W,
@@ -53,6 +55,7 @@ import {
   SREGS_CR3_W,
   SREGS_CR4_W,
   SREGS_CS_W,
+  SYNC_ALL,
   SYNC_REGS_AND_SREGS,
 } from './abi.ts';
 import { type CpuidEntry, cpuidListOf, setCpuidList } from './cpuid-list.ts';
@@ -88,9 +91,13 @@ const RIP = VCPU.rip / 4;
 const RFLAGS = VCPU.rflags / 4;
 const CS = VCPU.cs / 4;
 const SS = VCPU.ss / 4;
+const EXIT_VECTOR = VCPU.exitVector / 4;
+const EXIT_ERROR_CODE = VCPU.exitErrorCode / 4;
 const USER_MODE = VCPU.userMode / 4;
 const KERNEL_ROOT = VCPU.kernelRoot / 4;
 const USER_ROOT = VCPU.userRoot / 4;
+
+const VECTOR_BP = 3;
 const CR0_TS_WORD = VCPU.cr0Ts / 4;
 const CR4_WORD = VCPU.cr4 / 4;
 const XCR0 = VCPU.xcr0 / 4;
@@ -221,6 +228,10 @@ export class KvmVcpu implements Engine {
       return EXIT_INTERRUPTED;
     }
     r[RUN_DIRTY_REGS_W] = SYNC_REGS_AND_SREGS;
+    if (this.#lastException() === VECTOR_BP) {
+      r[RUN_EVENTS_W] = r[RUN_EVENTS_W] & ~RUN_EVENTS_NR_MASK;
+      r[RUN_DIRTY_REGS_W] = SYNC_ALL;
+    }
     let errno = file.enter();
     let reruns = 0;
     while (errno !== 0) {
@@ -269,9 +280,21 @@ export class KvmVcpu implements Engine {
     return this.#error.fail(DETAIL_BAD_PORT | port, `ring 0 wrote to port ${port}`);
   }
 
+  /** The vector of the last exception that KVM had for the vCPU. */
+  #lastException(): number {
+    return (this.#r[RUN_EVENTS_W] & RUN_EVENTS_NR_MASK) >>> RUN_EVENTS_NR_SHIFT;
+  }
+
   #interruptedExit(): ExitKind {
     const r = this.#r;
     this.#registers.saveAll();
+    // A signal that comes while a #BP is on its way makes a KVM without hardware virtualisation forget it: it counts on meeting the INT3
+    // again, which the CPU has left behind. That there was one is still known, and no earlier one is.
+    if (this.#lastException() === VECTOR_BP) {
+      this.#b[EXIT_VECTOR] = VECTOR_BP;
+      this.#b[EXIT_ERROR_CODE] = 0;
+      return EXIT_EXCEPTION;
+    }
     // The signal came between SYSCALL and the page fault that shows it: entering again with IF set would make a jump of it.
     const atStub = r[REGS_RIP_W + 1] === AREA_VA_HI && (r[REGS_RIP_W] === LSTAR_VA_LO || r[REGS_RIP_W] === CSTAR_VA_LO);
     if (atStub && (r[REGS_RFLAGS_W] & RFLAGS_IF) === 0) {
