@@ -11,6 +11,7 @@ import { afterAll, expect, test } from 'vitest';
 import { stopDaemon } from '../../src/host/domusd.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
+import { checkedRounds } from './checked-rounds.ts';
 import { endDomains, killDomain } from './domains.ts';
 import { type GuestRun, xl as runXl } from './guest.ts';
 
@@ -26,22 +27,7 @@ function xl(words: readonly string[], engine = ''): Promise<GuestRun> {
   return runXl(words, LIMIT_MS, { ...process.env, DOMUS_STATE_DIR: root, DOMUS_ENGINE: engine });
 }
 
-/** Each round writes another place of the disk, and reads it back from there. */
-const SCRIPT = `
-i=0; until ip -4 address show eth0 | grep -q inet || [ $i = 200 ]; do usleep 100000; i=$((i+1)); done
-dmesg -n 1
-n=0
-while :; do
-  n=$((n+1))
-  head -c 100000 /dev/urandom >/tmp/a
-  dd if=/tmp/a of=/dev/xvda bs=4096 seek=$((n % 20 * 25)) conv=fsync,notrunc 2>/dev/null
-  echo 3 >/proc/sys/vm/drop_caches
-  dd if=/dev/xvda bs=4096 skip=$((n % 20 * 25)) count=25 2>/dev/null | head -c 100000 | cmp -s - /tmp/a && d=same || d=CHANGED
-  ping -c 1 -W 10 10.0.2.2 >/dev/null && p=answered || p=SILENT
-  t=$(dmesg | grep -c -iE 'soft lockup|detected stalls|BUG:|Oops|blkfront.*error|netfront.*error')
-  echo "round $n $d $p trouble=$t at $(cut -d. -f1 /proc/uptime)"
-done
-`;
+const SCRIPT = checkedRounds(' at $(cut -d. -f1 /proc/uptime)');
 
 interface Round {
   readonly number: number;

@@ -3,6 +3,7 @@
 import { openXenstoreSession } from '../../host/xenstored.ts';
 import { introduceControlDomain } from '../../toolstack/xenstore-nodes.ts';
 import { XenstoreClient } from '../../xenstore/client.ts';
+import { allDomains, type Found as RunningDomain } from '../xl/domains.ts';
 
 /** The user's to solve; one line. */
 export class DomusError extends Error {
@@ -37,19 +38,12 @@ export async function withStore(act: (store: XenstoreClient) => Promise<number>)
   }
 }
 
-export interface RunningDomain {
-  readonly domid: number;
-  readonly name: string;
-}
+export type { RunningDomain };
 
 /** By its name or its number; null if there is none. Domain 0 is none. */
 export async function lookUpDomain(store: XenstoreClient, word: string): Promise<RunningDomain | null> {
-  for (const entry of (await store.directory('/local/domain')) ?? []) {
-    if (entry === '0') continue;
-    const name = await store.read(`/local/domain/${entry}/name`);
-    if (name !== null && (entry === word || name === word)) return { domid: Number(entry), name };
-  }
-  return null;
+  const guests = (await allDomains(store)).filter(({ domid }) => domid !== 0);
+  return guests.find(({ domid, name }) => String(domid) === word || name === word) ?? null;
 }
 
 /** @throws DomusError */
@@ -60,8 +54,5 @@ export async function findDomain(store: XenstoreClient, word: string): Promise<R
 }
 
 export async function namesIn(store: XenstoreClient): Promise<Set<string>> {
-  const names = new Set<string>();
-  for (const entry of (await store.directory('/local/domain')) ?? [])
-    names.add((await store.read(`/local/domain/${entry}/name`)) ?? '');
-  return names;
+  return new Set((await allDomains(store)).map(({ name }) => name));
 }
