@@ -32,6 +32,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
     'host/domain-record.ts',
     'host/migration-client.ts',
     'host/host-memory.ts',
+    'host/seen-state.ts',
     'host/control-protocol.ts',
     'host/restore-domain.ts',
     'host/fork-domain.ts',

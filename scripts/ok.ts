@@ -57,7 +57,8 @@ for (const { name, command, needs, summary } of STEPS) {
     shell: process.platform === 'win32',
   });
   const seconds = ((performance.now() - stepMs) / 1000).toFixed(1).padStart(6);
-  const output = `${result.stdout ?? ''}${result.stderr ?? ''}`;
+  // Complaints first: a log that is cut shows what failed.
+  const output = `${result.stderr ?? ''}${result.stdout ?? ''}`;
   if (result.status !== 0) {
     console.log(`FAIL ${name.padEnd(16)}${seconds} s   ${command.join(' ')}`);
     console.log(output.trimEnd() || String(result.error ?? `ended by ${result.signal}`));

@@ -10,6 +10,7 @@
 import { totalmem } from 'node:os';
 import { DomainClientError, domainStateOf, domidsIn } from './domain-client.ts';
 import { HostError } from './host-error.ts';
+import { seenState } from './seen-state.ts';
 import { stateRoot } from './state-dir.ts';
 
 /** What a domain's process needs besides the guest's memory, once it runs. */
@@ -40,12 +41,12 @@ function limitBytes(): number {
   return limit > 0 ? limit : Number.POSITIVE_INFINITY;
 }
 
-/** What domains that run have been promised, by asking them all. */
+/** What domains that run have been promised. */
 export async function domainMemories(root: string = stateRoot()): Promise<DomainMemory[]> {
   const states = await Promise.all(
     domidsIn(root).map(async (domid) => {
       try {
-        return await domainStateOf(domid, root);
+        return seenState(domid, root) ?? (await domainStateOf(domid, root));
       } catch (error) {
         if (error instanceof DomainClientError) return null;
         throw error;

@@ -71,8 +71,9 @@ import type { Departure } from './migration-sender.ts';
 import { Peers } from './peers.ts';
 import { RestoredNodes } from './restored-nodes.ts';
 import { type FreezableDomain, Freezer } from './save-domain.ts';
+import { showState } from './seen-state.ts';
 import { ShareableMemory } from './shared-memory.ts';
-import { stateRoot, xenstoredPath } from './state-dir.ts';
+import { seenStatePath, stateRoot, xenstoredPath } from './state-dir.ts';
 import { VcpuPlacement } from './vcpu-placement.ts';
 import { startVcpuWorkers, type VcpuWorkers } from './vcpu-workers.ts';
 import { XenstoredError } from './xenstored.ts';
@@ -309,12 +310,14 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   try {
     const cpuid = cpuidOf(config, interceptsCpuid(engine), run.options.log);
     const domain = createDomain(machine, domid, vcpus, config.uuid, cpuid);
+    const hide = hasPeers ? showState(domain, seenStatePath(stateRoot(), domid)) : () => {};
     // They load the engine while this thread builds the domain.
     const workers = startVcpuWorkers({ domain, engine, restored: restore !== null, hasPeers, log: run.options.log });
     try {
       return await buildAndRun(run, domain, engine, workers);
     } finally {
       await workers.abandon();
+      hide();
     }
   } finally {
     closeEngineDomain(engine);

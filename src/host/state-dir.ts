@@ -5,7 +5,8 @@
  *   xenstored/journal   the store
  *   network/socket      Ethernet switches (on Windows a pipe)
  *   domains/DOMID/      of each domain that runs: pid, the process, and when it was started; control, console, migration and peer, its
- *                       sockets (on Windows pipes); config.json, what it was made from; record.json, what it is started again from
+ *                       sockets (on Windows pipes); state, how it is (seen-state.ts); config.json, what it was made from; record.json, what
+ *                       it is started again from
  *   disks/NAME/         disks of the domain of that name which have layers: VDEV.qcow2 of a copy, with its config domain.cfg; VDEV.TIME.qcow2 of one
  *                       that was copied, or has a snapshot
  *   snapshots/UUID/     a folder for each snapshot of the domain: memory, as xl save writes it; snapshot.json, its disks
@@ -63,6 +64,11 @@ export function controlPath(root: string, domid: number): string {
 /** Where a domain's process serves its console: raw bytes both ways. */
 export function consolePath(root: string, domid: number): string {
   return process.platform === 'win32' ? pipe(root, `console-${domid}`) : join(domainFolder(root, domid), 'console');
+}
+
+/** Leads to what other processes see of a domain (seen-state.ts). */
+export function seenStatePath(root: string, domid: number): string {
+  return join(domainFolder(root, domid), 'state');
 }
 
 /** Where `xl migrate` connects. */

@@ -32,7 +32,14 @@ export interface DomainState {
 /** Source: libxl, LIBXL_MAXMEM_CONSTANT: what a domain may have beyond its target, in pages. */
 const MEMORY_SLACK_PAGES = 256;
 
-export function domainState(domain: Domain): DomainState {
+/** The words that tell it: of a domain of this process, or copied from another's. */
+export interface StateWords extends Pick<Domain, 'shutdownReason'> {
+  readonly i32: Int32Array;
+  readonly f64: Float64Array;
+  readonly vcpus: readonly { readonly i32: Int32Array; readonly u32: Uint32Array; readonly f64: Float64Array }[];
+}
+
+export function domainState(domain: StateWords): DomainState {
   const { i32, f64 } = domain;
   // 0: no vCPU has started the clock yet.
   const started = f64[DOMAIN.bootNs >> 3] !== 0;
@@ -104,7 +111,7 @@ export function suspendDomain(domain: Domain, kicker: Kicker): void {
   domain.ringDoorbell();
 }
 
-export function isSuspended(domain: Domain): boolean {
+export function isSuspended(domain: Pick<StateWords, 'i32'>): boolean {
   return Atomics.load(domain.i32, DOMAIN.suspended >> 2) !== 0;
 }
 

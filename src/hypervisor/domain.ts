@@ -111,6 +111,8 @@ export const FRAME_LEVEL_MASK = 7;
 export const FRAME_VALIDATING = 0x40;
 export const FRAME_PINNED = 0x80;
 
+const WASM_PAGE_BYTES = 65536;
+
 /** Plain data that can be posted to a worker. */
 export interface DomainHandle {
   readonly machine: MachineMemoryHandle;
@@ -200,6 +202,13 @@ function parkedOffset(nameableFrames: number): number {
   return Math.ceil((maptrackOffset(nameableFrames) + MAPTRACK_ENTRIES * MAPTRACK_WORDS * 4) / 64) * 64;
 }
 
+/** It begins on a page boundary, as only WebAssembly's memory is sure to do: others may see the first page (host/seen-state.ts). */
+function createState(sizeBytes: number): SharedArrayBuffer {
+  const pages = Math.ceil(sizeBytes / WASM_PAGE_BYTES);
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  return memory.buffer as unknown as SharedArrayBuffer;
+}
+
 /** Allocates the shared state of a domain around its machine memory. */
 export function createDomain(
   machine: MachineMemory,
@@ -208,7 +217,7 @@ export function createDomain(
   uuid: Uint8Array,
   cpuid: CpuidSettings = NO_CPUID_SETTINGS,
 ): Domain {
-  const state = new SharedArrayBuffer(parkedOffset(machine.layout.nameableFrames) + vcpuCount * PARKED.SIZE);
+  const state = createState(parkedOffset(machine.layout.nameableFrames) + vcpuCount * PARKED.SIZE);
   const vcpus = Array.from({ length: vcpuCount }, (_, id) => createVcpuBlock(id).memory);
   const domain = new Domain({ machine: machine.handle(), state, vcpus, cpuid });
   domain.i32[DOMAIN.shutdown >> 2] = -1;

@@ -4,7 +4,7 @@ import { cpus, uptime } from 'node:os';
 import { SHUTDOWN_crash } from '../../abi/xen.ts';
 import { daemonSeconds, endedReasonOf } from '../../host/domain-client.ts';
 import { hostMemory } from '../../host/host-memory.ts';
-import type { CpuSet } from '../../toolstack/config/cpu-set.ts';
+import { seenState } from '../../host/seen-state.ts';
 import { WEIGHT_DEFAULT } from '../../toolstack/config/domain-config.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
 import { allDomains, type Found, nameOf, tryState } from './domains.ts';
@@ -14,10 +14,6 @@ export interface VcpuReport {
   readonly running: boolean;
   readonly blocked: boolean;
   readonly seconds: number;
-  /** The host's CPU that it is, or was last, on; -1 if that is not known. */
-  readonly cpu: number;
-  readonly hard: CpuSet;
-  readonly soft: CpuSet;
 }
 
 export interface DomainReport {
@@ -71,7 +67,7 @@ export async function domainReport(store: XenstoreClient, domid: number): Promis
 }
 
 async function guestReport(store: XenstoreClient, { domid, name }: Found): Promise<DomainReport | null> {
-  const [vm, state] = await Promise.all([store.read(`/local/domain/${domid}/vm`), tryState(domid)]);
+  const [vm, state] = await Promise.all([store.read(`/local/domain/${domid}/vm`), seenState(domid) ?? tryState(domid)]);
   if (vm === null) return null;
   const kept = state === null ? endedReasonOf(domid) : null;
   const vcpus = (state?.vcpus ?? []).map(({ timeNs, ...vcpu }) => ({ ...vcpu, seconds: timeNs / NS }));
@@ -116,13 +112,12 @@ export async function uptimeSecondsOf(store: XenstoreClient, { domid, uuid }: Do
  */
 function hostReport(guests: readonly DomainReport[]): DomainReport {
   const host = cpus();
-  const all = host.map((_, cpu) => cpu);
   const busy = host.map(({ times }) => times.user + times.nice + times.sys + times.irq);
   const busySum = busy.reduce((sum, ms) => sum + ms, 0);
   const seconds = guests.reduce((sum, guest) => sum + guest.backendSeconds, daemonSeconds());
-  const vcpus = all.map((cpu) => {
-    const part = busySum === 0 ? 1 / all.length : busy[cpu] / busySum;
-    return { online: true, running: true, blocked: false, seconds: seconds * part, cpu, hard: all, soft: all };
+  const vcpus = busy.map((ms) => {
+    const part = busySum === 0 ? 1 / busy.length : ms / busySum;
+    return { online: true, running: true, blocked: false, seconds: seconds * part };
   });
   const { totalKiB, freeKiB } = hostMemory(guests);
   const theirs = guests.reduce((sum, guest) => sum + guest.memoryKiB, 0);

@@ -1,11 +1,15 @@
 /** `xl vcpu-list` and `xl vcpu-set`. Source: xl(1); recorded output of xl 4.17. */
 
 import { cpus } from 'node:os';
+import type { ControlState } from '../../host/control-protocol.ts';
 import { formatCpuSet } from '../../toolstack/config/cpu-set.ts';
 import { setOnlineVcpus } from '../../toolstack/domain-control.ts';
 import { type Command, readWords } from './command.ts';
 import { type DomainReport, domainReports } from './domain-report.ts';
 import { allDomains, CommandError, findDomain, tryState, withStore } from './domains.ts';
+
+type VcpuPlace = Pick<ControlState['vcpus'][number], 'cpu' | 'hard' | 'soft'>;
+const NOWHERE: VcpuPlace = { cpu: -1, hard: [], soft: [] };
 
 const HEADER = 'Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)\n';
 
@@ -26,16 +30,26 @@ export const vcpuList: Command = {
           ? await allDomains(store)
           : await Promise.all(parsed.operands.map((word) => findDomain(store, word)));
       const all = parsed.operands.length === 0 ? found : null;
-      for (const report of await domainReports(store, found, all)) context.out(rows(report));
+      const reports = await domainReports(store, found, all);
+      const places = await Promise.all(reports.map(({ domid }) => placesOf(domid)));
+      for (const [i, report] of reports.entries()) context.out(rows(report, places[i]));
       return 0;
     });
   },
 };
 
-function rows({ name, domid, vcpus, paused }: DomainReport): string {
+/** Where its vCPUs run; nothing of a domain whose process is gone. Those of domain 0 are the host's CPUs. */
+async function placesOf(domid: number): Promise<readonly VcpuPlace[]> {
+  if (domid !== 0) return (await tryState(domid))?.vcpus ?? [];
+  const all = cpus().map((_, cpu) => cpu);
+  return all.map((cpu) => ({ cpu, hard: all, soft: all }));
+}
+
+function rows({ name, domid, vcpus, paused }: DomainReport, places: readonly VcpuPlace[]): string {
   const hostCpus = cpus().length;
   return vcpus
-    .map(({ online, running, blocked, seconds, cpu, hard, soft }, vcpu) => {
+    .map(({ online, running, blocked, seconds }, vcpu) => {
+      const { cpu, hard, soft } = places[vcpu] ?? NOWHERE;
       const start = `${name.padEnd(32)} ${String(domid).padStart(5)} ${String(vcpu).padStart(5)}`;
       const on = (online && cpu >= 0 ? String(cpu) : '-').padStart(5);
       const state = online
