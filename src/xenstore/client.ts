@@ -167,7 +167,8 @@ export class XenstoreClient extends Nodes {
 
   /**
    * Runs `body` with the nodes as a transaction sees them, and commits; again from its start if that conflicts with
-   * another client's changes. What `body` throws aborts the transaction and comes out.
+   * another client's changes, or xenstored has lost it, which `body` may have thrown for. What it throws otherwise aborts the
+   * transaction and comes out.
    */
   async transaction<T>(body: (nodes: XenstoreNodes) => Promise<T>): Promise<T> {
     for (;;) {
@@ -179,8 +180,9 @@ export class XenstoreClient extends Nodes {
       try {
         result = await body(new Nodes((type, operation, payload) => this.#request(type, operation, payload, txId)));
       } catch (error) {
+        const ended = await end('F').catch((reason: unknown) => reason);
+        if (hasCode(ended, 'EAGAIN')) continue;
         // Nothing is left to say about the transaction that matters more than this error.
-        await end('F').catch(() => undefined);
         throw error;
       }
       try {

@@ -120,6 +120,16 @@ test('a request in a transaction that was lost is executed, and the commit is EA
   });
   expect(runs).toBe(2);
   expect(await client.read('/a')).toBe('2');
+  // What it has made is not there any more.
+  runs = 0;
+  await client.transaction(async (t) => {
+    runs++;
+    await t.mkdir('/made');
+    if (runs === 1) xenstored.kill();
+    await t.setPermissions('/made', ['n0', 'r5']);
+  });
+  expect(runs).toBe(2);
+  expect(await client.getPermissions('/made')).toEqual(['n0', 'r5']);
   // One that is given up anyway needs no second run.
   const failing = client.transaction(async (t) => {
     await t.write('/a', '3');

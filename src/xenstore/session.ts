@@ -9,8 +9,9 @@
  * 4. what waits is sent.
  *
  * Open transactions end with the connection. The user goes on with one as if nothing had happened, on a new transaction that
- * is begun behind its back, until it wants to commit: that is answered with EAGAIN, to which every user of xenstore has an
- * answer. (To fail the requests before that would be an error that Linux drivers do not expect.) The user knows
+ * is begun behind its back, until it ends it: that is answered with EAGAIN, to which every user of xenstore has an
+ * answer; so is one that it gives up, which may be for what it has not found again. (To fail the requests before that would be an error
+ * that Linux drivers do not expect.) The user knows
  * transactions by numbers of this file's, because those of xenstored start over with it.
  */
 import { XS, type XsErrorName } from '../abi/io/xs-wire.ts';
@@ -222,7 +223,7 @@ class SessionLink implements StoreLink {
     } else if (isPresent) {
       await this.#exchange(XS.TRANSACTION_END, serverId, joinStrings(['F']));
     }
-    return verdict === 'T' ? refusal('EAGAIN') : replyOf(XS.TRANSACTION_END, 'OK');
+    return isDoomed || verdict === 'T' ? refusal('EAGAIN') : replyOf(XS.TRANSACTION_END, 'OK');
   }
 
   /** Keeps what a request without transaction, answered with `reply`, has set up; the reply for the user. */
