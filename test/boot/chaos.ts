@@ -272,16 +272,22 @@ class Chaos {
     });
   }
 
-  /** All hold still: does everything agree, and what have the guests noticed? */
-  async #look(): Promise<void> {
-    this.#rounds++;
-    for (const { name } of this.#guests) await this.#command('unpause', name);
+  /** What does not agree when what is under way has been done: a process ends a moment after its domain. */
+  async #settled(): Promise<string[]> {
     const endMs = performance.now() + SETTLE_LIMIT_MS;
     let wrong = await this.#disagreements();
     while (wrong.length > 0 && performance.now() < endMs) {
       await sleep(500);
       wrong = await this.#disagreements();
     }
+    return wrong;
+  }
+
+  /** All hold still: does everything agree, and what have the guests noticed? */
+  async #look(): Promise<void> {
+    this.#rounds++;
+    for (const { name } of this.#guests) await this.#command('unpause', name);
+    const wrong = await this.#settled();
     for (const one of wrong) this.#fault(one);
     if (wrong.length > 0) return;
     for (const guest of this.#guests) await this.#lookAt(guest);
@@ -384,7 +390,7 @@ class Chaos {
   async #end(): Promise<void> {
     for (const pass of ['destroyed', 'made again'] as const) {
       for (const { name } of this.#guests) if (this.#domidsOf(name).length > 0) await this.#command('destroy', name);
-      const wrong = await this.#disagreements();
+      const wrong = await this.#settled();
       if (domidsIn(this.#options.root).length > 0) wrong.push('not all domains could be destroyed');
       for (const one of wrong) this.#fault(`after all were ${pass}: ${one}`);
       if (pass === 'made again') break;

@@ -60,7 +60,6 @@ describeGuests('time', (runHostile) => {
     p.loop();
     const run = await runHostile(p, { timeoutMs: 1000 });
     expect(run.reason).toBe('detached');
-    expect(run.abortMs).toBeLessThan(500);
     expect(run.cpuMs / run.ms).toBeLessThan(1.5);
   });
 

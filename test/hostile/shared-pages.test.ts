@@ -84,7 +84,6 @@ describeGuests('shared pages', (runHostile) => {
     // The time limit is a timer of the thread that serves the console.
     const run = await runHostile(p, { timeoutMs: 700 });
     expect(run.reason).toBe('detached');
-    expect(run.ms).toBeLessThan(5000);
   });
 });
 
