@@ -1,11 +1,11 @@
 /**
 /**
- * The system calls that the host's part needs beyond Node's, by libc through koffi: pseudo-terminals, memory that processes share or give
- * back, and the CPUs that a thread may use.
+ * The system calls that the host's part needs beyond Node's, by libc through koffi: pseudo-terminals, pipes, memory that processes share or
+ * give back, and the CPUs that a thread may use.
  *
  * koffi is an optional package. Without it, or on another system than Linux, `hostCalls()` gives null. A wrong address or length
  * here corrupts the process: callers own what they pass.
- * Source: ioctl(2), mmap(2), memfd_create(2), ioctl_tty(2), madvise(2), sched_setaffinity(2).
+ * Source: ioctl(2), mmap(2), memfd_create(2), ioctl_tty(2), pipe(2), madvise(2), sched_setaffinity(2).
  */
 import { createRequire } from 'node:module';
 
@@ -24,6 +24,8 @@ export interface HostCalls {
   discard(bytes: Uint8Array): boolean;
   /** Asks for pages of 2 MiB for whole pages of private memory; nothing if the kernel has none. Source: Documentation/admin-guide/mm/transhuge.rst. */
   askForHugePages(bytes: Uint8Array): void;
+  /** Descriptors of a new pipe, not inherited and not waited for: to read, to write. Null if there are none left. */
+  pipe(): readonly [number, number] | null;
   /** Lets a thread run on these CPUs only. False if the system refuses. */
   setAffinity(threadId: number, cpus: readonly number[]): boolean;
 }
@@ -46,6 +48,9 @@ const MFD_CLOEXEC = 1;
 const MADV_DONTNEED = 4;
 const MADV_REMOVE = 9;
 const MADV_HUGEPAGE = 14;
+/** Source: Linux include/uapi/asm-generic/fcntl.h. */
+const O_NONBLOCK = 0x800;
+const O_CLOEXEC = 0x80000;
 /** Bytes of a cpu_set_t: 1024 CPUs. */
 const CPU_SET_BYTES = 128;
 export const CPUS_MAX = CPU_SET_BYTES * 8;
@@ -55,6 +60,7 @@ function bind(koffi: Koffi): HostCalls {
   const ioctl = libc.func('int ioctl(int, unsigned long, uint64_t)');
   const memfdCreate = libc.func('int memfd_create(const char*, unsigned int)');
   const mmap = libc.func('uint64_t mmap(uint64_t, uint64_t, int, int, int, int64_t)');
+  const pipe2 = libc.func('int pipe2(uint64_t, int)');
   const madvise = libc.func('int madvise(uint64_t, uint64_t, int)');
   const schedSetaffinity = libc.func('int sched_setaffinity(int, uint64_t, uint64_t)');
   return {
@@ -72,6 +78,11 @@ function bind(koffi: Koffi): HostCalls {
     discard: (bytes) =>
       [MADV_REMOVE, MADV_DONTNEED].some((advice) => madvise(koffi.address(bytes), bytes.byteLength, advice) === 0),
     askForHugePages: (bytes) => void madvise(koffi.address(bytes), bytes.byteLength, MADV_HUGEPAGE),
+    pipe: () => {
+      const fds = new Int32Array(2);
+      const made = pipe2(koffi.address(new Uint8Array(fds.buffer)), O_NONBLOCK | O_CLOEXEC);
+      return made === 0 ? [fds[0], fds[1]] : null;
+    },
     setAffinity: (threadId, cpus) => {
       const set = new Uint8Array(CPU_SET_BYTES);
       for (const cpu of cpus) if (cpu < CPUS_MAX) set[cpu >> 3] |= 1 << (cpu & 7);

@@ -49,6 +49,7 @@ import { DomainCopies } from './domain-copies.ts';
 import { DomainDevices } from './domain-devices.ts';
 import { type AfterSave, DomainWriter } from './domain-writer.ts';
 import { type DomainXenstore, openDomainXenstore, type XenstoreChoice } from './domain-xenstore.ts';
+import { Doorbell } from './doorbell.ts';
 import {
   chooseEngine,
   closeEngineDomain,
@@ -311,13 +312,18 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     const cpuid = cpuidOf(config, interceptsCpuid(engine), run.options.log);
     const domain = createDomain(machine, domid, vcpus, config.uuid, cpuid);
     const hide = hasPeers ? showState(domain, seenStatePath(stateRoot(), domid)) : () => {};
+    const doorbell = new Doorbell(domain);
     // They load the engine while this thread builds the domain.
-    const workers = startVcpuWorkers({ domain, engine, restored: restore !== null, hasPeers, log: run.options.log });
+    const workers = startVcpuWorkers({
+      ...{ domain, engine, restored: restore !== null, hasPeers, doorbellFd: doorbell.fd },
+      log: run.options.log,
+    });
     try {
-      return await buildAndRun(run, domain, engine, workers);
+      return await buildAndRun(run, domain, engine, workers, doorbell);
     } finally {
       await workers.abandon();
       hide();
+      doorbell.close();
     }
   } finally {
     closeEngineDomain(engine);
@@ -329,6 +335,7 @@ async function buildAndRun(
   domain: Domain,
   handle: EngineHandle,
   workers: VcpuWorkers,
+  doorbell: Doorbell,
 ): Promise<EndReason> {
   const { config, options, xenstore, domid, restore } = run;
   const { machine } = domain;
@@ -566,9 +573,9 @@ async function buildAndRun(
       const ticket = Atomics.load(domain.i32, DOMAIN.doorbell >> 2);
       service();
       if (stopped || domain.shutdownReason !== -1) break;
-      const wait = Atomics.waitAsync(domain.i32, DOMAIN.doorbell >> 2, ticket);
+      const wait = doorbell.wait(ticket);
       // A guest that rings all the time must leave room for timers, signals and what is typed.
-      if (wait.async) await wait.value;
+      if (wait !== null) await wait;
       else await setImmediate();
     }
     const reason = domain.shutdownReason;

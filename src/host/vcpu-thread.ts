@@ -12,6 +12,7 @@ import { Vcpu } from '../hypervisor/vcpu.ts';
 import { PAGE_SIZE } from '../machine/memory.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
 import { monotonicNs } from './clock.ts';
+import { ringByPipe } from './doorbell.ts';
 import { createKicker, openVcpu } from './engines.ts';
 import { ForeignCalls } from './foreign-calls.ts';
 import { createVcpuHost } from './vcpu-host.ts';
@@ -35,6 +36,7 @@ function prepareRoots({ frameTypes }: Domain, engine: Engine): void {
 async function main(data: VcpuWorkerData): Promise<void> {
   const isBuilt = commanded('run');
   const domain = new Domain(data.domain);
+  ringByPipe(domain, data.doorbellFd);
   const block = domain.vcpus[data.vcpuId];
   const engine = await openVcpu(data.engine, domain, data.vcpuId);
   try {

@@ -27,6 +27,8 @@ export interface VcpuWorkers {
 export interface VcpuWorkersOptions {
   readonly domain: Domain;
   readonly engine: EngineHandle;
+  /** What wakes the main thread (doorbell.ts). */
+  readonly doorbellFd: number | null;
   /** They take up vCPUs that were saved. */
   readonly restored: boolean;
   /** They may ask for what belongs to other domains. */
@@ -38,7 +40,8 @@ export interface VcpuWorkersOptions {
 const YOUNG_MIB = 8;
 
 /** Starts a worker for each vCPU; the domain need not be built yet. */
-export function startVcpuWorkers({ domain, engine, restored, hasPeers, log }: VcpuWorkersOptions): VcpuWorkers {
+export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
+  const { domain, engine, log, ...more } = options;
   const url = new URL(import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js', import.meta.url);
   const workers: Worker[] = [];
   const ready: Promise<CpuFeatures>[] = [];
@@ -46,7 +49,7 @@ export function startVcpuWorkers({ domain, engine, restored, hasPeers, log }: Vc
   // Before somebody serves them, other domains are as good as gone.
   const served: { serve: (call: ForeignCall) => void } = { serve: refuseForeignCall };
   for (const vcpu of domain.vcpus) {
-    const data: VcpuWorkerData = { restored, domain: domain.handle(), vcpuId: vcpu.vcpuId, engine, hasPeers };
+    const data: VcpuWorkerData = { ...more, domain: domain.handle(), vcpuId: vcpu.vcpuId, engine };
     const worker = new Worker(url, { workerData: data, resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB } });
     workers.push(worker);
     ready.push(

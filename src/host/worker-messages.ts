@@ -11,6 +11,8 @@ export interface VcpuWorkerData {
   readonly domain: DomainHandle;
   readonly vcpuId: number;
   readonly engine: EngineHandle;
+  /** What wakes the main thread (doorbell.ts). */
+  readonly doorbellFd: number | null;
   /** Other domains can be reached. */
   readonly hasPeers: boolean;
 }

@@ -69,6 +69,8 @@ export const DOMAIN = {
   baseNs: 0x80,
   /** i32: pages that the domain may own; it may own more already. Set by the toolstack. */
   maxPages: 0x88,
+  /** i32: 1 = the main thread sleeps, and who rings the doorbell has to wake it by `wakeMain`. */
+  mainSleeps: 0x94,
   /** i32: console_io bytes lock etc. unused space up to 0x100. */
   /** i32[128]: bit per local port whose Dom0 end has been signalled. */
   dom0Pending: 0x100,
@@ -134,6 +136,8 @@ export class Domain {
   readonly maptrack: Uint32Array<SharedArrayBuffer>;
   readonly vcpus: readonly VcpuBlock[];
   readonly cpuid: CpuidSettings;
+  /** How this thread wakes the main one; null: that one waits for the doorbell's word itself. */
+  wakeMain: (() => void) | null = null;
 
   constructor(handle: DomainHandle) {
     this.machine = new MachineMemory(handle.machine);
@@ -190,7 +194,8 @@ export class Domain {
 
   ringDoorbell(): void {
     Atomics.add(this.i32, DOMAIN.doorbell >> 2, 1);
-    Atomics.notify(this.i32, DOMAIN.doorbell >> 2);
+    if (this.wakeMain === null) Atomics.notify(this.i32, DOMAIN.doorbell >> 2);
+    else if (Atomics.exchange(this.i32, DOMAIN.mainSleeps >> 2, 0) !== 0) this.wakeMain();
   }
 }
 
