@@ -4,10 +4,12 @@ import { createHash, randomBytes } from 'node:crypto';
 import { resolve4 } from 'node:dns/promises';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer, type RequestListener, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, connect } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { probeKvm } from '../../src/engine/kvm/self-test.ts';
+import { openPasst } from '../../src/network/host/passt.ts';
 import { runGuest } from './guest.ts';
 
 const kvm = probeKvm();
@@ -117,3 +119,60 @@ wget -q -O - http://192.168.77.1/z | sha1sum; echo hello from two | nc 192.168.7
     expect([a.code, b.code]).toEqual([0, 0]);
   });
 }
+
+test('passt: the address of the host, IPv6 from a router, megabytes down and up, a port that leads into the guest', async (context) => {
+  const whyNot = await openPasst([]).then(
+    (opened) => opened.close(),
+    (error: Error) => error.message,
+  );
+  if (whyNot !== undefined) return context.skip(whyNot);
+  const { engine } = ENGINES.find(({ unusable }) => unusable === null) ?? ENGINES[1];
+  const free = createServer();
+  await new Promise<void>((resolve) => free.listen(0, '127.0.0.1', resolve));
+  const forwarded = (free.address() as AddressInfo).port;
+  await new Promise((resolve) => free.close(resolve));
+  let heard = '';
+  // passt takes a call before the guest has, and hangs up when nobody listens there.
+  const call = (): void => {
+    const socket = connect(forwarded, '127.0.0.1', () => void socket.write('hello\n'));
+    socket.on('error', () => {});
+    socket.on('data', (text) => {
+      heard += text;
+    });
+    socket.on('close', () => {
+      if (!hasEnded && heard === '') setTimeout(call, 300);
+    });
+  };
+  let hasEnded = false;
+  call();
+  const run = await runGuest({
+    // The router's address is the host's loopback.
+    script: `${LEASE}
+echo BEGIN; router=$(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p')
+url=http://$router:${port}; wget -q -O /tmp/f $url/4 && sha1sum </tmp/f
+base64 -w 0 </tmp/f >/tmp/g; wget -q -O - --post-file /tmp/g $url/up
+echo hello from the guest | nc -l -p 22
+ip address show eth0 | grep inet
+dmesg | grep -iE 'oops|BUG:|Call Trace|xen_netfront.*(error|invalid)' && echo TROUBLE
+echo END`,
+    overrides: [`engine="${engine}"`, `vif=["bridge=passt,forward=tcp:127.0.0.1:${forwarded}-:22"]`],
+  });
+  hasEnded = true;
+  const told = run.console.slice(run.console.indexOf('BEGIN'), run.console.indexOf('END'));
+  const all = `${run.console}\n${run.log}`;
+  const mine = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []);
+  const [, address] = /inet ([\d.]+)/.exec(told) ?? [];
+  expect(
+    mine.map((one) => one.address),
+    all,
+  ).toContain(address);
+  expect(told, all).toContain(sha1(data.subarray(0, 4 << 20)));
+  expect(told, all).toContain('thanks');
+  expect(uploads).toContain(sha1(Buffer.from(data.subarray(0, 4 << 20).toString('base64'))));
+  expect(heard, all).toBe('hello from the guest\n');
+  // Where the host has a router for it. Source: Linux's net/ipv6/route.c, rt6_info_route.
+  if (/^0{32} 00 .*(?<! lo)$/m.test(readFileSync('/proc/net/ipv6_route', 'latin1')))
+    expect(told, all).toMatch(/inet6 .*scope global/);
+  expect(told, all).not.toContain('TROUBLE');
+  expect(run.code).toBe(0);
+});

@@ -22,11 +22,11 @@ const START_LIMIT_MS = 5000;
 
 const tryConnect = (path: string): Promise<StreamSocket | null> => connectStream(path).catch(() => null);
 
-/** Starts passt and connects to it. Throws PasstError. */
-export async function openPasst(forwards: readonly Forward[]): Promise<SocketPort> {
+/** Starts passt and connects to it. It ends when the connection does, however that comes about. Throws PasstError. */
+async function startPasst(forwards: readonly Forward[]): Promise<StreamSocket> {
   const folder = mkdtempSync(join(tmpdir(), 'domus-passt-'));
   const path = join(folder, 'socket');
-  const words = ['-f', '-q', '-s', path];
+  const words = ['-f', '-q', '--one-off', '-s', path];
   // As root it would become nobody, who may not make the socket.
   if (process.getuid?.() === 0) words.push('--runas', '0');
   for (const { protocol, address, port, guestPort } of forwards)
@@ -40,39 +40,36 @@ export async function openPasst(forwards: readonly Forward[]): Promise<SocketPor
   child.on('error', (error: NodeJS.ErrnoException) => {
     failure = error.code === 'ENOENT' ? 'passt is not installed' : error.message;
   });
-  child.on('exit', () => {
-    failure ??= said.trim().split('\n').at(-1) || 'passt has ended';
+  child.on('close', () => {
+    failure ??= lastWords(said) || 'passt has ended';
   });
-  const stop = (): void => {
-    child.kill();
+  try {
+    const deadlineMs = performance.now() + START_LIMIT_MS;
+    for (;;) {
+      const socket = await tryConnect(path);
+      if (socket !== null) return socket;
+      if (failure !== null || performance.now() > deadlineMs) {
+        child.kill();
+        throw new PasstError(failure ?? 'passt does not answer');
+      }
+      await sleep(20);
+    }
+  } finally {
+    // Nobody else is to connect.
     rmSync(folder, { recursive: true, force: true });
-  };
-  const kill = (): void => void child.kill();
-  process.once('exit', kill);
-  const deadlineMs = performance.now() + START_LIMIT_MS;
-  for (;;) {
-    const socket = await tryConnect(path);
-    if (socket !== null) {
-      const open = async (): Promise<StreamSocket> => {
-        const again = await tryConnect(path);
-        if (again === null) throw new PasstError('passt is gone');
-        return again;
-      };
-      return new SocketPort({
-        form: QEMU_FORM,
-        open,
-        first: socket,
-        onClose: () => {
-          process.off('exit', kill);
-          stop();
-        },
-      });
-    }
-    if (failure !== null || performance.now() > deadlineMs) {
-      process.off('exit', kill);
-      stop();
-      throw new PasstError(failure ?? 'passt does not answer');
-    }
-    await sleep(20);
   }
+}
+
+/** Where there is no system log, it complains of that after each line. */
+function lastWords(said: string): string {
+  const lines = said
+    .split('\n')
+    .filter((line) => line.trim() !== '' && !/^Failed to send \d+ bytes to syslog/.test(line));
+  return lines.at(-1)?.trim() ?? '';
+}
+
+/** passt as a network; another one takes its place when it ends. Throws PasstError. */
+export async function openPasst(forwards: readonly Forward[]): Promise<SocketPort> {
+  const open = (): Promise<StreamSocket> => startPasst(forwards);
+  return new SocketPort({ form: QEMU_FORM, open, first: await open() });
 }

@@ -17,8 +17,6 @@ export interface SocketPortOptions {
   readonly open: () => Promise<StreamSocket>;
   /** The connection that is there to begin with. */
   readonly first: StreamSocket;
-  /** Called once, when the port is closed. */
-  readonly onClose?: () => void;
 }
 
 export class SocketPort implements NetworkEnd {
@@ -102,8 +100,9 @@ export class SocketPort implements NetworkEnd {
     if (this.#closed) return;
     this.#closed = true;
     if (this.#retryTimer !== null) clearTimeout(this.#retryTimer);
+    // Nobody may have been connected to it.
+    if (this.#device === null) this.#options.first.socket.destroy();
     this.#socket?.destroy();
-    this.#options.onClose?.();
   }
 
   send(frame: Frame): boolean {
