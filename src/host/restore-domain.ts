@@ -79,6 +79,7 @@ export class SavedDomain {
   async load(machine: MachineMemory, domain: Domain): Promise<void> {
     const reader = this.#reader;
     await this.onWanted?.();
+    reader.readAhead();
     let next = await reader.part();
     let partsBefore = 0;
     const isLive = [PART_PAGES, PART_ROUND, PART_DESCRIPTION].includes(next.kind);

@@ -9,12 +9,24 @@ import type { Codec, Sink, Source } from '../toolstack/saved/save-file.ts';
 const compress = promisify(zstdCompress);
 const decompress = promisify(zstdDecompress);
 /** The quickest: what a save waits for. */
-const LEVEL = 1;
+const PARAMS = { [constants.ZSTD_c_compressionLevel]: 1 };
+
+/**
+ * What comes out, in one piece. In pieces of 16 KiB, as Node has them otherwise, each is a turn of another thread: 162 ms instead of 94 to
+ * compress 32 MiB in parts of 4, 82 instead of 32 to decompress them.
+ */
+const chunkFor = (bytes: number): number => Math.max(bytes + 512, 1 << 10);
 
 export const NODE_CODEC: Codec = {
   crc32: (bytes) => crc32(bytes),
-  compress: (bytes) => compress(bytes, { params: { [constants.ZSTD_c_compressionLevel]: LEVEL } }),
-  decompress: (bytes, bytesMax) => decompress(bytes, { maxOutputLength: Math.max(bytesMax, 1) }),
+  compress: (bytes) =>
+    compress(bytes, {
+      params: PARAMS,
+      chunkSize: chunkFor(bytes.length + (bytes.length >> 7)),
+      pledgedSrcSize: bytes.length,
+    }),
+  decompress: (bytes, bytesMax) =>
+    decompress(bytes, { maxOutputLength: Math.max(bytesMax, 1), chunkSize: chunkFor(bytesMax) }),
 };
 
 /** For what is read at once, by another process of this host. */
@@ -69,7 +81,7 @@ export function openSource(path: string): OpenSource {
 
 /** Reads what comes in chunks of any size. */
 export function sourceOf(chunks: AsyncIterableIterator<Uint8Array>): Pick<OpenSource, 'source'> {
-  let rest = new Uint8Array(0);
+  let rest: Uint8Array = new Uint8Array(0);
   return {
     source: async (count) => {
       const bytes = new Uint8Array(count);
@@ -78,7 +90,7 @@ export function sourceOf(chunks: AsyncIterableIterator<Uint8Array>): Pick<OpenSo
         if (rest.length === 0) {
           const next = await chunks.next();
           if (next.done === true) break;
-          rest = Uint8Array.from(next.value);
+          rest = next.value;
         }
         const part = rest.subarray(0, count - filled);
         bytes.set(part, filled);

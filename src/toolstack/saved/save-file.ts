@@ -56,6 +56,24 @@ export interface Part {
   readonly bytes: Uint8Array;
 }
 
+/** `at`: the byte at which it begins. */
+interface PlacedPart extends Part {
+  readonly at: number;
+}
+
+interface StoredPart {
+  readonly at: number;
+  readonly kind: number;
+  readonly encoding: number;
+  readonly stored: Uint8Array;
+  /** How many it decodes to. */
+  readonly bytes: number;
+}
+
+function damaged(at: number, what: string): SaveFileError {
+  return new SaveFileError(`damaged: ${what} at byte ${at}`);
+}
+
 export class SaveWriter {
   readonly #sink: Sink;
   readonly #codec: Codec;
@@ -93,11 +111,19 @@ export class SaveWriter {
   }
 }
 
+/** Parts that are read and decompressed before they are asked for. */
+const PARTS_AHEAD = 3;
+
 export class SaveReader {
   readonly #source: Source;
   readonly #codec: Codec;
   /** Bytes read so far: where a message says that something is wrong. */
   #at = 0;
+  #aheadMax = 0;
+  /** What comes next, in its order. */
+  readonly #ahead: Promise<PlacedPart>[] = [];
+  /** Resolves when the source is free for the next part; false: there is none. */
+  #isFree: Promise<boolean> = Promise.resolve(true);
 
   constructor(source: Source, codec: Codec) {
     this.#source = source;
@@ -121,44 +147,78 @@ export class SaveReader {
 
   /** The next part. @throws SaveFileError */
   async part(): Promise<Part> {
+    return await this.#next();
+  }
+
+  /** From now on, parts are read and decompressed before they are asked for, up to the end. */
+  readAhead(): void {
+    this.#aheadMax = PARTS_AHEAD;
+  }
+
+  #next(): Promise<PlacedPart> {
+    while (this.#ahead.length <= this.#aheadMax) this.#ahead.push(this.#begin());
+    return this.#ahead.shift() ?? Promise.reject(new Error('bug: no part is read'));
+  }
+
+  /** Behind the end, or what cannot be read, the source is left alone. */
+  #begin(): Promise<PlacedPart> {
+    const stored = this.#isFree.then((isFree) => (isFree ? this.#stored() : null));
+    this.#isFree = stored.then(
+      (part) => part !== null && part.kind !== PART_END,
+      () => false,
+    );
+    const part = stored.then(async (found) => {
+      if (found === null) throw new SaveFileError('damaged: parts behind the end');
+      return { at: found.at, kind: found.kind, bytes: await this.#decoded(found) };
+    });
+    // Whoever asks for it hears of it.
+    part.catch(() => undefined);
+    return part;
+  }
+
+  /** The next part as it is stored. */
+  async #stored(): Promise<StoredPart> {
     const at = this.#at;
-    const damaged = (what: string): SaveFileError => new SaveFileError(`damaged: ${what} at byte ${at}`);
     const header = await this.#source(PART_HEADER_BYTES);
     if (header.length < PART_HEADER_BYTES)
       throw new SaveFileError(`truncated: it ends after ${at + header.length} bytes`);
     const view = new DataView(header.buffer, header.byteOffset);
     if (view.getUint32(20, true) !== this.#codec.crc32(header.subarray(0, 20)))
-      throw damaged("a part's header does not match its checksum");
+      throw damaged(at, "a part's header does not match its checksum");
     const kind = view.getUint32(0, true);
     const encoding = view.getUint32(4, true);
     const storedBytes = view.getUint32(8, true);
     const bytes = view.getUint32(12, true);
     if (encoding > ENCODING_ZSTD || storedBytes > PART_BYTES_MAX || bytes > PART_BYTES_MAX)
-      throw damaged('a part that cannot be');
+      throw damaged(at, 'a part that cannot be');
     const stored = await this.#source(storedBytes);
     this.#at += PART_HEADER_BYTES + stored.length;
     if (stored.length < storedBytes) throw new SaveFileError(`truncated: it ends after ${this.#at} bytes`);
-    if (view.getUint32(16, true) !== this.#codec.crc32(stored)) throw damaged('a part does not match its checksum');
-    if (encoding === ENCODING_RAW) {
-      if (storedBytes !== bytes) throw damaged('a part of two lengths');
-      return { kind, bytes: stored };
-    }
+    if (view.getUint32(16, true) !== this.#codec.crc32(stored)) throw damaged(at, 'a part does not match its checksum');
+    if (encoding === ENCODING_RAW && storedBytes !== bytes) throw damaged(at, 'a part of two lengths');
+    return { at, kind, encoding, stored, bytes };
+  }
+
+  async #decoded({ at, encoding, stored, bytes }: StoredPart): Promise<Uint8Array> {
+    if (encoding === ENCODING_RAW) return stored;
     let decoded: Uint8Array;
     try {
       decoded = await this.#codec.decompress(stored, bytes);
     } catch (error) {
-      throw damaged(`a part that does not decompress (${error instanceof Error ? error.message : String(error)})`);
+      const why = error instanceof Error ? error.message : String(error);
+      throw damaged(at, `a part that does not decompress (${why})`);
     }
-    if (decoded.length !== bytes) throw damaged('a part of another length than it says');
-    return { kind, bytes: decoded };
+    if (decoded.length !== bytes) throw damaged(at, 'a part of another length than it says');
+    return decoded;
   }
 
   /** The next part, which has to be of this kind. @throws SaveFileError */
   async expect(kind: number): Promise<Uint8Array> {
-    const at = this.#at;
-    const part = await this.part();
+    const part = await this.#next();
     if (part.kind !== kind)
-      throw new SaveFileError(`damaged: a part of kind ${part.kind} at byte ${at}, where kind ${kind} is expected`);
+      throw new SaveFileError(
+        `damaged: a part of kind ${part.kind} at byte ${part.at}, where kind ${kind} is expected`,
+      );
     return part.bytes;
   }
 }
