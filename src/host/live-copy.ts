@@ -3,7 +3,9 @@
  * it stores faster than they can be sent; what is left is written when it stands still (docs/migration.md).
  */
 
-import type { Sink } from '../toolstack/saved/save-file.ts';
+import type { MachineMemory } from '../machine/memory.ts';
+import { SentPages } from '../toolstack/saved/page-deltas.ts';
+import type { Part, Sink } from '../toolstack/saved/save-file.ts';
 import {
   PART_CHECK,
   PART_DESCRIPTION,
@@ -14,7 +16,7 @@ import {
   SaveWriter,
 } from '../toolstack/saved/save-file.ts';
 import { encodeDescription } from '../toolstack/saved/saved-description.ts';
-import { encodePages, encodeSome } from '../toolstack/saved/saved-memory.ts';
+import { encodePages } from '../toolstack/saved/saved-memory.ts';
 import { encodeDomain } from '../toolstack/saved/saved-state.ts';
 import { WatchedNodes } from '../toolstack/saved/watched-nodes.ts';
 import type { DirtyTracker } from './dirty-tracker.ts';
@@ -41,6 +43,7 @@ export class LiveCopy {
   readonly #tracker: DirtyTracker;
   readonly #writer: SaveWriter;
   readonly #nodes: WatchedNodes;
+  readonly #sent: SentPages;
   readonly #taken: () => Promise<void>;
   #parts = 0;
   #left: readonly number[] = [];
@@ -51,6 +54,7 @@ export class LiveCopy {
     this.#saved = saved;
     this.#tracker = tracker;
     this.#writer = new SaveWriter(sink, NODE_CODEC);
+    this.#sent = new SentPages(saved.domain.machine);
     this.#nodes = new WatchedNodes(saved.store, saved.domain.domid);
   }
 
@@ -72,7 +76,7 @@ export class LiveCopy {
     let useless = 0;
     for (let number = 0; ; number++) {
       const fromMs = performance.now();
-      const pages = await this.#write(number === 0 ? encodePages(machine) : encodeSome(machine, this.#left));
+      const pages = await this.#write(number === 0 ? allPages(machine) : this.#sent.encode(this.#left));
       await this.#writer.part(PART_ROUND, new Uint8Array(0));
       await this.#taken();
       const before = number === 0 ? pages : this.#left.length;
@@ -92,7 +96,7 @@ export class LiveCopy {
     const shared = encodeDomain(domain, nowNs);
     const describing = describe(this.#saved, nowNs, this.#nodes.now());
     describing.catch(() => undefined);
-    const pages = await this.#write(encodeSome(domain.machine, await this.#tracker.last(this.#left)));
+    const pages = await this.#write(this.#sent.encode(await this.#tracker.last(this.#left)));
     const writer = this.#writer;
     const description = await describing;
     const stillMs = Math.round(performance.now() - fromMs);
@@ -109,13 +113,17 @@ export class LiveCopy {
     this.#tracker.stop();
   }
 
-  async #write(parts: Iterable<Uint8Array>): Promise<number> {
+  async #write(parts: Iterable<Part>): Promise<number> {
     let pages = 0;
-    for (const part of parts) {
-      pages += new DataView(part.buffer, part.byteOffset).getUint32(0, true);
-      await this.#writer.part(PART_PAGES, part);
+    for (const { kind, bytes } of parts) {
+      pages += new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
+      await this.#writer.part(kind, bytes);
       this.#parts++;
     }
     return pages;
   }
+}
+
+function* allPages(machine: MachineMemory): Generator<Part> {
+  for (const bytes of encodePages(machine)) yield { kind: PART_PAGES, bytes };
 }

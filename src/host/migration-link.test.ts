@@ -17,7 +17,7 @@ import {
   textFrame,
 } from './migration-frames.ts';
 import { LinkError, SocketLink } from './migration-link.ts';
-import { BANNER, bannerVersion } from './migration-protocol.ts';
+import { BANNER, bannerVersion, PROTOCOL_VERSION } from './migration-protocol.ts';
 
 let folder: string;
 let link: SocketLink;
@@ -109,7 +109,7 @@ test('options that make no sense are none', () => {
 });
 
 test('a banner tells its version', () => {
-  expect(bannerVersion(BANNER)).toBe(1);
+  expect(bannerVersion(BANNER)).toBe(PROTOCOL_VERSION);
   expect(bannerVersion('domus migration receiver, version 12: send the domain')).toBe(12);
   for (const none of ['', 'xl migration receiver', 'domus migration receiver, version x: y', `x${BANNER}`])
     expect(bannerVersion(none)).toBe(null);

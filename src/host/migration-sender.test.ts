@@ -155,7 +155,7 @@ test.each([
   [[null], [truncated('banner')]],
   [
     ['domus migration receiver, version 9: send the domain'],
-    ['migration target has version 9 of the migration stream, and this Domus has 1'],
+    ['migration target has version 9 of the migration stream, and this Domus has 2'],
   ],
   [
     ['xl migration receiver ready, send binary domain data.'],

@@ -7,8 +7,10 @@
 
 import type { Domain } from '../hypervisor/domain.ts';
 import type { MachineMemory } from '../machine/memory.ts';
+import { decodeDeltas } from '../toolstack/saved/page-deltas.ts';
 import {
   PART_CHECK,
+  PART_DELTAS,
   PART_DESCRIPTION,
   PART_DOMAIN,
   PART_END,
@@ -82,13 +84,15 @@ export class SavedDomain {
     reader.readAhead();
     let next = await reader.part();
     let partsBefore = 0;
-    const isLive = [PART_PAGES, PART_ROUND, PART_DESCRIPTION].includes(next.kind);
-    for (; next.kind === PART_PAGES || next.kind === PART_ROUND; next = await reader.part()) {
+    const ofPages = [PART_PAGES, PART_DELTAS, PART_ROUND];
+    const isLive = [...ofPages, PART_DESCRIPTION].includes(next.kind);
+    for (; ofPages.includes(next.kind); next = await reader.part()) {
       if (next.kind === PART_ROUND) {
         await this.onRound?.();
         continue;
       }
-      decodePages(next.bytes, machine, -1);
+      if (next.kind === PART_DELTAS) decodeDeltas(next.bytes, machine);
+      else decodePages(next.bytes, machine, -1);
       partsBefore++;
     }
     if (isLive) {

@@ -29,6 +29,8 @@ export const PART_END = 6;
 export const PART_CHECK = 7;
 /** There, too: nothing is in it. The reader says when it has come so far. */
 export const PART_ROUND = 8;
+/** There, too: words that differ from what was sent before (page-deltas.ts). */
+export const PART_DELTAS = 9;
 
 const ENCODING_RAW = 0;
 const ENCODING_ZSTD = 1;

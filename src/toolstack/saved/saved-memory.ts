@@ -13,7 +13,7 @@ import { type MachineMemory, PAGE_SIZE } from '../../machine/memory.ts';
 import { SaveFileError } from './save-file.ts';
 
 /** Pages of a part: 4 MiB, which compress while others are read. */
-const PAGES_MAX = 1024;
+export const PAGES_MAX = 1024;
 const PAGE_WORDS = PAGE_SIZE / 4;
 const INVALID_M2P_ENTRY = 0xffffffff;
 
@@ -39,11 +39,9 @@ export function* encodePages(machine: MachineMemory): Generator<Uint8Array> {
   if (frames.length > 0) yield encodeFrames(u8, frames);
 }
 
-/** Parts with these pages, as far as the domain owns them, whatever they hold. */
-export function* encodeSome(machine: MachineMemory, wanted: Iterable<number>): Generator<Uint8Array> {
-  const frames = [...wanted].filter((frame) => isOwned(machine, frame)).sort((a, b) => a - b);
-  for (let at = 0; at < frames.length; at += PAGES_MAX)
-    yield encodeFrames(machine.u8, frames.slice(at, at + PAGES_MAX));
+/** Frames that the domain owns of those that are wanted, in their order. */
+export function framesToSend(machine: MachineMemory, wanted: Iterable<number>): number[] {
+  return [...wanted].filter((frame) => isOwned(machine, frame)).sort((a, b) => a - b);
 }
 
 /** Frames that the domain does not own are zeros again: a copy of a domain that ran may have put pages there. */
@@ -66,7 +64,8 @@ function isZero({ i32 }: MachineMemory, frame: number): boolean {
   return true;
 }
 
-function encodeFrames(u8: Uint8Array, frames: readonly number[]): Uint8Array {
+/** A part with these pages. */
+export function encodeFrames(u8: Uint8Array, frames: readonly number[]): Uint8Array {
   const bytes = new Uint8Array(4 + frames.length * (4 + PAGE_SIZE));
   const view = new DataView(bytes.buffer);
   view.setUint32(0, frames.length, true);
