@@ -1,6 +1,7 @@
 /**
- * domusd, the daemon: one a state folder. It is xenstored and the host's Ethernet switches, and holds no guest memory. Killed at any moment it loses nothing
- * that it has acknowledged; domains run on, and find the next one by its socket.
+ * domusd, the daemon: one a state folder. It is xenstored and the host's Ethernet switches, lets a process of its own take migrations
+ * (door-keeper.ts), and holds no guest memory. Killed at any moment it loses nothing that it has acknowledged; domains run on, and find the
+ * next one by its socket.
  *
  * Single instance: on Linux an abstract unix socket named after the state folder is held, which the kernel gives to one process
  * and takes back when that ends, however it ends. Elsewhere, and against another network namespace, it is the socket of
@@ -21,6 +22,7 @@ import { linkToStore } from '../xenstore/link.ts';
 import { createStore, type Store } from '../xenstore/store.ts';
 import { StreamServer } from '../xenstore/stream-server.ts';
 import { DomainKeeper } from './domain-keeper.ts';
+import { DoorKeeper } from './door-keeper.ts';
 import { JournalError, JournalFile } from './journal-file.ts';
 import { serverChannel } from './socket-channel.ts';
 import { daemonLockName, journalPath, pidIn, pidPath, stateRoot, switchPath, xenstoredPath } from './state-dir.ts';
@@ -100,10 +102,12 @@ export async function startDaemon(root: string, log: (line: string) => void): Pr
     const { lost, unwatch } = watchSocket(socketPath);
     // What has ended since the last daemon did.
     keeper.look();
+    const door = new DoorKeeper(root, log);
     return {
       lost,
       stop: async () => {
         unwatch();
+        door.close();
         await keeper.close();
         xenstored.close();
         switches.close();

@@ -1,13 +1,11 @@
 /**
- * What `xl migrate` does: runs the command that reaches the target, and carries bytes between that and the process of the domain,
- * which does the rest (migration-sender.ts). When this ends, or the command does, both of them notice.
+ * What `xl migrate` does: opens the way to the target (migration-carrier.ts), and carries bytes between that and the process of the domain,
+ * which does the rest (migration-sender.ts). When this ends, or the way does, both of them notice.
  */
 
-import { type ChildProcess, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
-import type { Writable } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { connectLocally } from './local-socket.ts';
+import { type Carrier, CarrierError, commandCarrier, type TlsTarget, tlsCarrier } from './migration-carrier.ts';
 import {
   FRAME_BEGIN,
   FRAME_BYTES,
@@ -24,51 +22,44 @@ import {
 } from './migration-frames.ts';
 import { migrationPath, stateRoot } from './state-dir.ts';
 
-export interface MigrationRequest extends MigrationOptions {
+export interface MigrationRequest {
   readonly domid: number;
+  /** A command that reaches the target, or where its daemon listens. */
+  readonly way: string | Omit<TlsTarget, 'root'>;
+  /** Config text for the target instead of the domain's own; null: its own. */
+  readonly config: string | null;
+  /** All pages are compared at the target. */
+  readonly debug: boolean;
   readonly tell: (line: string) => void;
   readonly detail: (line: string) => void;
 }
 
-/** How long a command may take to end that is not listened to any more. */
-const END_LIMIT_MS = 2000;
-
 /** Resolves with xl's exit code when the domain is gone, or stays; null: there is no such domain. */
 export async function migrateDomain(request: MigrationRequest, root: string = stateRoot()): Promise<number | null> {
+  const { way, config, debug, tell } = request;
   const socket = await connectLocally(migrationPath(root, request.domid));
   if (socket === null) return null;
-  // A terminal for ssh's questions is inherited; standard error is the user's.
-  const child = spawn('sh', ['-c', request.command], { stdio: ['pipe', 'pipe', 'inherit'] });
-  const exited = new Promise<void>((resolve) => {
-    child.on('close', () => resolve());
-    child.on('error', () => resolve());
-  });
-  const { command, config, debug } = request;
+  let carrier: Carrier;
+  try {
+    carrier = typeof way === 'string' ? commandCarrier(way, tell) : await tlsCarrier({ ...way, root }, tell);
+  } catch (error) {
+    if (!(error instanceof CarrierError)) throw error;
+    socket.destroy();
+    tell(`libxl: error: ${error.message}`);
+    return 1;
+  }
+  const command = typeof way === 'string' ? way : '';
   socket.write(textFrame(FRAME_BEGIN, JSON.stringify({ command, config, debug } satisfies MigrationOptions)));
-  carryAnswers(child, socket);
-  const code = await carry(request, socket, child, exited);
-  if (code === null) request.tell(`libxl: error: Domain ${request.domid}: its process has ended meanwhile`);
-  child.stdin.destroy();
-  child.stdout.destroy();
-  child.unref();
+  carrier.answers.on('data', (bytes: Uint8Array) => socket.write(frame(FRAME_BYTES, bytes)));
+  carrier.answers.on('end', () => socket.write(frame(FRAME_ENDED, new Uint8Array(0))));
+  const code = await carry(request, socket, carrier);
+  if (code === null) tell(`libxl: error: Domain ${request.domid}: its process has ended meanwhile`);
+  carrier.close();
   return code ?? 1;
 }
 
-function carryAnswers(child: ChildProcess, socket: Socket): void {
-  // What goes wrong with either end is an end.
-  child.stdin?.on('error', () => {});
-  child.stdout?.on('error', () => {});
-  child.stdout?.on('data', (bytes: Uint8Array) => socket.write(frame(FRAME_BYTES, bytes)));
-  child.stdout?.on('end', () => socket.write(frame(FRAME_ENDED, new Uint8Array(0))));
-}
-
 /** Does what the domain says, in its order; its result, or null when its process ends without one. */
-async function carry(
-  { tell, detail }: MigrationRequest,
-  socket: Socket,
-  child: ChildProcess & { readonly stdin: Writable },
-  exited: Promise<void>,
-): Promise<number | null> {
+async function carry({ tell, detail }: MigrationRequest, socket: Socket, carrier: Carrier): Promise<number | null> {
   let code: number | null = null;
   let doing: Promise<void> = Promise.resolve();
   let hasHungUp = false;
@@ -78,19 +69,14 @@ async function carry(
   };
   const reader = new FrameReader((kind, bytes) => {
     if (kind === FRAME_BYTES && !hasHungUp) {
-      const onWritten = (error: Error | null | undefined): void => {
-        if (error) socket.write(frame(FRAME_LOST, new Uint8Array(0)));
-      };
-      if (!child.stdin.write(Uint8Array.from(bytes), onWritten) && !child.stdin.destroyed) socket.pause();
+      const onLost = (): void => void socket.write(frame(FRAME_LOST, new Uint8Array(0)));
+      if (!carrier.send(Uint8Array.from(bytes), onLost)) socket.pause();
     } else if (kind === FRAME_LINE || kind === FRAME_DETAIL) {
       const line = text(bytes);
       inTurn(() => (kind === FRAME_LINE ? tell : detail)(line));
     } else if (kind === FRAME_HANG_UP) {
       hasHungUp = true;
-      inTurn(async () => {
-        child.stdin.destroy();
-        await reportExit(child, exited, tell);
-      });
+      inTurn(() => carrier.hangUp());
     } else if (kind === FRAME_RESULT) {
       const [said] = bytes;
       inTurn(() => {
@@ -100,8 +86,7 @@ async function carry(
       });
     }
   });
-  child.stdin.on('drain', () => socket.resume());
-  child.stdin.on('close', () => socket.resume());
+  carrier.onRoom(() => socket.resume());
   socket.on('data', (bytes) => {
     if (!reader.push(bytes)) socket.destroy();
   });
@@ -111,13 +96,4 @@ async function carry(
   });
   await doing;
   return code;
-}
-
-/** As xl says how the command has ended. */
-async function reportExit(child: ChildProcess, exited: Promise<void>, tell: (line: string) => void): Promise<void> {
-  const inTime = await Promise.race([exited.then(() => true), sleep(END_LIMIT_MS, false, { ref: false })]);
-  const which = `migration transport process [${child.pid}]`;
-  if (!inTime) tell(`migration child [${child.pid}] not exiting, no longer waiting (exit status will be unreported)`);
-  else if (child.signalCode !== null) tell(`libxl: info: ${which} died due to fatal signal ${child.signalCode}`);
-  else if (child.exitCode !== 0) tell(`libxl: info: ${which} exited with error status ${child.exitCode}`);
 }

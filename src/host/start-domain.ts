@@ -4,6 +4,7 @@
 import { fork as forkProcess } from 'node:child_process';
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { compileCacheFolder } from '../toolstack/compile-cache.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
@@ -45,6 +46,12 @@ export type FromDomainProcess =
   | { readonly kind: 'ended'; readonly exitCode: number }
   | { readonly kind: 'failed'; readonly message: string; readonly isExpected: boolean };
 
+/** Of a domain that comes: its stream, and what it answers. */
+export interface IncomingEnds {
+  readonly input: Writable;
+  readonly output: Readable;
+}
+
 export interface StartOptions {
   readonly quiet: boolean;
   readonly paused: boolean;
@@ -53,8 +60,11 @@ export interface StartOptions {
   readonly configText: string;
   /** A saved domain that goes on: its file. */
   readonly restoreFrom?: string;
-  /** A domain comes from another host by this process's standard input, and is answered on its standard output. It knows its own config. */
-  readonly incoming?: boolean;
+  /**
+   * A domain comes from another host, which knows its config: by this process's standard input, and it is answered on the standard output; or by the
+   * two ends that this is called with.
+   */
+  readonly incoming?: boolean | ((ends: IncomingEnds) => void);
   /** A copy of a domain that runs; `source` is called when its process is ready. A copy ends when that rejects. */
   readonly fork?: { readonly request: ForkRequest; readonly source: () => Promise<ForkSource> };
   /** It goes on even where the CPU lacks what its guest has seen. */
@@ -114,6 +124,11 @@ function openLog(path: string): number {
   }
 }
 
+function incomingEnds(incoming: StartOptions['incoming']): (number | 'pipe')[] {
+  if (incoming === undefined || incoming === false) return [];
+  return incoming === true ? [0, 1] : ['pipe', 'pipe'];
+}
+
 /** Resolves when the domain is built and runs. `config`: null for an incoming one. Throws StartError. */
 export async function startDomain(config: DomainConfig | null, options: StartOptions): Promise<StartedDomain> {
   // It becomes the log of that name when there is a domain of that name.
@@ -137,10 +152,17 @@ export async function startDomain(config: DomainConfig | null, options: StartOpt
     execArgv: [...V8_OPTIONS, ...process.execArgv],
     serialization: 'advanced',
     // Standard input is nothing that can be read; /dev/null may be missing.
-    stdio: [logFile, logFile, logFile, 'ipc', ...(options.incoming === true ? [0, 1] : [])],
+    stdio: [logFile, logFile, logFile, 'ipc', ...incomingEnds(options.incoming)],
   });
   closeSync(logFile);
-  const { quiet, paused, preserve, configText, restoreFrom = null, incoming = false, force = false } = options;
+  if (typeof options.incoming === 'function') {
+    // Node's types know of five.
+    const ends: readonly unknown[] = child.stdio;
+    const [input, output] = INCOMING_FDS;
+    options.incoming({ input: ends[input] as Writable, output: ends[output] as Readable });
+  }
+  const { quiet, paused, preserve, configText, restoreFrom = null, force = false } = options;
+  const incoming = options.incoming !== undefined && options.incoming !== false;
   const what = { config, configText, restoreFrom, incoming, fork: options.fork?.request ?? null, force };
   const request: ToDomainProcess = { ...what, quiet, paused, preserve, logPath: path };
   child.send(request, () => {});

@@ -14,6 +14,7 @@
  *   log/console-NAME.log  what it wrote to its console; .1 is what was there before
  *   log/hypervisor.log  what `xl dmesg` shows
  *   cpu-shares          what vCPUs say to each other of their CPU time
+ *   keys/               this host's key and whom it trusts, for migrations (host/keys/host-keys.ts)
  *   xl.conf             what xl.conf(5) says, for domains of this folder; made by who wants it
  *   domusd.pid          process id of the daemon that runs
  *   domusd.log          what it has to say, if a command has started it; domusd.log.old, what it said before
@@ -99,6 +100,10 @@ export function disksFolder(root: string, name: string): string {
 /** The folders of all snapshots of a domain are in here. */
 export function snapshotsFolder(root: string): string {
   return join(root, 'snapshots');
+}
+
+export function keysFolder(root: string): string {
+  return join(root, 'keys');
 }
 
 export function hypervisorLogPath(root: string): string {

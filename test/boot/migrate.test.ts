@@ -1,9 +1,10 @@
 /**
- * Guests that move from one state folder to another and back in the middle of their work, on each engine that this machine has: every
- * page is compared at the target. And what becomes of them when something on the way dies.
+ * Guests that move from one state folder to another in the middle of their work, with every page compared at the target, and back by TLS, on each
+ * engine that this machine has. And what becomes of them when something on the way dies.
  */
 
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
@@ -14,6 +15,7 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -21,6 +23,8 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
 import { domidsIn, pidOf } from '../../src/host/domain-client.ts';
 import { stopDaemon } from '../../src/host/domusd.ts';
+import { createKeys, forget, trust } from '../../src/host/keys/host-keys.ts';
+import { pidIn } from '../../src/host/state-dir.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
 import { checkedRounds } from './checked-rounds.ts';
@@ -41,6 +45,36 @@ afterAll(async () => {
   }
   rmSync(folder, { recursive: true });
 });
+
+/** A port that is free now. */
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  return port;
+}
+
+async function untilListening(port: number): Promise<void> {
+  const answers = (): Promise<boolean> =>
+    new Promise((resolve) => {
+      const socket = connect(port, '127.0.0.1', () => {
+        socket.destroy();
+        resolve(true);
+      });
+      socket.on('error', () => resolve(false));
+    });
+  const endMs = performance.now() + LIMIT_MS;
+  while (!(await answers())) {
+    if (performance.now() > endMs) throw new Error(`nobody listens at port ${port}`);
+    await sleep(20);
+  }
+}
+
+const port = await freePort();
+writeFileSync(join(here, 'xl.conf'), `migration_listen="127.0.0.1:${port}"\n`);
+trust(there, createKeys(here, ['127.0.0.1'], 1, false).toString(), 'here');
+trust(here, createKeys(there, ['there.example'], 1, false).toString(), 'there');
 
 function xl(root: string, ...words: string[]): Promise<GuestRun> {
   return runXl(words, LIMIT_MS, { ...process.env, DOMUS_STATE_DIR: root });
@@ -159,8 +193,11 @@ for (const engine of ENGINES)
     expect(await states(there)).toEqual([expect.stringMatching(/^moves-\w+ [r-][b-]----$/)]);
     await rounds.goOn();
 
-    // Back, and it waits there.
-    const back = await xl(there, 'migrate', '-s', '', name, `${receive(here)} -p`);
+    // Back by TLS, though the daemon was killed meanwhile; and it waits there.
+    process.kill(pidIn(here) ?? NaN, 'SIGKILL');
+    expect(await states(here)).toEqual([]);
+    await untilListening(port);
+    const back = await xl(there, 'migrate', '-p', name, `tls:127.0.0.1:${port}`);
     expect(linesOf(back).sort()).toEqual(SAID);
     rounds.moved(here);
     expect(await states(there)).toEqual([]);
@@ -195,6 +232,17 @@ test('whatever dies on the way, a guest lives on one side', async () => {
   expect((await xl(here, 'migrate', '-s', '', name, other)).log).toContain(
     'migration target has version 9 of the migration stream, and this Domus has 1\n',
   );
+
+  // By TLS, to one that is not trusted, and one where nobody listens.
+  forget(here, 'there.example');
+  trust(here, createKeys(there, ['there.example'], 1, true).toString(), 'there');
+  expect((await xl(here, 'migrate', name, `tls:127.0.0.1:${port}`)).log).toMatch(
+    /^Saving to migration stream\nlibxl: error: 127\.0\.0\.1:\d+: its certificate \(127\.0\.0\.1, SHA256 \w+\) is not trusted here: domus keys trust\n$/,
+  );
+  expect((await xl(here, 'migrate', name, 'tls://127.0.0.1:1')).log).toMatch(
+    /: connect ECONNREFUSED 127\.0\.0\.1:1\n$/,
+  );
+  expect((await xl(here, 'migrate', name, 'tls:a:b')).log).toMatch(/tls:a:b: expected tls:HOST or tls:HOST:PORT/);
 
   // One that lacks the disk.
   const disk = join(folder, `${name}.img`);

@@ -37,6 +37,8 @@ describe('domus', () => {
     [['fork', '-h']],
     [['snapshots', '--help']],
     [['revert', 'web', '-h']],
+    [['keys', '-h']],
+    [['keys', 'create', '--help']],
   ])('%j prints the help', async (argv) => {
     expect(await main(argv)).toBe(0);
     expect(out).toMatch(/^usage: domus COMMAND/);
@@ -58,6 +60,15 @@ describe('domus', () => {
     [['disk', 'resize', 'guest', 'xvda', '0'], /^domus: disk resize: expected a size/],
     [['disk', 'resize', 'guest', 'floppy', '1G'], /^domus: floppy: expected the name of a virtual disk, such as xvda/],
     [['demo', 'x'], /unknown command "demo x"/],
+    [['keys', 'destroy'], /^domus: keys: expected create, show, trust or forget, found "destroy"\n/],
+    [['keys', 'show', '--days', '3'], /^domus: keys: --days and --replace are for "keys create"/],
+    [['keys', 'create', '--days', '0'], /^domus: keys create: --days: expected a number from 1 to 36500, found "0"/],
+    [['keys', 'create', '--colour'], /^domus: keys: Unknown option '--colour'/],
+    [['keys', 'create', 'a b'], /^domus: expected the name or the address of a host, found "a b"\n/],
+    [['keys', 'trust'], /^domus: keys: expected "keys trust FILE \.\.\."/],
+    [['keys', 'trust', '/nowhere/x.pem'], /^domus: ENOENT: .*'\/nowhere\/x\.pem'\n/],
+    [['keys', 'forget'], /^domus: keys: expected "keys forget NAME"/],
+    [['keys', 'forget', 'nobody'], /^domus: no certificate of the name or fingerprint nobody is trusted\n/],
     [['daemon', 'start'], /^domus: daemon: expected "daemon" or "daemon stop"/],
     [['domains'], /^domus: domains: expected "domains start" or "domains stop"/],
     [['domains', 'restart'], /^domus: domains: expected/],

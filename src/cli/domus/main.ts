@@ -35,6 +35,16 @@ Commands:
   revert DOMAIN SNAPSHOT [-p]
                  go on with a domain as it was when the snapshot was taken; what has happened since is lost; -p leaves it
                  paused
+  keys           show the key of this host and whom it trusts, for xl migrate DOMAIN tls:HOST
+  keys create [NAME ...] [--days N] [--replace]
+                 make this host's key, and a certificate for the names and addresses by which others call it (default: its
+                 host name), good for N days (default 3650)
+  keys show      print this host's certificate, to be trusted by others
+  keys trust FILE ...
+                 trust the hosts whose certificates are in these files: they may send domains here, and get some; - is
+                 standard input
+  keys forget NAME
+                 trust a host no more; NAME is one of its names, or the start of its fingerprint
   top            show the host and its domains, again and again; the same as xl top
   daemon         serve xenstore in the foreground; other commands start it by themselves, in the background
   daemon stop    end the daemon; running domains start it again when they need it
@@ -108,6 +118,7 @@ async function run(argv: readonly string[]): Promise<number> {
     return await xl.main([...argv]);
   }
   if (COPYING.includes(argv[0] ?? '')) return await copying(argv);
+  if (argv[0] === 'keys') return await keysOfHost(argv.slice(1));
   const { words, options, disk } = parse(argv);
   if (words.length === 0) {
     if (options === 'help') {
@@ -151,6 +162,22 @@ async function run(argv: readonly string[]): Promise<number> {
   // Loaded only now: "domus --help" and "domus guest build" need nothing of the hypervisor.
   const xl = await import('../xl/main.ts');
   return await xl.main(['create', '-c', guest.config]);
+}
+
+async function keysOfHost(words: readonly string[]): Promise<number> {
+  if (words.includes('-h') || words.includes('--help')) {
+    process.stdout.write(HELP);
+    return 0;
+  }
+  const { keys } = await import('./keys.ts');
+  try {
+    return keys(words, (message) => {
+      throw new UsageError(message);
+    });
+  } catch (error) {
+    if (error instanceof TypeError && 'code' in error) throw new UsageError(`keys: ${error.message}`);
+    throw error;
+  }
 }
 
 const COPYING: readonly string[] = ['fork', 'snapshot', 'snapshots', 'revert'];

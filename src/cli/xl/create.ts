@@ -12,6 +12,7 @@
  */
 
 import { cpus } from 'node:os';
+import { readXlConf } from '../../host/xl-conf-file.ts';
 import {
   configJson,
   type DomainConfig,
@@ -26,7 +27,6 @@ import { type Command, type Context, type DomainStarter, readWords } from './com
 import { readConfigFile } from './config-file.ts';
 import { showConsole } from './console.ts';
 import { showDisplay } from './vncviewer.ts';
-import { readXlConf } from './xl-conf-file.ts';
 
 /** Exit code when the domain's process was killed, as of a domain that crashed. */
 const EXIT_KILLED = 4;

@@ -4,9 +4,11 @@
  */
 
 import { DomainClientError, pidOf } from '../../host/domain-client.ts';
+import type { TlsTarget } from '../../host/migration-carrier.ts';
 import { migrateDomain } from '../../host/migration-client.ts';
-import { startDomain } from '../../host/start-domain.ts';
+import { receiveDomain } from '../../host/receive-domain.ts';
 import { stateRoot } from '../../host/state-dir.ts';
+import { parseHostPort } from '../../toolstack/config/xl-conf.ts';
 import { type Command, type Context, readWords } from './command.ts';
 import { readConfigFile } from './config-file.ts';
 import { CommandError, findDomain, withStore } from './domains.ts';
@@ -25,6 +27,8 @@ export const migrate: Command = {
     '-s <sshcommand> Use <sshcommand> instead of ssh.  String will be passed',
     '                to sh. If empty, run <host> instead of ssh <host> xl',
     '                migrate-receive [-d -e]',
+    '                A <host> that is tls:HOST or tls:HOST:PORT needs no ssh: its',
+    '                daemon listens there (domus keys --help).',
     '-e              Do not wait in the background (on <host>) for the death',
     '                of the domain.',
     '--debug         Print huge (!) amount of debug during the migration process.',
@@ -42,6 +46,7 @@ export const migrate: Command = {
     const given = new Map(parsed.options.map(({ key, value }) => [key, value]));
     const [word, host] = parsed.operands;
     return await withStore(context, async (store) => {
+      const tls = tlsTarget(given, host);
       const { domid } = await findDomain(store, word);
       if (domid === 0) throw new CommandError('libxl: error: Domain 0: the host cannot be migrated');
       const file = given.get('C') ?? null;
@@ -51,7 +56,7 @@ export const migrate: Command = {
       context.err('Saving to migration stream');
       const code = await migrateDomain({
         domid,
-        command: commandFor(given, host, context),
+        way: tls ?? commandFor(given, host, context),
         config,
         debug: given.has(DEBUG),
         tell: context.err,
@@ -63,6 +68,18 @@ export const migrate: Command = {
     });
   },
 };
+
+/** For `tls:HOST[:PORT]` and `tls://HOST[:PORT]`; null for other hosts. Throws CommandError. */
+function tlsTarget(given: ReadonlyMap<string, string | null>, host: string): Omit<TlsTarget, 'root'> | null {
+  const match = /^tls:(?:\/\/(?=[^/]))?(.*?)\/?$/.exec(host);
+  if (match === null || given.get('s') === '') return null;
+  if (given.has('s'))
+    throw new CommandError(`libxl: error: ${host}: without ssh, so there is nothing that -s could do`);
+  const address = parseHostPort(match[1]);
+  if (address === null)
+    throw new CommandError(`libxl: error: ${host}: expected tls:HOST or tls:HOST:PORT, an IPv6 address in brackets`);
+  return { address, paused: given.has('p'), preserve: given.has('e') || given.has('F') };
+}
 
 /** What a shell is to run, so that a `migrate-receive` of the target is at the other end. */
 function commandFor(given: ReadonlyMap<string, string | null>, host: string, context: Context): string {
@@ -93,27 +110,12 @@ export const migrateReceive: Command = {
       return 1;
     }
     const given = new Set(parsed.options.map(({ key }) => key));
-    context.err('migration target: Ready to receive domain.');
-    try {
-      const started = await startDomain(null, {
-        quiet: true,
-        paused: given.has('p'),
-        preserve: given.has('e'),
-        configText: '',
-        incoming: true,
-        force: context.force,
-        log: context.err,
-        note: () => {},
-      });
-      started.leave();
-      return 0;
-    } catch (error) {
-      if (!(error instanceof Error && error.name === 'StartError')) throw error;
-      if ('isExpected' in error && !error.isExpected) throw error;
-      context.err(`libxl: error: ${error.message}`);
-      // ERROR_FAIL of libxl.
-      context.err('migration target: Domain creation failed (code -3).');
-      return 1;
-    }
+    return await receiveDomain({
+      from: 'stdio',
+      paused: given.has('p'),
+      preserve: given.has('e'),
+      force: context.force,
+      tell: context.err,
+    });
   },
 };

@@ -1,5 +1,6 @@
 /** `xl network-attach`, `network-list` and `network-detach`. Source: xl(1); recorded output of xl 4.17. */
 
+import { readXlConf } from '../../host/xl-conf-file.ts';
 import { backendDomid } from '../../toolstack/backend-domain.ts';
 import { libxlJson } from '../../toolstack/config/domain-config.ts';
 import { makeUpMac, parseVif, type VifConfig, vifJson } from '../../toolstack/config/network-interface.ts';
@@ -10,7 +11,6 @@ import { plugDevice, unplugAndRemove } from '../../toolstack/device-plug.ts';
 import { type Command, readWords } from './command.ts';
 import { devicesOf, numberIn } from './devices.ts';
 import { CommandError, findDomain, withStore } from './domains.ts';
-import { readXlConf } from './xl-conf-file.ts';
 
 export const networkAttach: Command = {
   name: 'network-attach',

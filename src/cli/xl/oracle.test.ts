@@ -33,6 +33,7 @@ const DIFFERENT: Readonly<Record<string, string>> = {
   'life-save-0': "libxc's words about the host's memory",
   'dev-memmax': 'the memory of a domain cannot be more than it was made for',
   'dev-memset-ok2': 'it follows dev-memmax',
+  'xl-help-migrate': 'a host without ssh: tls:HOST',
   'xl-help': 'suspend and resume are of a newer Xen; what is not there is not listed',
   'xl-noargs': 'suspend and resume are of a newer Xen; what is not there is not listed',
   'xl-info': 'another host, another hypervisor',

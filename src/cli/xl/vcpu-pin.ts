@@ -2,12 +2,12 @@
 
 import { cpus } from 'node:os';
 import { pinVcpu } from '../../host/domain-client.ts';
+import { readXlConf } from '../../host/xl-conf-file.ts';
 import { type CpuSet, formatCpuSet, parseCpuSet } from '../../toolstack/config/cpu-set.ts';
 import { ConfigError } from '../../toolstack/config/xl-cfg.ts';
 import { maskedCpus, NO_CONF } from '../../toolstack/config/xl-conf.ts';
 import { type Command, type Context, readWords } from './command.ts';
 import { CommandError, findDomain, tryState, withStore } from './domains.ts';
-import { readXlConf } from './xl-conf-file.ts';
 
 const LONG = [
   { name: 'force', takesValue: false, key: 'f' },

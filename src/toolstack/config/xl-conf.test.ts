@@ -37,6 +37,7 @@ describe('parseXlConf()', () => {
     expect(lines).toEqual([]);
     expect(conf).toEqual({
       vif: { script: 'vif-bridge', bridge: 'xenbr0', backend: '0', gatewaydev: 'eth0' },
+      migrationListen: null,
       cpuMask: [1, 2],
     });
   });
@@ -44,6 +45,26 @@ describe('parseXlConf()', () => {
   it('lets later files say otherwise, one by one, and takes the old names', () => {
     const { conf } = read('vifscript="a"\ndefaultbridge="b1"', 'vif.default.bridge="b2"', '');
     expect(conf.vif).toMatchObject({ script: 'a', bridge: 'b2' });
+  });
+
+  it('takes an address and perhaps a port where migrations come in', () => {
+    expect(
+      ['0.0.0.0', '127.0.0.1:9000', 'a.example:1', '[::]', '[fe80::1]:65535', '::1', 'localhost'].map(
+        (text) => read(`migration_listen="${text}"`).conf.migrationListen,
+      ),
+    ).toEqual([
+      { host: '0.0.0.0', port: 8003 },
+      { host: '127.0.0.1', port: 9000 },
+      { host: 'a.example', port: 1 },
+      { host: '::', port: 8003 },
+      { host: 'fe80::1', port: 65535 },
+      { host: '::1', port: 8003 },
+      { host: 'localhost', port: 8003 },
+    ]);
+    for (const text of ['', 'a:0', 'a:65536', 'a:', ':1', 'a b', '[::1', 'a:1:x', 'u@a', 'a/b'])
+      expect(() => read(`\nmigration_listen="${text}"`), text).toThrow(
+        `1.conf:2: parameter \`migration_listen' is "${text}", but must be an address and perhaps a port`,
+      );
   });
 
   it('warns of what it does not know, and refuses what makes no sense', () => {

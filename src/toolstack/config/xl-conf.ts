@@ -1,8 +1,8 @@
 /**
  * xl.conf: what an administrator has set for all domains. Later files count more than earlier ones.
  *
- * Honoured: vif.default.bridge, .script, .gatewaydev and .backend (and their old names), vm.cpumask, vm.pv.cpumask. Others that xl
- * knows have nothing to act on here; keys that xl does not know are warned about.
+ * Honoured: vif.default.bridge, .script, .gatewaydev and .backend (and their old names), vm.cpumask, vm.pv.cpumask; and Domus's own
+ * migration_listen, where the daemon takes migrations by TLS. Others that xl knows have nothing to act on here; keys that xl does not know are warned about.
  *
  * Source: xl.conf(5); tools/xl/xl.c parse_global_config (read for behaviour).
  */
@@ -19,13 +19,34 @@ export interface XlConf {
     readonly gatewaydev: string | null;
     readonly backend: string | null;
   };
+  /** Where migrations are taken; null for nowhere. */
+  readonly migrationListen: ListenAddress | null;
   /** CPUs that vCPUs of PV guests may be given; null for all. */
   readonly cpuMask: CpuSet | null;
+}
+
+export interface ListenAddress {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** Of migrations by TLS: that of xend's relocation server with SSL. */
+export const MIGRATION_PORT = 8003;
+
+/** Reads `HOST[:PORT]`, an IPv6 address with a port in brackets; null if it is none. */
+export function parseHostPort(text: string): ListenAddress | null {
+  const match =
+    /^(?:\[([\da-f:.%\w]+)\]|([^\s:[\]/@]+))(?::(\d{1,5}))?$/i.exec(text) ??
+    /^([\da-f]*:[\da-f:.]*:[\da-f:.]*)$/i.exec(text);
+  if (match === null) return null;
+  const port = match[3] === undefined ? MIGRATION_PORT : Number(match[3]);
+  return port < 1 || port > 65535 ? null : { host: match[1] ?? match[2], port };
 }
 
 /** What is so without a file. */
 export const NO_CONF: XlConf = {
   vif: { bridge: null, script: null, gatewaydev: null, backend: null },
+  migrationListen: null,
   cpuMask: null,
 };
 
@@ -35,6 +56,7 @@ const ACCEPTED: readonly string[] = [
   ...['vm.hvm.cpumask', 'bootloader_restrict', 'remus.default.netbufscript', 'colo.default.proxyscript'],
   ...['claim_mode', 'run_hotplug_scripts'],
 ];
+const LISTEN = 'migration_listen';
 /** The new name comes first. */
 const VIF_KEYS = {
   bridge: ['vif.default.bridge', 'defaultbridge'],
@@ -58,7 +80,8 @@ export function parseXlConf(files: readonly XlConfFile[], hostCpus: number, warn
       vif[key] = VIF_KEYS[key].map((one) => config.getString(one)).find((one) => one !== undefined) ?? vif[key];
     oneOf(config, 'autoballoon', ['on', 'off', 'auto', '0', '1']);
     oneOf(config, 'output_format', ['json']);
-    conf = { vif, cpuMask: maskOf(config, hostCpus) ?? conf.cpuMask };
+    const migrationListen = listenOf(config) ?? conf.migrationListen;
+    conf = { vif, migrationListen, cpuMask: maskOf(config, hostCpus) ?? conf.cpuMask };
     warnOfUnknown(config);
   }
   return conf;
@@ -70,6 +93,16 @@ function oneOf(config: XlConfig, name: string, values: readonly string[]): void 
   const line = config.settings.get(name)!.line;
   throw new ConfigError(
     `${config.source}:${line}: parameter \`${name}' is "${value}", but may be ${values.map((one) => `"${one}"`).join(', ')}`,
+  );
+}
+
+function listenOf(config: XlConfig): ListenAddress | null {
+  const text = config.getString(LISTEN);
+  if (text === undefined) return null;
+  const address = parseHostPort(text);
+  if (address !== null) return address;
+  throw new ConfigError(
+    `${config.source}:${config.settings.get(LISTEN)!.line}: parameter \`${LISTEN}' is "${text}", but must be an address and perhaps a port, such as "0.0.0.0" or "[::1]:${MIGRATION_PORT}"`,
   );
 }
 
@@ -96,7 +129,7 @@ function warnOfUnknown(config: XlConfig): void {
   const known: readonly string[] = [
     ...ACCEPTED,
     ...Object.values(VIF_KEYS).flat(),
-    ...['autoballoon', 'output_format', 'vm.cpumask', 'vm.pv.cpumask'],
+    ...[LISTEN, 'autoballoon', 'output_format', 'vm.cpumask', 'vm.pv.cpumask'],
   ];
   for (const setting of config.settings.values())
     if (!known.includes(setting.name))

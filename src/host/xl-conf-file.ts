@@ -3,15 +3,15 @@
 import { readFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
-import { stateRoot } from '../../host/state-dir.ts';
-import { ConfigError } from '../../toolstack/config/xl-cfg.ts';
-import { parseXlConf, type XlConf, type XlConfFile } from '../../toolstack/config/xl-conf.ts';
+import { ConfigError } from '../toolstack/config/xl-cfg.ts';
+import { parseXlConf, type XlConf, type XlConfFile } from '../toolstack/config/xl-conf.ts';
+import { stateRoot } from './state-dir.ts';
 
 const SYSTEM_FILE = '/etc/xen/xl.conf';
 
-/** Throws ConfigError. `system`: for tests. */
-export function readXlConf(warn: (line: string) => void, system = SYSTEM_FILE): XlConf {
-  const files = [system, join(stateRoot(), 'xl.conf')].map(readIfThere).filter((file) => file !== null);
+/** Throws ConfigError. */
+export function readXlConf(warn: (line: string) => void, root: string = stateRoot()): XlConf {
+  const files = [SYSTEM_FILE, join(root, 'xl.conf')].map(readIfThere).filter((file) => file !== null);
   return parseXlConf(files, cpus().length, warn);
 }
 
