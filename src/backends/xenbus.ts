@@ -204,17 +204,21 @@ export class XenbusBackend implements DeviceBus {
     this.#known = null;
     const watched = [`${frontend}/state`, `${this.path}/state`, `${this.path}/online`];
     if (this.#device.waitsForHotplug) watched.push(`${this.path}/hotplug-status`);
-    for (const path of watched) {
-      this.#watched.push(path);
-      await this.#store.watch(path, this.#token, () => this.#look());
-    }
+    const asked = watched.map((path) => this.#watch(path, () => this.#look()));
     for (const [name, act] of Object.entries(this.#device.requests ?? {})) {
       const path = `${this.path}/${name}`;
-      this.#watched.push(path);
-      await this.#store.watch(path, this.#token, () => {
+      const serve = (): void => {
         this.#requests = this.#requests.then(() => this.#serveRequest(path, act));
-      });
+      };
+      asked.push(this.#watch(path, serve));
     }
+    // All at once: the guest of a restored domain stands still meanwhile.
+    await Promise.all(asked);
+  }
+
+  async #watch(path: string, onChange: () => void): Promise<void> {
+    this.#watched.push(path);
+    await this.#store.watch(path, this.#token, onChange);
   }
 
   async #serveRequest(path: string, act: (value: string) => Promise<void>): Promise<void> {

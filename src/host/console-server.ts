@@ -4,9 +4,9 @@
  *
  * It outlives a restart of the domain: viewers stay, the socket is another one.
  */
-import type { Server, Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import type { ConsoleEnds } from './console-ends.ts';
-import { listenLocally } from './local-socket.ts';
+import { type Listen, listenLocally } from './local-socket.ts';
 import type { LogFile } from './log-file.ts';
 
 const SCROLL_BACK_BYTES = 256 << 10;
@@ -20,7 +20,7 @@ export class ConsoleServer implements ConsoleEnds {
   #recentBytes = 0;
   /** Bytes that each has lost since it last kept up. */
   readonly #viewers = new Map<Socket, number>();
-  #server: Server | null = null;
+  #server: { close(): void } | null = null;
   #onInput: ((bytes: Uint8Array) => void) | null = null;
 
   constructor(log: LogFile) {
@@ -28,9 +28,9 @@ export class ConsoleServer implements ConsoleEnds {
   }
 
   /** From now on it is this path where viewers find the console. */
-  async listen(path: string): Promise<void> {
+  async listen(path: string, listen: Listen = listenLocally): Promise<void> {
     this.#server?.close();
-    this.#server = await listenLocally(path, (socket) => this.#add(socket));
+    this.#server = await listen(path, (socket) => this.#add(socket));
   }
 
   write(bytes: Uint8Array): void {

@@ -7,7 +7,7 @@ import {
   type ControlParameters,
   LineReader,
 } from './control-protocol.ts';
-import { listenLocally } from './local-socket.ts';
+import { type Listen, listenLocally } from './local-socket.ts';
 
 export type ControlHandler = (parameters: ControlParameters) => ControlAnswer | Promise<ControlAnswer | number>;
 export type ControlHandlers = Readonly<Record<ControlMethod, ControlHandler>>;
@@ -31,13 +31,17 @@ const INVALID_PARAMS = -32602;
 /** Not one of JSON-RPC's own: a ControlError. */
 const REFUSED = 1;
 
-export async function openControlServer(path: string, handlers: ControlHandlers): Promise<ControlServer> {
+export async function openControlServer(
+  path: string,
+  handlers: ControlHandlers,
+  listen: Listen = listenLocally,
+): Promise<ControlServer> {
   const clients = new Set<Socket>();
   const reply = async (socket: Socket, line: string): Promise<void> => {
     const message = JSON.stringify(await answer(line, handlers));
     if (!socket.destroyed) socket.write(`${message}\n`);
   };
-  const server = await listenLocally(path, (socket) => {
+  const server = await listen(path, (socket) => {
     if (clients.size >= CLIENTS_MAX) {
       socket.destroy();
       return;

@@ -23,7 +23,7 @@ const PAGE_IS_FILE = 0x20000000;
 const PAGE_IS_SWAPPED = 0x40000000;
 const PAGE_IS_PRESENT = 0x80000000;
 /** Of the memory, at most this part is handed on as changes. */
-const CHANGES_PART = 1 / 8;
+const CHANGES_PART = 1 / 4;
 /** What is zero is not written: it takes no memory. */
 const CHUNK_PAGES = 16;
 /** What is copied in one moment of rest: 16 MiB. */

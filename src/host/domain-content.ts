@@ -6,11 +6,11 @@ import type { Domain } from '../hypervisor/domain.ts';
 import { ECS_UNBOUND, setPort } from '../hypervisor/event-channels.ts';
 import { adoptPageTables } from '../hypervisor/mmu.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
-import { buildDomain } from '../toolstack/builder/build-domain.ts';
 import { BuildError } from '../toolstack/builder/build-error.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
 import { SaveFileError } from '../toolstack/saved/save-file.ts';
 import type { BootFiles } from './boot-files.ts';
+import type { CopiedMemory } from './copied-memory.ts';
 import { type EngineHandle, factsOf, interceptsCpuid } from './engines.ts';
 import type { RestorableDomain } from './forked-domain.ts';
 import { HostError } from './host-error.ts';
@@ -26,6 +26,10 @@ export type TakeBootFiles = (config: DomainConfig) => Promise<BootFiles>;
 export interface LoadOptions {
   readonly engine: EngineHandle;
   readonly workers: VcpuWorkers;
+  /** Resolves when all is there that can be there before. */
+  readonly prepared: Promise<void>;
+  /** Its memory, where that can be a copy. */
+  readonly copied: CopiedMemory | null;
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force: boolean;
   readonly log: (line: string) => void;
@@ -53,6 +57,7 @@ export async function build(config: DomainConfig, takeBootFiles: TakeBootFiles, 
 
 async function buildFromFiles(config: DomainConfig, takeBootFiles: TakeBootFiles, domain: Domain) {
   const { elf, kernel, kernelName, ramdisk, ramdiskName, cmdline } = await takeBootFiles(config);
+  const { buildDomain } = await import('../toolstack/builder/build-domain.ts');
   const built = buildDomain(
     domain.machine,
     domain.vcpus[0],
@@ -64,40 +69,42 @@ async function buildFromFiles(config: DomainConfig, takeBootFiles: TakeBootFiles
   return { ...built, cmdline };
 }
 
-/** Reads the rest of a saved domain, once its engine is known to have what the guest has seen. @throws HostError */
+/** Reads the rest of a saved domain, whose engine must have what the guest has seen. @throws HostError */
 export async function load(
   saved: RestorableDomain,
   domain: Domain,
-  { engine, workers, force, log }: LoadOptions,
-): Promise<Built> {
-  const here = await workers.ready;
-  await arrive(saved);
-  const { description } = saved;
+  { engine, workers, prepared, copied, force, log }: LoadOptions,
+): Promise<void> {
   const differs = (line: string): void => {
     if (!force) throw new HostError(line);
     log(`xl: ${line}`);
   };
-  const missing = missingFeatures(description.cpu, here);
-  if (missing.length > 0)
-    differs(`the guest has seen CPU features that engine ${engine.kind} does not have here: ${missing.join(' ')}`);
-  const unsaved = unsavedState(description.cpu, factsOf(engine), interceptsCpuid(engine));
-  if (unsaved !== null)
-    differs(
-      `programs of the guest would find ${unsaved} on engine ${engine.kind} here, which the guest's kernel does not save`,
-    );
+  const checkCpu = async (): Promise<void> => {
+    const [here] = await Promise.all([workers.ready, prepared]);
+    const missing = missingFeatures(saved.description.cpu, here);
+    if (missing.length > 0)
+      differs(`the guest has seen CPU features that engine ${engine.kind} does not have here: ${missing.join(' ')}`);
+    const unsaved = unsavedState(saved.description.cpu, factsOf(engine), interceptsCpuid(engine));
+    if (unsaved !== null)
+      differs(
+        `programs of the guest would find ${unsaved} on engine ${engine.kind} here, which the guest's kernel does not save`,
+      );
+  };
+  await arrive(saved, Promise.all([workers.ready, prepared]));
+  const ready = checkCpu();
+  // Whoever waits for it hears of it.
+  ready.catch(() => undefined);
   try {
-    await saved.load(domain.machine, domain);
+    await saved.load(domain.machine, domain, ready, copied);
   } catch (error) {
     if (error instanceof SaveFileError) throw new HostError(error.message);
     throw error;
   }
-  const { store, console, cmdline } = description;
-  return { storePfn: store.pfn, consolePfn: console.pfn, cmdline };
 }
 
-async function arrive(saved: RestorableDomain): Promise<void> {
+async function arrive(saved: RestorableDomain, ready: Promise<unknown>): Promise<void> {
   try {
-    await saved.arrive();
+    await saved.arrive(ready);
   } catch (error) {
     if (error instanceof SaveFileError) throw new HostError(error.message);
     throw error;

@@ -71,7 +71,7 @@ export class DomainCopies {
     setTimeout(() => void this.#forget(ready), KEPT_MS).unref();
     const { facts, freezable, shape } = this.#options;
     const tscKhz = freezable.domain.u32[DOMAIN.tscKhz >> 2];
-    return { shape, engine: facts.engine, knownDomid: facts.knownDomid, tscKhz };
+    return { shape, tscKhz, ...facts };
   }
 
   /** Null: the copy has to do without. It says itself what is wrong. `before`: what was got ready for one that has not come. */

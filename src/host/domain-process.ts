@@ -85,7 +85,8 @@ async function run(request: ToDomainProcess): Promise<void> {
     { controlHandlers },
     { openSaved },
     { openMigrationServer },
-    { ForkedDomain, fromFile, fromStream },
+    { ForkedDomain, fromSaved },
+    { UnseenSockets },
   ] = await Promise.all([
     import('./run-domain.ts'),
     import('./control-server.ts'),
@@ -93,6 +94,7 @@ async function run(request: ToDomainProcess): Promise<void> {
     import('./restore-domain.ts'),
     import('./migration-server.ts'),
     import('./forked-domain.ts'),
+    import('./local-socket.ts'),
   ]);
   const root = stateRoot();
   const hypervisorLog = openLogFile(hypervisorLogPath(root), HYPERVISOR_LOG_BYTES, 1);
@@ -135,8 +137,8 @@ async function run(request: ToDomainProcess): Promise<void> {
       fork !== null
         ? new ForkedDomain(fork, async () => (source = await forkSource()))
         : arriving !== null
-          ? fromStream(arriving.saved)
-          : saved && fromFile(saved.domain);
+          ? fromSaved(arriving.saved)
+          : saved && fromSaved(saved.domain);
     const { exitCode } = await runDomain(config, {
       configText: () => configText,
       ...(restore === null ? {} : { restore, force }),
@@ -170,33 +172,38 @@ async function run(request: ToDomainProcess): Promise<void> {
         writeFileSync(join(domainFolder(root, domid), 'pid'), formatProcessId(thisProcess()));
       },
       onLive: async (live) => {
-        if (!hasLived) keepLog(logPath, domainLogPath(root, 'xl', config.name));
-        hasLived = true;
         const folder = domainFolder(root, domid);
         // Whoever finds this process killed must not start the domain again when it may run elsewhere.
         let kept: DomainRecord | null = null;
         const departure = {
-          leave: async () => {
+          leave: () => {
             kept = readRecord(root, domid);
             forgetRecord(root, domid);
           },
-          comeBack: async () => {
+          comeBack: () => {
             if (kept !== null) writeRecord(root, domid, kept);
           },
         };
-        writeFileSync(join(folder, 'config.json'), configJson(config), { mode: 0o600 });
-        writeRecord(root, domid, recordOf({ config, configText, quiet, preserve }));
-        control = await openControlServer(controlPath(root, domid), controlHandlers(live, log));
+        const sockets = new UnseenSockets();
+        control = await openControlServer(controlPath(root, domid), controlHandlers(live, log), sockets.listen);
         migration = await openMigrationServer(
           migrationPath(root, domid),
           (link, options) => live.migrate(link, options, departure),
           log,
+          sockets.listen,
         );
-        await console.listen(consolePath(root, domid));
-        if (previous !== null) rmSync(previous, { recursive: true, force: true });
-        previous = null;
-        note(`Waiting for domain ${config.name} (domid ${domid}) to die [pid ${process.pid}]`);
+        await console.listen(consolePath(root, domid), sockets.listen);
         return {
+          onRunning: () => {
+            if (!hasLived) keepLog(logPath, domainLogPath(root, 'xl', config.name));
+            hasLived = true;
+            writeFileSync(join(folder, 'config.json'), configJson(config), { mode: 0o600 });
+            writeRecord(root, domid, recordOf({ config, configText, quiet, preserve }));
+            sockets.appear();
+            if (previous !== null) rmSync(previous, { recursive: true, force: true });
+            previous = null;
+            note(`Waiting for domain ${config.name} (domid ${domid}) to die [pid ${process.pid}]`);
+          },
           onEnding: (restarts) => {
             // What `xl config-update` may have changed.
             ({ config, configText } = readRecord(root, domid) ?? { config, configText });

@@ -10,7 +10,6 @@ import { XenstoreClient } from '../xenstore/client.ts';
 import type { DomidAlias } from '../xenstore/domid-alias.ts';
 import { linkToStore, type StoreLink } from '../xenstore/link.ts';
 import { LinkConnection } from '../xenstore/link-connection.ts';
-import { createStore } from '../xenstore/store.ts';
 import { openXenstoreSession } from './xenstored.ts';
 
 export type XenstoreChoice = 'private' | 'daemon';
@@ -36,7 +35,7 @@ const REMOVE_LIMIT_MS = 5000;
 
 /** Throws XenstoredError if the daemon cannot be reached. */
 export async function openDomainXenstore(choice: XenstoreChoice, log: (line: string) => void): Promise<DomainXenstore> {
-  const store = choice === 'private' ? createStore() : null;
+  const store = choice === 'private' ? (await import('../xenstore/store.ts')).createStore() : null;
   const link = async (domid: number): Promise<StoreLink> =>
     store === null ? await openXenstoreSession(domid, log) : linkToStore(store, domid);
   const client = new XenstoreClient(await link(0));

@@ -8,14 +8,12 @@ import type { Description } from '../toolstack/saved/saved-description.ts';
 import type { SavedShape } from '../toolstack/saved/saved-state.ts';
 import { readDomainNodes, renumberNodes, type SavedNode } from '../toolstack/saved/saved-store.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
-import { CopiedMemory, type FrozenMemory } from './copied-memory.ts';
+import type { CopiedMemory, FrozenMemory } from './copied-memory.ts';
 import { openSaved, type SavedDomain } from './restore-domain.ts';
 
 /** What must be known before a domain's process can get ready for it. */
-export interface Outline {
+export interface Outline extends Pick<Description, 'engine' | 'knownDomid' | 'store' | 'console' | 'cmdline'> {
   readonly shape: SavedShape;
-  readonly engine: Description['engine'];
-  readonly knownDomid: number;
   readonly tscKhz: number;
 }
 
@@ -24,16 +22,18 @@ export interface RestorableDomain {
   readonly outline: Outline;
   /** The nodes that it will have, as domain `domid`, as far as that is known before the rest. */
   earlyNodes(store: XenstoreClient, domid: number): Promise<readonly SavedNode[]>;
-  /** Resolves when there is the rest. */
-  arrive(): Promise<void>;
+  /** Resolves when there is the rest. `ready`: all that can be done before is done. */
+  arrive(ready: Promise<unknown>): Promise<void>;
   /** Once it has arrived; of one that moves here, after `load`. */
   readonly description: Description;
   /** How much later it is now for the guest than its clock was when it was described: ns. */
   lateNs(): number;
-  /** Reads the rest into a domain of this shape, which has not run. @throws SaveFileError */
-  load(machine: MachineMemory, domain: Domain): Promise<void>;
-  /** After `load`, if memory is a copy. */
-  readonly memory: CopiedMemory | null;
+  /**
+   * Reads the rest into a domain of this shape, which has not run. `ready`: its vCPUs are, and have what the guest has seen; `copied`: the memory,
+   * where that can be a copy.
+   * @throws SaveFileError, and what `ready` rejects with
+   */
+  load(machine: MachineMemory, domain: Domain, ready: Promise<void>, copied: CopiedMemory | null): Promise<void>;
 }
 
 /** A domain at one moment: its state, as in a file of `xl save`, and its memory if that is not in there. */
@@ -56,31 +56,21 @@ export interface ForkRequest {
 export interface ForkSource extends ForkState, Pick<ForkIdentity, 'disks'> {}
 
 export function outlineOf({ description, shape }: SavedDomain): Outline {
-  const { engine, knownDomid, tsc } = description;
-  return { shape, engine, knownDomid, tscKhz: tsc.khz };
+  const { engine, knownDomid, tsc, store, console, cmdline } = description;
+  return { shape, engine, knownDomid, tscKhz: tsc.khz, store, console, cmdline };
 }
 
-/** From a file. */
-export function fromFile(saved: SavedDomain): RestorableDomain {
-  return fromSaved(saved, () => []);
-}
-
-/** From another host, where it still runs: its nodes will hardly change. */
-export function fromStream(saved: SavedDomain): RestorableDomain {
-  return fromSaved(saved, (domid) => renumberNodes(saved.description.nodes, saved.description.domid, domid));
-}
-
-function fromSaved(saved: SavedDomain, earlyNodes: (domid: number) => readonly SavedNode[]): RestorableDomain {
+/** From a file, or from another host, where it still runs: its nodes will hardly change then. */
+export function fromSaved(saved: SavedDomain): RestorableDomain {
   return {
     outline: outlineOf(saved),
-    earlyNodes: async (_store, domid) => earlyNodes(domid),
+    earlyNodes: async (_store, domid) => renumberNodes(saved.description.nodes, saved.description.domid, domid),
     arrive: async () => {},
     get description() {
       return saved.description;
     },
     lateNs: () => saved.lateNs(),
-    load: (machine, domain) => saved.load(machine, domain),
-    memory: null,
+    load: (machine, domain, ready) => saved.load(machine, domain, ready),
   };
 }
 
@@ -91,7 +81,6 @@ export class ForkedDomain implements RestorableDomain {
   #from: ForkSource | null = null;
   #saved: SavedDomain | null = null;
   #description: Description | null = null;
-  #memory: CopiedMemory | null = null;
 
   /** `source`: called when the process is ready for it. */
   constructor(request: ForkRequest, source: () => Promise<ForkSource>) {
@@ -106,8 +95,8 @@ export class ForkedDomain implements RestorableDomain {
     return renumberNodes(nodes, from, domid);
   }
 
-  async arrive(): Promise<void> {
-    if (this.#saved !== null) return;
+  async arrive(ready: Promise<unknown>): Promise<void> {
+    await ready;
     this.#from = await this.#source();
     const { domain } = await openSaved(this.#from.state);
     const { shape } = domain;
@@ -128,23 +117,18 @@ export class ForkedDomain implements RestorableDomain {
     return 0;
   }
 
-  get memory(): CopiedMemory | null {
-    return this.#memory;
-  }
-
-  async load(machine: MachineMemory, domain: Domain): Promise<void> {
+  async load(machine: MachineMemory, domain: Domain, ready: Promise<void>, copied: CopiedMemory | null): Promise<void> {
     if (this.#saved === null || this.#from === null) throw new Error('bug: a copy is loaded before it has arrived');
     const { memory } = this.#from;
     if (memory !== null) {
-      this.#memory = CopiedMemory.create(domain);
-      if (this.#memory === null) throw new SaveFileError('memory cannot be shared here');
+      if (copied === null) throw new SaveFileError('memory cannot be shared here');
       try {
-        this.#memory.adopt(memory);
+        copied.adopt(memory);
       } catch (error) {
         if (!(error instanceof Error && 'syscall' in error)) throw error;
         throw new SaveFileError(`the memory of the domain that is copied: ${error.message}`);
       }
     }
-    await this.#saved.load(machine, domain);
+    await this.#saved.load(machine, domain, ready);
   }
 }

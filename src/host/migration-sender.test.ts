@@ -113,6 +113,9 @@ async function handOver(link: Target, departure: Partial<{ leave(): Promise<void
   return await migrate({
     ...{ saved, freezer, tracker, link, isMapped: () => false, command: 'ssh b xl migrate-receive', debug: false },
     departure: {
+      rename: async () => {
+        events.push('renamed');
+      },
       leave: async () => {
         events.push('left');
         await departure.leave?.();
@@ -134,7 +137,7 @@ const truncated = (what: string): string =>
 test('the source gives up what it has before it says go, and is gone when the target runs', async () => {
   expect(await handOver(new Target([BANNER, ACCEPTED, READY, REPORT, '0']))).toBe(true);
   expect(events).toEqual([
-    ...['frozen', ACKNOWLEDGED, 'left', GIVING, `said ${GO}`],
+    ...['frozen', 'renamed', ACKNOWLEDGED, 'left', GIVING, `said ${GO}`],
     ...['migration sender: Target reports successful startup.', 'gone'],
   ]);
 });
@@ -173,13 +176,16 @@ test.each([
 
 test('until go is said, it goes on at the source', async () => {
   expect(await handOver(new Target([BANNER, ACCEPTED, null]))).toBe(false);
-  expect(events).toEqual(['frozen', 'goes on', truncated('ready message'), 'hung up', NO_GO, 'code 1']);
+  expect(events).toEqual([
+    ...['frozen', 'renamed', 'came back', 'goes on'],
+    ...[truncated('ready message'), 'hung up', NO_GO, 'code 1'],
+  ]);
 
   events = [];
   const cannot = { leave: () => Promise.reject(new Error('the disk is full')) };
   expect(await handOver(new Target([BANNER, ACCEPTED, READY]), cannot)).toBe(false);
   expect(events).toEqual([
-    ...['frozen', ACKNOWLEDGED, 'left', 'came back', 'goes on', 'libxl: error: the disk is full'],
+    ...['frozen', 'renamed', ACKNOWLEDGED, 'left', 'came back', 'goes on', 'libxl: error: the disk is full'],
     ...['hung up', NO_GO, 'code 1'],
   ]);
 
@@ -188,6 +194,7 @@ test('until go is said, it goes on at the source', async () => {
   expect(events).toEqual([
     ...[
       'frozen',
+      'renamed',
       ACKNOWLEDGED,
       'left',
       GIVING,
@@ -203,7 +210,7 @@ test('until go is said, it goes on at the source', async () => {
 
 test('a target that cannot run it gives it back', async () => {
   expect(await handOver(new Target([BANNER, ACCEPTED, READY, REPORT, '3', GO]))).toBe(false);
-  expect(events.slice(5)).toEqual([
+  expect(events.slice(6)).toEqual([
     'migration sender: Target reports startup failure (status code 3).',
     ...['migration sender: Trying to resume at our end.', 'came back', 'migration sender: Resumed OK.'],
     ...['Migration failed due to problems at target.', 'hung up', 'code 1', 'goes on'],
@@ -235,7 +242,7 @@ test('what cannot be frozen stays, as xl says it', async () => {
   } as unknown as Freezer;
   const link = new Target([BANNER, ACCEPTED]);
   const rest = { saved, tracker, link, isMapped: () => false, command: '', debug: false };
-  const departure = { leave: async () => {}, comeBack: async () => {} };
+  const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {} };
   expect(await migrate({ ...rest, freezer: never, departure })).toBe(false);
   expect(events).toEqual([
     ...['libxl: error: its devices do not let go', 'migration sender: libxl_domain_suspend failed (rc=-8)'],
@@ -265,7 +272,7 @@ test('what is written while pages are sent comes again, and the target has the l
       await act();
     },
   } as unknown as Freezer;
-  const departure = { leave: async () => {}, comeBack: async () => {} };
+  const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {} };
   const rest = { saved, tracker, link: target, isMapped: () => false, command: '', debug: true };
   expect(await migrate({ ...rest, freezer: frozen, departure })).toBe(true);
   expect(writes).toBeGreaterThan(6);
@@ -275,7 +282,7 @@ test('what is written while pages are sent comes again, and the target has the l
   const opened = await SavedDomain.open(sourceOf(chunks(target.sent)).source);
   let wanted = 0;
   opened.onWanted = async () => void wanted++;
-  await opened.load(copy.machine, copy);
+  await opened.load(copy.machine, copy, Promise.resolve());
   expect(wanted).toBe(1);
   expect(opened.lateNs()).toBeGreaterThan(0);
   const ram = PAGES * 4096;
@@ -292,12 +299,14 @@ test('a target whose copy differs refuses it', async () => {
       await act();
     },
   } as unknown as Freezer;
-  const departure = { leave: async () => {}, comeBack: async () => {} };
+  const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {} };
   const rest = { saved, tracker, link: target, isMapped: () => false, command: '', debug: true };
   await migrate({ ...rest, freezer: changing, departure });
   const copy = createDomain(createMachineMemory(PAGES, PAGES), 5, VCPUS, new Uint8Array(16));
   const opened = await SavedDomain.open(sourceOf(chunks(target.sent)).source);
-  await expect(opened.load(copy.machine, copy)).rejects.toThrow('frame 9 is not what it is at the source');
+  await expect(opened.load(copy.machine, copy, Promise.resolve())).rejects.toThrow(
+    'frame 9 is not what it is at the source',
+  );
 });
 
 async function* chunks(sent: readonly Uint8Array[]): AsyncIterableIterator<Uint8Array> {

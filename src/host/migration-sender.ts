@@ -4,8 +4,8 @@
  *   1. the target says who it is, hears what comes, and accepts it
  *   2. pages, while the domain runs (live-copy.ts)
  *   3. the domain is frozen; the rest
- *   4. the target has it all, and says so
- *   5. the source gives up its name, its disks, and what it would be started again from
+ *   4. the source gives up its name; the target has it all, and says so
+ *   5. the source gives up its disks, and what it would be started again from
  *   6. GO
  *   7. the target reports that it runs: the source ends
  *
@@ -25,7 +25,9 @@ import type { AfterFreeze, Freezer, SavableDomain } from './save-domain.ts';
 
 /** What a domain gives up when it goes, and takes up again when it comes back. */
 export interface Departure {
-  /** @throws Error when it cannot go; `comeBack` follows */
+  /** Its name, while the target takes the rest. @throws Error when it cannot go; `comeBack` follows */
+  rename(): Promise<void>;
+  /** All else, when the target has it all. @throws Error when it cannot go; `comeBack` follows */
   leave(): Promise<void>;
   comeBack(): Promise<void>;
 }
@@ -175,7 +177,11 @@ function tellWhy(error: unknown, link: MigrationLink): void {
 /** The domain is frozen, and all of it is sent. */
 async function handOver(migration: Migration): Promise<AfterFreeze> {
   const { link, departure } = migration;
+  // Seldom later than what the target says.
+  const renamed = departure.rename();
+  renamed.catch(() => undefined);
   const stays = async (lines: readonly string[]): Promise<never> => {
+    await renamed.catch(() => undefined);
     await departure.comeBack();
     throw new StaysHere(lines, 'Migration failed, resuming at sender.');
   };
@@ -183,10 +189,11 @@ async function handOver(migration: Migration): Promise<AfterFreeze> {
     await expectLine(migration, READY, 'ready message', READY_LIMIT_MS);
   } catch (error) {
     if (!(error instanceof LinkError)) throw error;
-    throw new StaysHere([`libxl: error: ${error.message}`], 'Migration failed, resuming at sender.');
+    return await stays([`libxl: error: ${error.message}`]);
   }
   link.tell('migration sender: Target has acknowledged transfer.');
   try {
+    await renamed;
     await departure.leave();
   } catch (error) {
     if (!(error instanceof Error)) throw error;

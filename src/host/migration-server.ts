@@ -1,7 +1,7 @@
 /** The `migration` socket of a domain's process: each connection is an `xl migrate` that wants the domain elsewhere (migration-frames.ts). */
 
 import { NotSavable } from '../toolstack/saved/saved-state.ts';
-import { listenLocally } from './local-socket.ts';
+import { type Listen, listenLocally } from './local-socket.ts';
 import { FRAME_BEGIN, FrameReader, type MigrationOptions, migrationOptions } from './migration-frames.ts';
 import { type MigrationLink, SocketLink } from './migration-link.ts';
 
@@ -18,9 +18,10 @@ export async function openMigrationServer(
   path: string,
   migrate: (link: MigrationLink, options: MigrationOptions) => Promise<void>,
   log: (line: string) => void,
+  listen: Listen = listenLocally,
 ): Promise<MigrationServer> {
   const open = new Set<{ destroy(): void; end(): void }>();
-  const server = await listenLocally(path, (socket) => {
+  const server = await listen(path, (socket) => {
     open.add(socket);
     socket.on('error', () => {});
     socket.on('close', () => open.delete(socket));

@@ -6,7 +6,7 @@
  * A connection that ends, for whatever reason, gives back all that went over it. One that does not answer is ended.
  */
 import { closeSync } from 'node:fs';
-import type { Server, Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import * as gnttab from '../abi/grant-table.ts';
 import type { Dom0Channels } from '../hypervisor/dom0-channels.ts';
 import type { Domain } from '../hypervisor/domain.ts';
@@ -17,7 +17,7 @@ import * as peer from '../hypervisor/peer-protocol.ts';
 import { PeerServer } from '../hypervisor/peer-server.ts';
 import { PAGE_SIZE } from '../machine/memory.ts';
 import { answerForeignCall, type ForeignCall, refuseForeignCall } from './foreign-calls.ts';
-import { connectLocally, listenLocally } from './local-socket.ts';
+import { connectLocally, type Listen, listenLocally } from './local-socket.ts';
 import { ForeignFrames, openRemoteMemory, type RemoteMemory } from './shared-memory.ts';
 import { peerPath } from './state-dir.ts';
 
@@ -58,7 +58,7 @@ export class Peers {
   readonly #remotes = new Map<number, Promise<Remote | null>>();
   readonly #sockets = new Set<Socket>();
   readonly #servers = new Set<PeerServer>();
-  #server: Server | null = null;
+  #server: { close(): void } | null = null;
   #toldOfMemory = false;
 
   constructor(options: PeersOptions) {
@@ -67,9 +67,9 @@ export class Peers {
   }
 
   /** From now on, other domains can reach this one. */
-  async listen(): Promise<void> {
+  async listen(listen: Listen = listenLocally): Promise<void> {
     const { stateRoot, domain } = this.#options;
-    this.#server = await listenLocally(peerPath(stateRoot, domain.domid), (socket) => this.#serveSocket(socket));
+    this.#server = await listen(peerPath(stateRoot, domain.domid), (socket) => this.#serveSocket(socket));
   }
 
   /** Another domain has pages of this one mapped. */

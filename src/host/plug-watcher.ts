@@ -28,7 +28,9 @@ export class PlugWatcher {
 
   async start(): Promise<void> {
     const { store } = this.#options;
-    for (const path of this.#paths()) await store.watch(path, this.#token, (event) => this.#onEvent(path, event));
+    const watch = (path: string): Promise<void> =>
+      store.watch(path, this.#token, (event) => this.#onEvent(path, event));
+    await Promise.all(this.#paths().map(watch));
   }
 
   async stop(): Promise<void> {

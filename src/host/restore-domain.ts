@@ -77,9 +77,14 @@ export class SavedDomain {
     return ((this.#description.stillMs ?? 0) + performance.now() - this.#stillSinceMs) * 1e6;
   }
 
-  /** Reads the rest into a domain of this shape, which has not run. @throws SaveFileError, and what `onWanted` throws */
-  async load(machine: MachineMemory, domain: Domain): Promise<void> {
+  /**
+   * Reads the rest into a domain of this shape, which has not run: its memory at once, the state of its vCPUs when they are `ready` for it.
+   * @throws SaveFileError, and what `onWanted` throws or `ready` rejects with
+   */
+  async load(machine: MachineMemory, domain: Domain, ready: Promise<void>): Promise<void> {
     const reader = this.#reader;
+    // Whoever sends it must hear that it is not wanted before it has sent all.
+    if (this.onWanted !== null) await ready;
     await this.onWanted?.();
     reader.readAhead();
     let next = await reader.part();
@@ -100,10 +105,10 @@ export class SavedDomain {
       this.#standsStill(decodeDescription(next.bytes), await reader.expect(PART_DOMAIN));
       next = await reader.part();
     }
-    decodeDomain(this.#shared, domain);
-    for (const { vcpuId } of domain.vcpus) {
+    const vcpus: Uint8Array[] = [];
+    while (vcpus.length < domain.vcpus.length) {
       if (next.kind !== PART_VCPU) throw new SaveFileError(`damaged: a part of kind ${next.kind} for a vCPU`);
-      decodeVcpu(next.bytes, domain, vcpuId);
+      vcpus.push(next.bytes);
       next = await reader.part();
     }
     if (next.kind !== PART_M2P) throw new SaveFileError(`damaged: a part of kind ${next.kind} for the M2P`);
@@ -128,6 +133,9 @@ export class SavedDomain {
       break;
     }
     if (hasChecked) compareZeros(machine, last, machine.layout.nameableFrames);
+    await ready;
+    decodeDomain(this.#shared, domain);
+    for (const { vcpuId } of domain.vcpus) decodeVcpu(vcpus[vcpuId], domain, vcpuId);
     clearHoles(domain);
   }
 

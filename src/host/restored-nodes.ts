@@ -1,6 +1,6 @@
 /**
- * The nodes of a restored domain in xenstore. Those of one that still runs elsewhere, or is being copied, are there before its pages, since they
- * hardly change.
+ * The nodes of a restored domain in xenstore. They are there before its pages: those of one that still runs elsewhere, or is being copied, hardly
+ * change.
  */
 
 import type { KnownNodes } from '../backends/xenbus.ts';
@@ -24,19 +24,11 @@ export class RestoredNodes {
     this.#name = name;
   }
 
-  /** Writes what is known of them before `load`. If that fails, nothing is left of them. @throws DomainNameTaken, HostError, and what `load` throws */
-  async before<T>(saved: RestorableDomain, load: () => Promise<T>): Promise<T> {
-    const early = await saved.earlyNodes(this.#xenstore.client, this.#domid);
-    if (early.length === 0) return await load();
-    await this.#make(early);
-    try {
-      // Better now than when it stands still.
-      await disksMustBeThere(this.known(), this.#domid);
-      return await load();
-    } catch (error) {
-      await this.#xenstore.remove(this.#domid);
-      throw error;
-    }
+  /** Writes what is known of them before the rest is there. @throws DomainNameTaken, HostError */
+  async writeEarly(saved: RestorableDomain): Promise<void> {
+    await this.#make(await saved.earlyNodes(this.#xenstore.client, this.#domid));
+    // Better now than when it stands still.
+    await disksMustBeThere(this.known(), this.#domid);
   }
 
   /** What has been written, by path. */

@@ -20,7 +20,6 @@ import { allowMemory, type DomainState, domainState, raiseNmi, setSchedule } fro
 import { notifyVcpu } from '../hypervisor/event-channels.ts';
 import { GrantMappings } from '../hypervisor/grant-mappings.ts';
 import { takeConsoleIo } from '../hypervisor/hypercalls/console-io.ts';
-import { statistics } from '../hypervisor/statistics.ts';
 import { createMachineMemory, type MachineMemory, MFN_BASE, PAGE_SIZE, RAM_PAGES_MAX } from '../machine/memory.ts';
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { BuildError } from '../toolstack/builder/build-error.ts';
@@ -37,7 +36,7 @@ import {
 } from '../toolstack/xenstore-nodes.ts';
 import { DomidAlias } from '../xenstore/domid-alias.ts';
 import { createRingServer } from '../xenstore/ring-server.ts';
-import { type BootFiles, loadBootFiles } from './boot-files.ts';
+import type { BootFiles } from './boot-files.ts';
 import { monotonicNs } from './clock.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
@@ -66,9 +65,9 @@ import { createGuestPort } from './guest-port.ts';
 import { HostError } from './host-error.ts';
 import { mustHaveMemory } from './host-memory.ts';
 import { hostCalls } from './libc.ts';
+import { UnseenSockets } from './local-socket.ts';
 import type { MigrationOptions } from './migration-frames.ts';
 import type { MigrationLink } from './migration-link.ts';
-import type { Departure } from './migration-sender.ts';
 import { Peers } from './peers.ts';
 import { RestoredNodes } from './restored-nodes.ts';
 import { type FreezableDomain, Freezer } from './save-domain.ts';
@@ -80,6 +79,12 @@ import { startVcpuWorkers, type VcpuWorkers } from './vcpu-workers.ts';
 import { XenstoredError } from './xenstored.ts';
 
 export type EndReason = 'poweroff' | 'reboot' | 'suspend' | 'crash' | 'watchdog' | 'destroyed' | 'detached';
+
+/** Gives up what the domain is started again from, and takes it up again. */
+export interface RecordDeparture {
+  leave(): void;
+  comeBack(): void;
+}
 
 /** What others may ask of a domain, from when it is built until it is gone. */
 export interface LiveDomain {
@@ -103,15 +108,17 @@ export interface LiveDomain {
   /** Writes it to a file, after which it does `then`. Rejects with one line, and the domain goes on. */
   save(path: string, then: AfterSave): Promise<void>;
   /** Sends it to where it goes on; resolves when it does, or goes on here. `departure`: what is to be given up beyond this process. */
-  migrate(link: MigrationLink, options: MigrationOptions, departure: Departure): Promise<void>;
+  migrate(link: MigrationLink, options: MigrationOptions, departure: RecordDeparture): Promise<void>;
   /** Writes a core dump to a file; it stands still meanwhile. Rejects with one line. */
   dumpCore(path: string): Promise<void>;
   /** For copies of it (domain-copies.ts). Each rejects with one line, and the domain goes on. */
   readonly copies: Pick<DomainCopies, 'outline' | 'fork' | 'release' | 'snapshot'>;
 }
 
-/** What is called at the end of a domain. */
+/** What is called when a domain begins, and at its end. */
 export interface LiveHooks {
+  /** It is about to run: others may find it from now on. */
+  readonly onRunning: () => void;
   /** Before it is taken from xenstore; `restarts`: it is started again, with another domid. */
   readonly onEnding: (restarts: boolean) => void;
   /** When it is gone from xenstore. */
@@ -130,7 +137,7 @@ export interface RunOptions {
   readonly paused?: boolean;
   /** Whatever ends the domain, it stays as it is until it is destroyed: no on_* action is done. */
   readonly preserve?: boolean;
-  /** Called for each domid when it is about to run. */
+  /** Called for each domid before it runs; all that takes time is done there. */
   readonly onLive?: (domain: LiveDomain) => Promise<LiveHooks>;
   /** Called with each domid before anything is made for it. */
   readonly onAllocated?: (domid: number) => void;
@@ -207,7 +214,11 @@ export async function runDomain(config: DomainConfig, options: RunOptions): Prom
   const onProgress = (step: string, detail: string): void => {
     if (!options.quiet) options.log(`xl: kernel: ${step} ${detail}`);
   };
-  const load = (next: DomainConfig): Promise<BootFiles> => loadBootFiles(next, onProgress);
+  // What only one that is built needs is loaded then: some 20 of 300 modules, half a millisecond each.
+  const load = async (next: DomainConfig): Promise<BootFiles> => {
+    const { loadBootFiles } = await import('./boot-files.ts');
+    return await loadBootFiles(next, onProgress);
+  };
   let first: BootFiles | null = options.restore === undefined ? await load(config) : null;
   // A running domain does not need them: a restart loads them again.
   const takeBootFiles = async (next: DomainConfig): Promise<BootFiles> => {
@@ -338,14 +349,57 @@ async function buildAndRun(
   doorbell: Doorbell,
 ): Promise<EndReason> {
   const { config, options, xenstore, domid, restore } = run;
-  const { machine } = domain;
-  const loadOptions = { engine: handle, workers, force: options.force ?? false, log: options.log };
+  if (restore === null) {
+    const built = await build(config, run.takeBootFiles, domain);
+    return await runBuilt({ ...run, domain, handle, workers, built, restoring: null });
+  }
+  // Guests of a private store have no others around them.
+  const copied = options.xenstore === 'daemon' ? CopiedMemory.create(domain) : null;
+  const prepared = Promise.withResolvers<void>();
   const nodes = new RestoredNodes(xenstore, domid, options.incoming?.name ?? config.name);
-  let built: Built;
-  if (restore === null) built = await build(config, run.takeBootFiles, domain);
-  else built = await hostErrorOf(nodes.before(restore, () => load(restore, domain, loadOptions)));
-  const storePort = restore?.description.store.port ?? STORE_PORT;
-  const consolePort = restore?.description.console.port ?? CONSOLE_PORT;
+  const { log, force = false } = options;
+  const loadOptions = { engine: handle, workers, prepared: prepared.promise, copied, force, log };
+  const loaded = load(restore, domain, loadOptions);
+  loaded.catch(() => undefined);
+  prepared.promise.catch(() => undefined);
+  try {
+    await hostErrorOf(nodes.writeEarly(restore));
+    const { store, console, cmdline } = restore.outline;
+    const built = { storePfn: store.pfn, consolePfn: console.pfn, cmdline };
+    const restoring = { saved: restore, nodes, copied, loaded, prepared: () => prepared.resolve() };
+    return await runBuilt({ ...run, domain, handle, workers, built, restoring });
+  } catch (error) {
+    prepared.reject(error);
+    await xenstore.remove(domid);
+    throw error;
+  }
+}
+
+interface Restoring {
+  readonly saved: RestorableDomain;
+  readonly nodes: RestoredNodes;
+  /** Its memory, where that can be a copy. */
+  readonly copied: CopiedMemory | null;
+  /** Resolves when all of it is there; begun already. */
+  readonly loaded: Promise<void>;
+  /** All that can be done before is done. */
+  prepared(): void;
+}
+
+/** A domain that stands in its memory, or will: `restoring`. */
+interface BuiltRun extends OneRun {
+  readonly domain: Domain;
+  readonly handle: EngineHandle;
+  readonly workers: VcpuWorkers;
+  readonly built: Built;
+  readonly restoring: Restoring | null;
+}
+
+async function runBuilt(run: BuiltRun): Promise<EndReason> {
+  const { config, options, xenstore, domid, restore, domain, handle, workers, built, restoring } = run;
+  const { machine } = domain;
+  const storePort = restore?.outline.store.port ?? STORE_PORT;
+  const consolePort = restore?.outline.console.port ?? CONSOLE_PORT;
   const storeMfn = built.storePfn + MFN_BASE;
 
   const kicker = createKicker(handle);
@@ -367,23 +421,18 @@ async function buildAndRun(
       driverDomain: config.driverDomain,
     });
     await hostErrorOf(introduced);
-  } else {
-    await hostErrorOf(nodes.write(restore));
-    await xenstore.client.introduce(domid, storeMfn, storePort);
-  }
+  } else await xenstore.client.introduce(domid, storeMfn, storePort);
   const page = (pfn: number): Uint8Array => machine.u8.subarray(pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);
-  const knownDomid = restore?.description.knownDomid ?? domid;
+  const knownDomid = restore?.outline.knownDomid ?? domid;
   const alias = knownDomid === domid ? null : new DomidAlias(knownDomid, domid);
   const connection = await xenstore.connect(domid, alias);
   connection.onEnd = (reason) =>
     options.log(`xl: domain \`${config.name}' (${domid}) has no xenstore any more: ${reason}`);
-  if (restore !== null) connection.setWatches(restore.description.watches);
   const ring = createRingServer({
     page: page(built.storePfn),
     connection,
     notify: () => storeChannel.notify(),
   });
-  const storeChannel = bindFirst(channels, storePort, () => ring.service());
   const tail = new ConsoleTail();
   const console = new ConsoleBackend({
     page: page(built.consolePfn),
@@ -393,7 +442,12 @@ async function buildAndRun(
       options.console?.write(bytes);
     },
   });
-  const consoleChannel = bindFirst(channels, consolePort, () => console.service());
+  let [storeChannel, consoleChannel]: FarEnd[] = [];
+  /** The ports must be there. */
+  const bindRings = (): void => {
+    storeChannel = bindFirst(channels, storePort, () => ring.service());
+    consoleChannel = bindFirst(channels, consolePort, () => console.service());
+  };
   options.console?.onInput((bytes) => console.input(bytes));
 
   const grants = new GrantMappings(domain);
@@ -402,7 +456,7 @@ async function buildAndRun(
   // Guests of a private store have no others around them.
   const hasPeers = options.xenstore === 'daemon';
   const shareable = hasPeers ? ShareableMemory.create(machine) : null;
-  const copied = hasPeers ? (restore?.memory ?? CopiedMemory.create(domain)) : null;
+  const copied = hasPeers ? (restoring?.copied ?? CopiedMemory.create(domain)) : null;
   if (shareable !== null) shareable.onShared = () => copied?.forget();
   const peers = hasPeers
     ? new Peers({
@@ -499,13 +553,13 @@ async function buildAndRun(
       if (stopped) throw new NotSavable('it has shut down');
       const name = (await xenstore.client.read(`/local/domain/${domid}/name`)) ?? config.name;
       const gone = await writer.migrate(link, migration, {
+        rename: () => hostErrorOf(renameDomain(xenstore.client, domid, `${name}--migratedaway`)),
         leave: async () => {
-          await hostErrorOf(renameDomain(xenstore.client, domid, `${name}--migratedaway`));
-          await departure.leave();
+          departure.leave();
           await devices.release(config);
         },
         comeBack: async () => {
-          await departure.comeBack();
+          departure.comeBack();
           await hostErrorOf(renameDomain(xenstore.client, domid, name));
         },
       });
@@ -533,41 +587,68 @@ async function buildAndRun(
   let startsAgain = false;
   if (options.signal?.aborted) stopped = true;
   options.signal?.addEventListener('abort', stop);
-  if (restore === null) workers.run();
-  else {
-    live.pause();
-    const { khz, ticks } = restore.description.tsc;
-    const lateNs = Math.floor(restore.lateNs());
-    // Both run from now on, whenever the vCPUs look at them first: one that is ahead of the other makes Linux mistrust its TSC.
-    domain.f64[DOMAIN.bootNs >> 3] = monotonicNs() - (Number(domain.u64[DOMAIN.baseNs >> 3]) + lateNs);
-    resumeTsc(handle, ticks + Math.floor((lateNs * khz) / 1e6));
-    await workers.resume();
+  const sockets = new UnseenSockets();
+  /** Threads of the vCPUs wait to be told that they run, or end. */
+  let isRunning = restore === null;
+  if (restore === null) {
+    bindRings();
+    workers.run();
   }
-  try {
-    if (restore === null) {
-      for (const disk of config.disks) await devices.addDisk(disk);
-      for (const vif of config.vifs) await devices.addVif(vif);
-      for (const vfb of config.vfbs) await devices.addVfb(vfb);
-      for (const channel of config.channels) await devices.addChannel(channel);
-    } else {
-      if (run.isFirst && options.incoming !== undefined) {
-        await options.incoming.permission();
-        await hostErrorOf(renameDomain(xenstore.client, domid, config.name));
-      }
-      await devices.restore(config, nodes.known());
-    }
+  const begin = (): void => {
+    if (run.isFirst && options.paused) live.pause();
+    hooks?.onRunning();
+    sockets.appear();
+  };
+  const beginBuilt = async (): Promise<void> => {
+    for (const disk of config.disks) await devices.addDisk(disk);
+    for (const vif of config.vifs) await devices.addVif(vif);
+    for (const vfb of config.vfbs) await devices.addVfb(vfb);
+    for (const channel of config.channels) await devices.addChannel(channel);
     await devices.watch();
     await workers.ready;
     placement.apply(options.log);
-    if (run.isFirst && options.paused) live.pause();
-    hooks = await options.onLive?.(live);
-    await peers?.listen();
+    await makeFindable();
+    begin();
     if (run.isFirst) options.onStart?.();
-    if (restore === null) {
-      Atomics.store(domain.vcpus[0].i32, VCPU.state >> 2, VCPU_STATE_UP);
-      Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
-      notifyVcpu(domain, 0, kicker);
-    } else if (!options.paused) live.unpause();
+    Atomics.store(domain.vcpus[0].i32, VCPU.state >> 2, VCPU_STATE_UP);
+    Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
+    notifyVcpu(domain, 0, kicker);
+  };
+  const makeFindable = async (): Promise<void> => {
+    hooks = await options.onLive?.(live);
+    await peers?.listen(sockets.listen);
+  };
+  /** All that can be done before the rest of it comes is done before: its guest stands still. */
+  const goOn = async ({ saved, nodes, loaded, prepared }: Restoring): Promise<void> => {
+    await makeFindable();
+    prepared();
+    await loaded;
+    live.pause();
+    bindRings();
+    const { tsc, watches } = saved.description;
+    connection.setWatches(watches);
+    const lateNs = Math.floor(saved.lateNs());
+    // Both run from now on, whenever the vCPUs look at them first: one that is ahead of the other makes Linux mistrust its TSC.
+    domain.f64[DOMAIN.bootNs >> 3] = monotonicNs() - (Number(domain.u64[DOMAIN.baseNs >> 3]) + lateNs);
+    resumeTsc(handle, tsc.ticks + Math.floor((lateNs * tsc.khz) / 1e6));
+    isRunning = true;
+    await all([hostErrorOf(nodes.write(saved)), workers.resume()]);
+    placement.apply(options.log);
+    const hasMoved = options.incoming !== undefined;
+    await options.incoming?.permission();
+    await all([
+      ...(hasMoved ? [hostErrorOf(renameDomain(xenstore.client, domid, config.name))] : []),
+      devices.restore(config, nodes.known()),
+    ]);
+    begin();
+    if (!options.paused) live.unpause();
+    // Before anything can go wrong that would make the source take it back.
+    options.onStart?.();
+    await devices.watch();
+  };
+  try {
+    if (restoring === null) await beginBuilt();
+    else await goOn(restoring);
     if (stopped) stop();
     for (;;) {
       const ticket = Atomics.load(domain.i32, DOMAIN.doorbell >> 2);
@@ -592,7 +673,10 @@ async function buildAndRun(
     const action = options.preserve ? 'preserve' : actionFor(config, end);
     note(`Action for shutdown reason code ${reason} is ${action}`);
     if (end === 'crash') for (const line of tail.lines()) options.log(`console: ${line}`);
-    if (process.env['DOMUS_STATS']) for (const line of statistics(domain)) options.log(line);
+    if (process.env['DOMUS_STATS']) {
+      const { statistics } = await import('../hypervisor/statistics.ts');
+      for (const line of statistics(domain)) options.log(line);
+    }
     if (action === 'preserve' && options.onLive) {
       await untilDestroyed();
       note(`Domain ${domid} has been destroyed.`);
@@ -604,7 +688,8 @@ async function buildAndRun(
     return end;
   } finally {
     stop();
-    await workers.ended;
+    if (isRunning) await workers.ended;
+    else await workers.abandon();
     options.signal?.removeEventListener('abort', stop);
     peers?.close();
     copies.close();
@@ -616,6 +701,11 @@ async function buildAndRun(
     connection.close();
     hooks?.onGone();
   }
+}
+
+/** Resolves when all have; rejects when all have, as the first that has. */
+async function all(done: readonly Promise<void>[]): Promise<void> {
+  for (const one of await Promise.allSettled(done)) if (one.status === 'rejected') throw one.reason;
 }
 
 /** Binds to a port that the toolstack has made for the guest. */

@@ -230,7 +230,7 @@ test('whatever dies on the way, a guest lives on one side', async () => {
   // One that speaks another language.
   const other = "echo 'domus migration receiver, version 9: send the domain'; cat >/dev/null";
   expect((await xl(here, 'migrate', '-s', '', name, other)).log).toContain(
-    'migration target has version 9 of the migration stream, and this Domus has 1\n',
+    'migration target has version 9 of the migration stream, and this Domus has 2\n',
   );
 
   // By TLS, to one that is not trusted, and one where nobody listens.
