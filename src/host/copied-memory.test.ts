@@ -63,6 +63,31 @@ test('later copies get what was written since, of a copy too', (context) => {
   expect(parent.u8[at(9)]).toBe(9);
 });
 
+test('long runs of what was written since are its own too, of a copy as well', (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const parent = guest();
+  for (let frame = 0; frame < PAGES; frame++) parent.u8[at(frame)] = 1;
+  parent.memory.freeze(false).release();
+  for (let frame = 100; frame < 300; frame++) parent.u8[at(frame)] = 2 + (frame % 200);
+  parent.u8[at(1500)] = 3;
+  const second = parent.memory.freeze(false);
+  expect(second.memory.changes).not.toBe(null);
+  const child = guest();
+  child.memory.adopt(second.memory);
+  second.release();
+  parent.u8.fill(250, at(100), at(300));
+  child.u8[at(150)] = 251;
+  const third = child.memory.freeze(false);
+  child.u8[at(160)] = 252;
+  const grandchild = guest();
+  grandchild.memory.adopt(third.memory);
+  third.release();
+  const expected = (frame: number): number =>
+    frame === 150 ? 251 : frame === 1500 ? 3 : frame >= 100 && frame < 300 ? 2 + (frame % 200) : 1;
+  for (let frame = 0; frame < PAGES; frame++) expect(grandchild.u8[at(frame)], `frame ${frame}`).toBe(expected(frame));
+  expect([parent.u8[at(150)], child.u8[at(160)], child.u8[at(161)]]).toEqual([250, 252, 163]);
+});
+
 test('when much was written there is a new base', (context) => {
   if (unusable !== null) return context.skip(unusable);
   const parent = guest();

@@ -24,6 +24,8 @@ const PAGE_IS_SWAPPED = 0x40000000;
 const PAGE_IS_PRESENT = 0x80000000;
 /** Of the memory, at most this part is handed on as changes. */
 const CHANGES_PART = 1 / 4;
+/** Of changes, what is mapped instead of read: a mapping costs as much as some pages. */
+const MAPPED_PAGES = 16;
 /** What is zero is not written: it takes no memory. */
 const CHUNK_PAGES = 16;
 /** What is copied in one moment of rest: 16 MiB. */
@@ -58,7 +60,7 @@ export class CopiedMemory {
   readonly #bytes: Uint8Array<SharedArrayBuffer>;
   /** Its descriptor; null: the memory is no copy of any. */
   #base: number | null = null;
-  /** A change of bases was cut short: some of the memory shows another file. */
+  /** Some of the memory shows another file than the base. */
   #isMixed = false;
 
   /** Null where there is no such thing. */
@@ -151,7 +153,7 @@ export class CopiedMemory {
         throw new HostError(`a memory of ${fstatSync(base).size} bytes, where ${this.#bytes.length} are expected`);
       this.#map(base, 0, this.#frames);
       this.#setBase(base);
-      if (changes !== null) this.#readChanges(changes);
+      if (changes !== null) this.#takeChanges(changes);
     } finally {
       if (changes !== null) closeSync(changes);
       if (this.#base !== base) closeSync(base);
@@ -170,9 +172,13 @@ export class CopiedMemory {
   }
 
   #map(base: number, first: number, end: number): void {
-    const at = first * PAGE_SIZE;
-    const sizeBytes = (end - first) * PAGE_SIZE;
-    const errno = this.#calls.mapAt(this.#calls.addressOf(this.#bytes) + at, sizeBytes, base, at, 'copy');
+    this.#mapFrom(base, first * PAGE_SIZE, first, end - first);
+  }
+
+  /** Frames from `first` on show a file from `offset` on. */
+  #mapFrom(fd: number, offset: number, first: number, count: number): void {
+    const address = this.#calls.addressOf(this.#bytes) + first * PAGE_SIZE;
+    const errno = this.#calls.mapAt(address, count * PAGE_SIZE, fd, offset, 'copy');
     if (errno !== 0) throw new HostError(`memory cannot be mapped: ${getSystemErrorName(-errno)}`);
   }
 
@@ -278,16 +284,25 @@ export class CopiedMemory {
     return fd;
   }
 
-  #readChanges(fd: number): void {
+  /** Long runs are mapped, so that what is never looked at is never copied. Then some of the memory shows another file than the base. */
+  #takeChanges(fd: number): void {
     const count = new Uint32Array(1);
     readAll(fd, new Uint8Array(count.buffer), 0);
     if (count[0] > this.#frames) throw new HostError(`${count[0]} changed pages in a memory of ${this.#frames}`);
     const frames = new Uint32Array(count[0]);
     readAll(fd, new Uint8Array(frames.buffer), 4);
     if (frames.some((frame) => frame >= this.#frames)) throw new HostError('a changed page outside the memory');
+    // Who looks at a mapping behind the end of its file is killed.
+    if (fstatSync(fd).size < headerBytesOf(frames.length) + frames.length * PAGE_SIZE)
+      throw new HostError('a copy of the memory has fewer changed pages than it says');
     forRuns(Array.from(frames), (first, pages, index) => {
-      const bytes = this.#bytes.subarray(first * PAGE_SIZE, (first + pages) * PAGE_SIZE);
-      readAll(fd, bytes, headerBytesOf(frames.length) + index * PAGE_SIZE);
+      const offset = headerBytesOf(frames.length) + index * PAGE_SIZE;
+      if (pages < MAPPED_PAGES) {
+        readAll(fd, this.#bytes.subarray(first * PAGE_SIZE, (first + pages) * PAGE_SIZE), offset);
+        return;
+      }
+      this.#isMixed = true;
+      this.#mapFrom(fd, offset, first, pages);
     });
   }
 }

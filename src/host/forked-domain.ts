@@ -9,7 +9,8 @@ import type { SavedShape } from '../toolstack/saved/saved-state.ts';
 import { readDomainNodes, renumberNodes, type SavedNode } from '../toolstack/saved/saved-store.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import type { CopiedMemory, FrozenMemory } from './copied-memory.ts';
-import { openSaved, type SavedDomain } from './restore-domain.ts';
+import { openSaved, SavedDomain } from './restore-domain.ts';
+import { sourceOfFile } from './save-stream.ts';
 
 /** What must be known before a domain's process can get ready for it. */
 export interface Outline extends Pick<Description, 'engine' | 'knownDomid' | 'store' | 'console' | 'cmdline'> {
@@ -98,7 +99,9 @@ export class ForkedDomain implements RestorableDomain {
   async arrive(ready: Promise<unknown>): Promise<void> {
     await ready;
     this.#from = await this.#source();
-    const { domain } = await openSaved(this.#from.state);
+    const { state, memory } = this.#from;
+    // Without its pages it is small.
+    const domain = memory === null ? (await openSaved(state)).domain : await SavedDomain.open(sourceOfFile(state));
     const { shape } = domain;
     const { ramPages, maxPages, vcpus } = this.outline.shape;
     if (shape.ramPages !== ramPages || shape.maxPages !== maxPages || shape.vcpus !== vcpus)
