@@ -7,7 +7,8 @@
  *   resume           -> null, of a guest that has suspended itself; an error if it has not
  *   wait             -> SHUTDOWN_*, when the domain has shut down; no answer if it never does
  *   destroy          -> null; the connection ends when the domain is gone
- *   save             { path, absolute; then: 'end', 'pause' or 'run' } -> null, when it is written. After 'end' the connection ends when
+ *   save             { path, absolute; then: 'end', 'pause' or 'run'; config?: text that goes with it instead of its own } -> null, when it is
+ *                    written. After 'end' the connection ends when
  *                    the domain is gone. An error leaves the domain as it was.
  *   dump-core        { path, absolute } -> null, when it is written
  *   outline          -> Outline: what a process has to know to get ready for a copy of the domain

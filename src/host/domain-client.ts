@@ -146,17 +146,18 @@ export async function waitForShutdown(domid: number, root: string = stateRoot())
 }
 
 /**
- * Writes a domain to a file, an absolute path; after 'end' it is gone when this resolves. False if there is none. Throws
+ * Writes a domain to a file, an absolute path; after 'end' it is gone when this resolves. `config`: text that goes with it instead of its own. False if there is none. Throws
  * DomainClientError when it cannot be saved; then it is as it was.
  */
 export async function saveDomain(
   domid: number,
   path: string,
   then: AfterSave,
+  config: string | null = null,
   root: string = stateRoot(),
 ): Promise<boolean> {
   const known = pidOf(root, domid) !== null;
-  const answer = await ask(root, domid, 'save', null, { path, then });
+  const answer = await ask(root, domid, 'save', null, { path, then, config });
   if (answer === null) {
     if (known) throw new DomainClientError(`Domain ${domid}: its process has ended meanwhile`);
     return false;

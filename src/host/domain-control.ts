@@ -45,10 +45,11 @@ export function controlHandlers(live: LiveDomain, log: (line: string) => void): 
       if (!live.resume()) throw new ControlError('it is not suspended');
       return null;
     },
-    save: async ({ path, then }) => {
+    save: async ({ path, then, config = null }) => {
       if (then !== 'end' && then !== 'pause' && then !== 'run')
         throw new ControlError('save: expected end, pause or run');
-      await writing(path, (checked) => live.save(checked, then));
+      if (config !== null && typeof config !== 'string') throw new ControlError('save: expected the text of a config');
+      await writing(path, (checked) => live.save(checked, then, config));
       return null;
     },
     'dump-core': async ({ path }) => {

@@ -35,14 +35,15 @@ export class DomainWriter {
     this.#options = options;
   }
 
-  /** After 'end' it stays frozen. @throws NotSavable, and what writing throws; it goes on as before then */
-  async save(path: string, then: AfterSave): Promise<void> {
+  /** After 'end' it stays frozen. `other`: config text that goes with it instead of its own. @throws NotSavable, and what writing throws; it goes on as before then */
+  async save(path: string, then: AfterSave, other: string | null): Promise<void> {
     await this.#alone(async () => {
       const { freezable, freezer, workers, store, facts, isMapped, config } = this.#options;
-      if (config('') === null) throw new NotSavable('it was made without a config that could be saved');
+      const text = (name: string): string | null => config(name, other);
+      if (text('') === null) throw new NotSavable('it was made without a config that could be saved');
       if (freezable.domain.shutdownReason !== -1) throw new NotSavable('it has shut down');
       const cpu = await workers.ready;
-      const savable: SavableDomain = { ...freezable, store, facts, cpu, config: (name) => config(name) ?? '' };
+      const savable: SavableDomain = { ...freezable, store, facts, cpu, config: (name) => text(name) ?? '' };
       await freezer.whileFrozen(async () => {
         if (isMapped()) throw new NotSavable('another domain has pages of it mapped');
         await writeWhole(path, (sink) => writeDomain(savable, sink));

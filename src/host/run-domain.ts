@@ -106,7 +106,7 @@ export interface LiveDomain {
   /** Ends it at once, and for good. */
   destroy(): void;
   /** Writes it to a file, after which it does `then`. Rejects with one line, and the domain goes on. */
-  save(path: string, then: AfterSave): Promise<void>;
+  save(path: string, then: AfterSave, config: string | null): Promise<void>;
   /** Sends it to where it goes on; resolves when it does, or goes on here. `departure`: what is to be given up beyond this process. */
   migrate(link: MigrationLink, options: MigrationOptions, departure: RecordDeparture): Promise<void>;
   /** Writes a core dump to a file; it stands still meanwhile. Rejects with one line. */
@@ -541,9 +541,9 @@ async function runBuilt(run: BuiltRun): Promise<EndReason> {
   });
   const live: LiveDomain = {
     domid,
-    save: async (path, then) => {
+    save: async (path, then, config) => {
       if (stopped) throw new NotSavable('it has shut down');
-      await writer.save(path, then);
+      await writer.save(path, then, config);
       if (then !== 'end') return;
       note(`Domain ${domid} has been saved.`);
       hasLeft = true;

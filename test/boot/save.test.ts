@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, expect, test } from 'vitest';
 import { stopDaemon } from '../../src/host/domusd.ts';
+import { openSaved } from '../../src/host/restore-domain.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
 import { checkedRounds } from './checked-rounds.ts';
@@ -81,9 +82,22 @@ for (const engine of ENGINES)
     expect(created.log).toBe('');
     await untilRound(name, 2);
 
-    // It goes on as if nothing had been.
+    // It goes on as if nothing had been. With the file goes another config.
     const checkpoint = join(root, `${name}.checkpoint`);
-    expect(await xl(['save', '-c', name, checkpoint])).toEqual({
+    const other = join(root, `${name}.cfg`);
+    writeFileSync(other, 'name="x"\nkernel="/x"\ndisk=[\n');
+    expect((await xl(['save', '-c', name, checkpoint, other])).code).toBe(1);
+    expect(existsSync(checkpoint)).toBe(false);
+    writeFileSync(other, '# another one\nname="x"\nkernel="/x"\n');
+    expect(await xl(['save', '-c', name, checkpoint, other])).toEqual({
+      code: 0,
+      console: '',
+      log: `Saving to ${checkpoint}\n`,
+    });
+    const withOther = await openSaved(checkpoint);
+    expect(withOther.domain.description.config).toMatch(new RegExp(`^# another one\nname="x"[^]*\nname="${name}"\n`));
+    withOther.close();
+    expect(await xl(['save', '-c', '-D', name, checkpoint])).toEqual({
       code: 0,
       console: '',
       log: `Saving to ${checkpoint}\n`,

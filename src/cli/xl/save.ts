@@ -2,7 +2,10 @@
 
 import { resolve } from 'node:path';
 import { DomainClientError, saveDomain } from '../../host/domain-client.ts';
-import { type Command, readWords } from './command.ts';
+import { readDomainConfig } from '../../toolstack/config/domain-config.ts';
+import { ConfigError } from '../../toolstack/config/xl-cfg.ts';
+import { type Command, type Context, readWords } from './command.ts';
+import { readConfigFile } from './config-file.ts';
 import { CommandError, findDomain, withStore } from './domains.ts';
 
 export const save: Command = {
@@ -22,18 +25,20 @@ export const save: Command = {
     const parsed = readWords(save, words, { letters: 'cpD' }, 2, context);
     if (typeof parsed === 'number') return parsed;
     const given = new Set(parsed.options.map(({ key }) => key));
-    const [domain, file, , tooMany] = parsed.operands;
+    const [domain, file, configFile, tooMany] = parsed.operands;
     if (tooMany !== undefined) {
       context.help('save');
       return 2;
     }
     return await withStore(context, async (store) => {
       const { domid } = await findDomain(store, domain);
+      const config = configFile === undefined ? null : readConfigFile(configFile, context);
+      if (configFile !== undefined && (config === null || !isConfig(configFile, config, context))) return 1;
       context.err(`Saving to ${file}`);
       if (domid === 0) throw new CommandError('libxl: error: Domain 0: the host cannot be saved');
       const then = given.has('c') ? 'run' : given.has('p') ? 'pause' : 'end';
       try {
-        if (await saveDomain(domid, resolve(file), then)) return 0;
+        if (await saveDomain(domid, resolve(file), then, config)) return 0;
       } catch (error) {
         if (!(error instanceof DomainClientError)) throw error;
         throw new CommandError(`libxl: error: ${error.message}\nFailed to save domain, resuming domain`);
@@ -42,3 +47,21 @@ export const save: Command = {
     });
   },
 };
+
+/** A request to the domain's process is at most 64 KiB, as JSON. */
+const CONFIG_BYTES_MAX = 60_000;
+
+/** Otherwise it has been told what is wrong with it. */
+function isConfig(file: string, text: string, context: Context): boolean {
+  try {
+    readDomainConfig(file, text, { warn: context.err });
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    context.err(error.message);
+    return false;
+  }
+  const size = Buffer.byteLength(JSON.stringify(text));
+  if (size > CONFIG_BYTES_MAX)
+    context.err(`${file}: ${size} bytes, and at most ${CONFIG_BYTES_MAX} go with a saved domain`);
+  return size <= CONFIG_BYTES_MAX;
+}
