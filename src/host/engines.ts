@@ -43,9 +43,9 @@ export function createEngineDomain(
   return kind === 'kvm' ? { kind, kvm: createKvmDomain(machine, vcpus) } : createWasmDomain(machine, vcpus, tscKhz);
 }
 
-/** The TSC of a restored domain goes on where it was, if the engine can. */
-export function resumeTsc(handle: EngineHandle, ticks: number): void {
-  if (handle.kind === 'wasm') setTsc(handle, ticks, monotonicNs());
+/** The TSC of a restored domain goes on where it was, if the engine can: it is `ticks` at that moment of the host's monotonic clock. */
+export function resumeTsc(handle: EngineHandle, ticks: number, atNs: number): void {
+  if (handle.kind === 'wasm') setTsc(handle, ticks, atNs);
 }
 
 export function closeEngineDomain(handle: EngineHandle): void {

@@ -628,9 +628,10 @@ async function runBuilt(run: BuiltRun): Promise<EndReason> {
     const { tsc, watches } = saved.description;
     connection.setWatches(watches);
     const lateNs = Math.floor(saved.lateNs());
-    // Both run from now on, whenever the vCPUs look at them first: one that is ahead of the other makes Linux mistrust its TSC.
-    domain.f64[DOMAIN.bootNs >> 3] = monotonicNs() - (Number(domain.u64[DOMAIN.baseNs >> 3]) + lateNs);
-    resumeTsc(handle, tsc.ticks + Math.floor((lateNs * tsc.khz) / 1e6));
+    // Both run from one moment on, whenever the vCPUs look at them first: one that is ahead of the other makes Linux mistrust its TSC.
+    const atNs = monotonicNs();
+    domain.f64[DOMAIN.bootNs >> 3] = atNs - (Number(domain.u64[DOMAIN.baseNs >> 3]) + lateNs);
+    resumeTsc(handle, tsc.ticks + Math.floor((lateNs * tsc.khz) / 1e6), atNs);
     isRunning = true;
     await all([hostErrorOf(nodes.write(saved)), workers.resume()]);
     placement.apply(options.log);

@@ -11,7 +11,6 @@ import { crashDomain } from '../hypervisor/traps.ts';
 import { Vcpu } from '../hypervisor/vcpu.ts';
 import { PAGE_SIZE } from '../machine/memory.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
-import { monotonicNs } from './clock.ts';
 import { ringByPipe } from './doorbell.ts';
 import { createKicker, openVcpu } from './engines.ts';
 import { ForeignCalls } from './foreign-calls.ts';
@@ -49,8 +48,7 @@ async function main(data: VcpuWorkerData): Promise<void> {
       engine.prepareRoot(block.u32[VCPU.kernelRoot >> 2] * 4096);
       if (data.restored) prepareRoots(domain, engine);
       // That of a restored domain goes on from where the main thread has set it.
-      const systemTimeNs = data.restored ? Math.floor(monotonicNs() - domain.f64[DOMAIN.bootNs >> 3]) : 0;
-      startClock(domain, engine, Date.now() * 1e6, systemTimeNs);
+      startClock(domain, engine, Date.now() * 1e6, data.restored ? domain.f64[DOMAIN.bootNs >> 3] : null);
       writeTimeInfo(v);
     }
     if (data.restored) unpark(v);

@@ -149,19 +149,23 @@ test('system time goes on without a step, with the rate that the guest computes'
 test('a restored domain goes on at the system time that it had, on another TSC', () => {
   const { guest, clock } = clocked();
   const saved = 123_456_789_012;
-  startClock(guest.domain, guest.engine, 2_000_000_000_000, saved);
-  guest.nowNs = clock.atNs;
+  const bootNs = clock.atNs - saved;
+  // Before the vCPU gets to it, its TSC and the host's clock have gone on.
+  clock.atNs += 3_000_000;
+  clock.tsc += 7_200_000n;
+  startClock(guest.domain, guest.engine, 2_000_003_000_000, bootNs);
+  guest.nowNs = clock.atNs - 3_000_000;
   expect(guest.vcpu.systemTimeNs()).toBe(saved);
   writeTimeInfo(guest.vcpu);
   const at = (guest.machine.layout.sharedInfoOffset + 0x20) >> 2;
   // tsc_timestamp and system_time.
-  expect([...guest.machine.u32.subarray(at + 2, at + 4)]).toEqual([3, 5]);
-  expect(guest.machine.u32[at + 5] * 2 ** 32 + guest.machine.u32[at + 4]).toBe(saved);
+  expect([...guest.machine.u32.subarray(at + 2, at + 4)]).toEqual([3 + 7_200_000, 5]);
+  expect(guest.machine.u32[at + 5] * 2 ** 32 + guest.machine.u32[at + 4]).toBe(saved + 3_000_000);
   clock.tsc += 2_400_000_000n;
   clock.atNs += 1e9;
   guest.nowNs = clock.atNs;
   keepTime(guest.vcpu);
-  expect(guest.vcpu.systemTimeNs()).toBe(saved + 999_999_999);
+  expect(guest.vcpu.systemTimeNs()).toBe(saved + 3_000_000 + 999_999_999);
   // The wall clock at system time 0.
   const wc = (guest.machine.layout.sharedInfoOffset + 0xc00) >> 2;
   expect([guest.machine.u32[wc + 1], guest.machine.u32[wc + 2]]).toEqual([1876, 543_210_988]);

@@ -38,10 +38,12 @@ export function scaleTsc(delta: bigint, mul: number, shift: number): bigint {
 }
 
 /**
- * Starts the domain's clock: system time is `systemTimeNs` now, a whole number. `nowNs`: ns since 1970 now.
+ * Starts the domain's clock. `nowNs`: ns since 1970 now. `bootNs`: when system time was 0, on the host's monotonic clock; null: now. TSC and system time are of
+ * one moment, whatever the host lets happen between two calls of ours: the guest would find a TSC that is ahead of its clock.
  */
-export function startClock(domain: Domain, engine: Engine, nowNs: number, systemTimeNs = 0): void {
+export function startClock(domain: Domain, engine: Engine, nowNs: number, bootNs: number | null = null): void {
   const { tscLo, tscHi, atNs } = engine.readTsc();
+  const systemTimeNs = bootNs === null ? 0 : Math.floor(atNs - bootNs);
   const { mul, shift } = timeScale(engine.facts.tscKhz);
   domain.u32[DOMAIN.tscBase >> 2] = tscLo;
   domain.u32[(DOMAIN.tscBase >> 2) + 1] = tscHi;
