@@ -85,5 +85,9 @@ export async function openVcpu(handle: EngineHandle, domain: Domain, vcpuId: num
   }
   const { WasmVcpu } = await import('../engine/wasm/wasm-vcpu.ts');
   const countInstructions = process.env['DOMUS_STATS'] === 'instructions';
-  return new WasmVcpu(handle, domain.machine, domain.vcpus, vcpuId, { monotonicNs, countInstructions });
+  const { openRegionFile, regionFilePath } = await import('./region-file.ts');
+  // What counts is not kept.
+  const path = countInstructions ? null : regionFilePath();
+  const regions = path === null ? null : openRegionFile(path);
+  return new WasmVcpu(handle, domain.machine, domain.vcpus, vcpuId, { monotonicNs, countInstructions, regions });
 }

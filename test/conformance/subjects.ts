@@ -34,7 +34,8 @@ function createWasm(name: string, machine: MachineMemory, interpretOnly: boolean
   const block = createVcpuBlock(0);
   prepareBlock(block);
   const handle = createWasmDomain(machine, 1);
-  const engine = new WasmVcpu(handle, machine, [block], 0, { monotonicNs, interpretOnly });
+  const entriesToTranslate = HOT;
+  const engine = new WasmVcpu(handle, machine, [block], 0, { monotonicNs, interpretOnly, entriesToTranslate });
   return { name, machine, block, engine, close: () => engine.close() };
 }
 
