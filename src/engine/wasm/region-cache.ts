@@ -22,7 +22,7 @@ const ENTERED = 1 << 14;
 /** Addresses of a region that are remembered one by one. */
 const FOUND_MAX = 8;
 /** Part of the time that may go into regions which only others will have something of. */
-const INVESTED = 0.03;
+const INVESTED = 0.06;
 
 /** What the library wants to know of a region that is new. */
 interface Made {
