@@ -351,7 +351,7 @@ async function buildAndRun(
   const { config, options, xenstore, domid, restore } = run;
   if (restore === null) {
     const built = await build(config, run.takeBootFiles, domain);
-    return await runBuilt({ ...run, domain, handle, workers, built, restoring: null });
+    return await runBuilt({ ...run, domain, handle, workers, doorbell, built, restoring: null });
   }
   // Guests of a private store have no others around them.
   const copied = options.xenstore === 'daemon' ? CopiedMemory.create(domain) : null;
@@ -367,7 +367,7 @@ async function buildAndRun(
     const { store, console, cmdline } = restore.outline;
     const built = { storePfn: store.pfn, consolePfn: console.pfn, cmdline };
     const restoring = { saved: restore, nodes, copied, loaded, prepared: () => prepared.resolve() };
-    return await runBuilt({ ...run, domain, handle, workers, built, restoring });
+    return await runBuilt({ ...run, domain, handle, workers, doorbell, built, restoring });
   } catch (error) {
     prepared.reject(error);
     await xenstore.remove(domid);
@@ -391,12 +391,13 @@ interface BuiltRun extends OneRun {
   readonly domain: Domain;
   readonly handle: EngineHandle;
   readonly workers: VcpuWorkers;
+  readonly doorbell: Doorbell;
   readonly built: Built;
   readonly restoring: Restoring | null;
 }
 
 async function runBuilt(run: BuiltRun): Promise<EndReason> {
-  const { config, options, xenstore, domid, restore, domain, handle, workers, built, restoring } = run;
+  const { config, options, xenstore, domid, restore, domain, handle, workers, doorbell, built, restoring } = run;
   const { machine } = domain;
   const storePort = restore?.outline.store.port ?? STORE_PORT;
   const consolePort = restore?.outline.console.port ?? CONSOLE_PORT;

@@ -110,7 +110,7 @@ async function runBare(engine: EngineKind, program: Program, options: ProgramOpt
       signal: abort.signal,
       onLive: async (domain) => {
         live = domain;
-        return { onEnding: () => undefined, onGone: () => undefined };
+        return { onRunning: () => undefined, onEnding: () => undefined, onGone: () => undefined };
       },
       onStart: () => {
         const startedAt = performance.now();
