@@ -107,7 +107,8 @@ ping -c 1 -W 1 10.0.2.2 | grep received; echo END`,
       script: `${LINK}; ip address add 192.168.77.2/24 dev eth0; ip link set eth0 up
 i=0; until ping -c 1 -W 1 192.168.77.1 >/dev/null || [ $i = 60 ]; do i=$((i+1)); done
 echo BEGIN; ping -c 2 192.168.77.1 | grep received
-wget -q -O - http://192.168.77.1/z | sha1sum; echo hello from two | nc 192.168.77.1 5000; echo END`,
+i=0; until wget -q -O /tmp/z http://192.168.77.1/z || [ $i = 60 ]; do usleep 500000; i=$((i+1)); done; sha1sum </tmp/z
+i=0; until echo hello from two | nc 192.168.77.1 5000 || [ $i = 60 ]; do usleep 500000; i=$((i+1)); done; echo END`,
       overrides,
     });
     const [a, b] = await Promise.all([one, two]);
