@@ -8,7 +8,7 @@ import type { ControlDevices, ControlState } from '../src/host/control-protocol.
 import { type ControlServer, openControlServer } from '../src/host/control-server.ts';
 import { controlHandlers } from '../src/host/domain-control.ts';
 import { type Daemon, startDaemon } from '../src/host/domusd.ts';
-import type { LiveDomain } from '../src/host/run-domain.ts';
+import type { LiveDomain } from '../src/host/live-domain.ts';
 import { controlPath, domainFolder } from '../src/host/state-dir.ts';
 import { openXenstored } from '../src/host/xenstored.ts';
 import { configJson, readStated } from '../src/toolstack/config/domain-config.ts';

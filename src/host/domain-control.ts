@@ -5,7 +5,7 @@ import { WEIGHT_MAX } from '../toolstack/config/domain-config.ts';
 import type { ControlParameters, ControlState } from './control-protocol.ts';
 import { ControlError, type ControlHandlers } from './control-server.ts';
 import { HostError } from './host-error.ts';
-import type { LiveDomain } from './run-domain.ts';
+import type { LiveDomain } from './live-domain.ts';
 
 export function controlHandlers(live: LiveDomain, log: (line: string) => void): ControlHandlers {
   const acting = (act: (parameters: ControlParameters) => void) => (parameters: ControlParameters) => {

@@ -1,5 +1,5 @@
 /**
- * Reads a saved domain. The file is read to its end, and checked, before anything of the domain exists but its memory.
+ * Reads a saved domain. The file is read to its end, and checked, before the domain runs: until then it is memory, nodes and threads that wait.
  *
  * The stream of a domain that moves here while it runs has pages before the rest, the same ones several times, and then another
  * description and domain part: of when it stood still. Source: docs/migration.md.

@@ -16,7 +16,7 @@ import {
 import { ConsoleBackend } from '../backends/console.ts';
 import { Dom0Channels, type EventHandler, type FarEnd } from '../hypervisor/dom0-channels.ts';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
-import { allowMemory, type DomainState, domainState, raiseNmi, setSchedule } from '../hypervisor/domain-state.ts';
+import { allowMemory, domainState, raiseNmi, setSchedule } from '../hypervisor/domain-state.ts';
 import { notifyVcpu } from '../hypervisor/event-channels.ts';
 import { GrantMappings } from '../hypervisor/grant-mappings.ts';
 import { takeConsoleIo } from '../hypervisor/hypercalls/console-io.ts';
@@ -40,13 +40,12 @@ import type { BootFiles } from './boot-files.ts';
 import { monotonicNs } from './clock.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import { ConsoleTail } from './console-tail.ts';
-import type { ControlDevices } from './control-protocol.ts';
 import { CopiedMemory } from './copied-memory.ts';
 import { DirtyTracker } from './dirty-tracker.ts';
 import { type Built, build, CONSOLE_PORT, cpuidOf, load, STORE_PORT, type TakeBootFiles } from './domain-content.ts';
 import { DomainCopies } from './domain-copies.ts';
 import { DomainDevices } from './domain-devices.ts';
-import { type AfterSave, DomainWriter } from './domain-writer.ts';
+import { DomainWriter } from './domain-writer.ts';
 import { type DomainXenstore, openDomainXenstore, type XenstoreChoice } from './domain-xenstore.ts';
 import { Doorbell } from './doorbell.ts';
 import {
@@ -65,9 +64,8 @@ import { createGuestPort } from './guest-port.ts';
 import { HostError } from './host-error.ts';
 import { mustHaveMemory } from './host-memory.ts';
 import { hostCalls } from './libc.ts';
+import type { LiveDomain, LiveHooks } from './live-domain.ts';
 import { UnseenSockets } from './local-socket.ts';
-import type { MigrationOptions } from './migration-frames.ts';
-import type { MigrationLink } from './migration-link.ts';
 import { Peers } from './peers.ts';
 import { RestoredNodes } from './restored-nodes.ts';
 import { type FreezableDomain, Freezer } from './save-domain.ts';
@@ -79,51 +77,6 @@ import { startVcpuWorkers, type VcpuWorkers } from './vcpu-workers.ts';
 import { XenstoredError } from './xenstored.ts';
 
 export type EndReason = 'poweroff' | 'reboot' | 'suspend' | 'crash' | 'watchdog' | 'destroyed' | 'detached';
-
-/** Gives up what the domain is started again from, and takes it up again. */
-export interface RecordDeparture {
-  leave(): void;
-  comeBack(): void;
-}
-
-/** What others may ask of a domain, from when it is built until it is gone. */
-export interface LiveDomain {
-  readonly domid: number;
-  state(): DomainState;
-  pause(): void;
-  unpause(): void;
-  /** Raises an NMI; false if there is no such vCPU. */
-  nmi(vcpuId: number): boolean;
-  setSchedule(weight: number, cap: number): void;
-  /** It may have no more from now on. */
-  allowMemory(pages: number): void;
-  traffic(): ControlDevices;
-  readonly placement: Pick<VcpuPlacement, 'places' | 'pin'>;
-  /** A guest that has suspended itself goes on. False: it has not. */
-  resume(): boolean;
-  /** Resolves with SHUTDOWN_* when it has shut down; never if it is destroyed before. */
-  readonly ended: Promise<number>;
-  /** Ends it at once, and for good. */
-  destroy(): void;
-  /** Writes it to a file, after which it does `then`. Rejects with one line, and the domain goes on. */
-  save(path: string, then: AfterSave, config: string | null): Promise<void>;
-  /** Sends it to where it goes on; resolves when it does, or goes on here. `departure`: what is to be given up beyond this process. */
-  migrate(link: MigrationLink, options: MigrationOptions, departure: RecordDeparture): Promise<void>;
-  /** Writes a core dump to a file; it stands still meanwhile. Rejects with one line. */
-  dumpCore(path: string): Promise<void>;
-  /** For copies of it (domain-copies.ts). Each rejects with one line, and the domain goes on. */
-  readonly copies: Pick<DomainCopies, 'outline' | 'fork' | 'release' | 'snapshot'>;
-}
-
-/** What is called when a domain begins, and at its end. */
-export interface LiveHooks {
-  /** It is about to run: others may find it from now on. */
-  readonly onRunning: () => void;
-  /** Before it is taken from xenstore; `restarts`: it is started again, with another domid. */
-  readonly onEnding: (restarts: boolean) => void;
-  /** When it is gone from xenstore. */
-  readonly onGone: () => void;
-}
 
 export interface RunOptions {
   readonly console: ConsoleEnds | null;
@@ -595,6 +548,11 @@ async function runBuilt(run: BuiltRun): Promise<EndReason> {
     bindRings();
     workers.run();
   }
+  /** Takes some time; nobody finds it before `begin`. */
+  const makeFindable = async (): Promise<void> => {
+    hooks = await options.onLive?.(live);
+    await peers?.listen(sockets.listen);
+  };
   const begin = (): void => {
     if (run.isFirst && options.paused) live.pause();
     hooks?.onRunning();
@@ -614,10 +572,6 @@ async function runBuilt(run: BuiltRun): Promise<EndReason> {
     Atomics.store(domain.vcpus[0].i32, VCPU.state >> 2, VCPU_STATE_UP);
     Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
     notifyVcpu(domain, 0, kicker);
-  };
-  const makeFindable = async (): Promise<void> => {
-    hooks = await options.onLive?.(live);
-    await peers?.listen(sockets.listen);
   };
   /** All that can be done before the rest of it comes is done before: its guest stands still. */
   const goOn = async ({ saved, nodes, loaded, prepared }: Restoring): Promise<void> => {
