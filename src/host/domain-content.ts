@@ -75,12 +75,15 @@ export async function load(
   domain: Domain,
   { engine, workers, prepared, copied, force, log }: LoadOptions,
 ): Promise<void> {
+  const before = Promise.all([workers.ready, prepared]);
+  // Whoever waits for it hears of it.
+  before.catch(() => undefined);
   const differs = (line: string): void => {
     if (!force) throw new HostError(line);
     log(`xl: ${line}`);
   };
   const checkCpu = async (): Promise<void> => {
-    const [here] = await Promise.all([workers.ready, prepared]);
+    const [here] = await before;
     const missing = missingFeatures(saved.description.cpu, here);
     if (missing.length > 0)
       differs(`the guest has seen CPU features that engine ${engine.kind} does not have here: ${missing.join(' ')}`);
@@ -90,9 +93,8 @@ export async function load(
         `programs of the guest would find ${unsaved} on engine ${engine.kind} here, which the guest's kernel does not save`,
       );
   };
-  await arrive(saved, Promise.all([workers.ready, prepared]));
+  await arrive(saved, before);
   const ready = checkCpu();
-  // Whoever waits for it hears of it.
   ready.catch(() => undefined);
   try {
     await saved.load(domain.machine, domain, ready, copied);
