@@ -281,6 +281,12 @@ export function processIdOf(root: string, domid: number): ProcessId | null {
   }
 }
 
+/** It has a process: one that does not answer yet is being made, or comes from another host. */
+export function isThere(domid: number, root: string = stateRoot()): boolean {
+  const id = processIdOf(root, domid);
+  return id !== null && processLives(id);
+}
+
 export function pidOf(root: string, domid: number): number | null {
   return processIdOf(root, domid)?.pid ?? null;
 }

@@ -2,12 +2,15 @@
 
 import { cpus, uptime } from 'node:os';
 import { SHUTDOWN_crash } from '../../abi/xen.ts';
-import { daemonSeconds, endedReasonOf } from '../../host/domain-client.ts';
+import { daemonSeconds, endedReasonOf, isThere } from '../../host/domain-client.ts';
 import { hostMemory } from '../../host/host-memory.ts';
 import { seenState } from '../../host/seen-state.ts';
 import { WEIGHT_DEFAULT } from '../../toolstack/config/domain-config.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
 import { allDomains, type Found, nameOf, tryState } from './domains.ts';
+
+/** Instead of SHUTDOWN_*. */
+const NOT_SHUT_DOWN = -1;
 
 export interface VcpuReport {
   readonly online: boolean;
@@ -70,6 +73,7 @@ async function guestReport(store: XenstoreClient, { domid, name }: Found): Promi
   const [vm, state] = await Promise.all([store.read(`/local/domain/${domid}/vm`), seenState(domid) ?? tryState(domid)]);
   if (vm === null) return null;
   const kept = state === null ? endedReasonOf(domid) : null;
+  const comes = state === null && kept === null && isThere(domid);
   const vcpus = (state?.vcpus ?? []).map(({ timeNs, ...vcpu }) => ({ ...vcpu, seconds: timeNs / NS }));
   const online = vcpus.filter((vcpu) => vcpu.online);
   const memoryKiB = (state?.pages ?? 0) * KIB_PER_PAGE;
@@ -87,10 +91,10 @@ async function guestReport(store: XenstoreClient, { domid, name }: Found): Promi
     backendSeconds: (state?.backendTimeNs ?? 0) / NS,
     running: online.some((vcpu) => vcpu.running),
     blocked: online.length > 0 && online.every((vcpu) => vcpu.blocked),
-    paused: state?.paused ?? false,
+    paused: state?.paused ?? comes,
     // A process that was killed is a domain that has crashed; domusd will see to it.
-    shutdownReason: state?.shutdownReason ?? kept ?? SHUTDOWN_crash,
-    dying: state === null && kept === null,
+    shutdownReason: state?.shutdownReason ?? kept ?? (comes ? NOT_SHUT_DOWN : SHUTDOWN_crash),
+    dying: state === null && kept === null && !comes,
   };
 }
 
@@ -137,7 +141,7 @@ function hostReport(guests: readonly DomainReport[]): DomainReport {
     running: true,
     blocked: false,
     paused: false,
-    shutdownReason: -1,
+    shutdownReason: NOT_SHUT_DOWN,
     dying: false,
   };
 }

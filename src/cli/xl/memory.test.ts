@@ -1,5 +1,9 @@
+import { rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { TestHost, testState } from '../../../test/xl-host.ts';
+import { formatProcessId, thisProcess } from '../../host/process-id.ts';
+import { controlPath, domainFolder } from '../../host/state-dir.ts';
 
 let host: TestHost;
 beforeAll(async () => {
@@ -49,4 +53,12 @@ it('mem-set refuses what the host does not have, and tells the guest nothing', a
   expect(await host.xl('mem-set', 'u1', '128')).toEqual(done);
   expect(await host.store.read('/local/domain/1/memory/target')).toBe('131072');
   expect(host.allowed.get(1)).toBe(128 * 256);
+});
+
+it('xl list shows a domain that has a process and does not answer yet as one that is being made, not as one that has crashed', async () => {
+  await host.addDomain(3, 'u3', 'e29e0040-db4b-4e86-9413-deddcaa5c839', 'kernel="k"\n');
+  rmSync(controlPath(host.root, 3));
+  expect((await host.xl('list', 'u3')).out).toMatch(/^u3 +3 +0 +0 +---scd +0\.0$/m);
+  writeFileSync(join(domainFolder(host.root, 3), 'pid'), formatProcessId(thisProcess()));
+  expect((await host.xl('list', 'u3')).out).toMatch(/^u3 +3 +0 +0 +--p--- +0\.0$/m);
 });
