@@ -34,8 +34,15 @@ export interface MigrationRequest {
   readonly detail: (line: string) => void;
 }
 
+/** Of a way that takes nothing: longer than the domain's patience (migration-server.ts). What the domain says then lies behind what the way does not take. */
+const STUCK_LIMIT_MS = 65_000;
+
 /** Resolves with xl's exit code when the domain is gone, or stays; null: there is no such domain. */
-export async function migrateDomain(request: MigrationRequest, root: string = stateRoot()): Promise<number | null> {
+export async function migrateDomain(
+  request: MigrationRequest,
+  root: string = stateRoot(),
+  stuckLimitMs = STUCK_LIMIT_MS,
+): Promise<number | null> {
   const { way, config, debug, tell } = request;
   const socket = await connectLocally(migrationPath(root, request.domid));
   if (socket === null) return null;
@@ -52,14 +59,20 @@ export async function migrateDomain(request: MigrationRequest, root: string = st
   socket.write(textFrame(FRAME_BEGIN, JSON.stringify({ command, config, debug } satisfies MigrationOptions)));
   carrier.answers.on('data', (bytes: Uint8Array) => socket.write(frame(FRAME_BYTES, bytes)));
   carrier.answers.on('end', () => socket.write(frame(FRAME_ENDED, new Uint8Array(0))));
-  const code = await carry(request, socket, carrier);
+  const code = await carry(request, socket, carrier, stuckLimitMs);
   if (code === null) tell(`libxl: error: Domain ${request.domid}: its process has ended meanwhile`);
   carrier.close();
   return code ?? 1;
 }
 
 /** Does what the domain says, in its order; its result, or null when its process ends without one. */
-async function carry({ tell, detail }: MigrationRequest, socket: Socket, carrier: Carrier): Promise<number | null> {
+async function carry(
+  { tell, detail }: MigrationRequest,
+  socket: Socket,
+  carrier: Carrier,
+  stuckLimitMs: number,
+): Promise<number | null> {
+  let stuck: NodeJS.Timeout | undefined;
   let code: number | null = null;
   let doing: Promise<void> = Promise.resolve();
   let hasHungUp = false;
@@ -70,7 +83,10 @@ async function carry({ tell, detail }: MigrationRequest, socket: Socket, carrier
   const reader = new FrameReader((kind, bytes) => {
     if (kind === FRAME_BYTES && !hasHungUp) {
       const onLost = (): void => void socket.write(frame(FRAME_LOST, new Uint8Array(0)));
-      if (!carrier.send(Uint8Array.from(bytes), onLost)) socket.pause();
+      if (!carrier.send(Uint8Array.from(bytes), onLost)) {
+        socket.pause();
+        stuck ??= setTimeout(() => carrier.close(), stuckLimitMs);
+      }
     } else if (kind === FRAME_LINE || kind === FRAME_DETAIL) {
       const line = text(bytes);
       inTurn(() => (kind === FRAME_LINE ? tell : detail)(line));
@@ -86,7 +102,11 @@ async function carry({ tell, detail }: MigrationRequest, socket: Socket, carrier
       });
     }
   });
-  carrier.onRoom(() => socket.resume());
+  carrier.onRoom(() => {
+    clearTimeout(stuck);
+    stuck = undefined;
+    socket.resume();
+  });
   socket.on('data', (bytes) => {
     if (!reader.push(bytes)) socket.destroy();
   });
@@ -94,6 +114,7 @@ async function carry({ tell, detail }: MigrationRequest, socket: Socket, carrier
     socket.on('close', () => resolve());
     if (socket.destroyed) resolve();
   });
+  clearTimeout(stuck);
   await doing;
   return code;
 }
