@@ -41,7 +41,9 @@ const USER_MODE = 2;
 const HOLE_END_SLOT = 272;
 
 /** More entries than this are flushed all at once. */
-const FILLS_MAX = 256;
+const FILLS_MAX = 1024;
+/** Words of what a translation was found by: index of the table entry and its two words, from level 1 to 4. */
+const PATH_WORDS = 12;
 const SLOTS = 16;
 const SLOT_BYTES = SCRATCH_BYTES / SLOTS;
 
@@ -74,8 +76,17 @@ export class GuestMemory {
   /** Code of the kernel's half in kernel mode; the rest, which another root maps otherwise. */
   readonly #kernelCode: CodeMappings;
   readonly #lowCode: CodeMappings;
-  /** Word indexes of the entries that the last walk for FETCH went by, by level - 1. */
+  /** Word indexes of the entries that the last walk went by, by level - 1, and what it left in them. */
   readonly #path = new Uint32Array(4);
+  readonly #pathLo = new Uint32Array(4);
+  readonly #pathHi = new Uint32Array(4);
+  /** The last walk went by tables of the guest. */
+  #hasPath = false;
+  /** By what the fills of the kernel's half were found, PATH_WORDS each; an index of 0 at level 1 = by no tables. */
+  readonly #kernelPaths = new Uint32Array(FILLS_MAX * PATH_WORDS);
+  /** By TLB entry: the flush that has looked at it. */
+  readonly #seen = new Uint32Array(TLB_ENTRIES);
+  #flushes = 0;
   readonly scratch: number;
   #slot = 0;
   /** What a scratch slot stands for: two pieces, by offset in memory 0; the length of the first. */
@@ -114,9 +125,11 @@ export class GuestMemory {
     return u32[VCPU.kernelRoot >> 2];
   }
 
-  /** Forgets all translations of data; `gone` gets the code pages that are not mapped any more as they were. */
+  /**
+   * Forgets translations of data, but those of the kernel's half that a walk would find again: some hundred of them would cost a fork
+   * and exec, which flushes 12 times, 1100 misses. `gone` gets the code pages that are not mapped any more as they were. */
   flush(gone: (lo: number, hi: number) => void): void {
-    this.#forget(KERNEL_HALF);
+    this.#checkKernelHalf();
     this.#forget(LOW_HALF);
     this.#forget(USER_MODE);
     const { u32 } = this.block;
@@ -131,6 +144,59 @@ export class GuestMemory {
     this.#forget(LOW_HALF);
     this.#forget(USER_MODE);
     this.#lowCode.clear();
+  }
+
+  #checkKernelHalf(): void {
+    const count = this.#fillCounts[KERNEL_HALF];
+    const root = this.block.u32[VCPU.kernelRoot >> 2];
+    const isEmpty = this.watch !== null || this.checksAlignment;
+    if (count >= FILLS_MAX || isEmpty || root >= this.machine.layout.nameableFrames) {
+      this.#forget(KERNEL_HALF);
+      return;
+    }
+    const fills = this.#fills[KERNEL_HALF];
+    const paths = this.#kernelPaths;
+    this.#flushes++;
+    let kept = FILLS_MAX;
+    // From the youngest: of an entry that was filled twice the older path says nothing any more.
+    for (let i = count - 1; i >= 0; i--) {
+      const index = fills[i];
+      if (this.#seen[index] === this.#flushes) continue;
+      this.#seen[index] = this.#flushes;
+      if (!this.#stands(i * PATH_WORDS, root)) {
+        this.#drop(STATE.tlb + index * TLB_ENTRY);
+        continue;
+      }
+      this.#checkWrites(STATE.tlb + index * TLB_ENTRY);
+      kept--;
+      fills[kept] = index;
+      paths.copyWithin(kept * PATH_WORDS, i * PATH_WORDS, (i + 1) * PATH_WORDS);
+    }
+    fills.copyWithin(0, kept);
+    paths.copyWithin(0, kept * PATH_WORDS);
+    this.#fillCounts[KERNEL_HALF] = FILLS_MAX - kept;
+  }
+
+  /** Whether the table entries of a path are what they were, from a root that may be another one with the same entry. */
+  #stands(path: number, root: number): boolean {
+    const { u32 } = this.machine;
+    const paths = this.#kernelPaths;
+    if (paths[path] === 0) return false;
+    for (let at = path; at < path + PATH_WORDS; at += 3) {
+      const isTop = at === path + PATH_WORDS - 3;
+      const entry = isTop ? root * 1024 + (paths[at] & 1023) : paths[at];
+      if (u32[entry] !== paths[at + 1] || u32[entry + 1] !== paths[at + 2]) return false;
+    }
+    return true;
+  }
+
+  /** An entry stays, but stores into its frame may have to be seen now. */
+  #checkWrites(entry: number): void {
+    const { u32 } = this.block;
+    const frame = u32[(entry + TLB_FRAME) >>> 2];
+    if (this.#code.granules[frame] === 0 && this.machine.dirty.isKnown(frame)) return;
+    u32[(entry + TLB_WRITE) >>> 2] = 0xffffffff;
+    u32[(entry + TLB_WRITE + 4) >>> 2] = 0xffffffff;
   }
 
   #forget(kind: number): void {
@@ -233,6 +299,7 @@ export class GuestMemory {
     const { machine } = this;
     const { i32, dirty } = machine;
     this.#storable = false;
+    this.#hasPath = false;
     const slot = (hi >>> 7) & 511;
     if (slot >= 256 && slot < 272) return this.#m2p(lo, hi, access, error);
     const root = this.#root();
@@ -249,7 +316,7 @@ export class GuestMemory {
               ? (lo >>> 21) & 511
               : (lo >>> 12) & 511;
       const at = (table + index * 8) >>> 2;
-      if (access === FETCH) this.#path[level - 1] = at;
+      this.#path[level - 1] = at;
       const entry = i32[at];
       if ((entry & PTE_P) === 0) return this.#pageFault(lo, hi, error & ~ERROR_P);
       const entryHi = i32[at + 1];
@@ -264,6 +331,8 @@ export class GuestMemory {
           Atomics.or(i32, at, PTE_A);
           dirty.mark(table >>> 12);
         }
+        this.#pathLo[level - 1] = entry | PTE_A;
+        this.#pathHi[level - 1] = entryHi;
         table = page;
         continue;
       }
@@ -278,6 +347,9 @@ export class GuestMemory {
         dirty.mark(table >>> 12);
       }
       this.#storable = writable && ((entry | wanted) & PTE_D) !== 0;
+      this.#pathLo[0] = entry | wanted;
+      this.#pathHi[0] = entryHi;
+      this.#hasPath = true;
       return page;
     }
   }
@@ -359,6 +431,20 @@ export class GuestMemory {
     if (count < FILLS_MAX) {
       this.#fills[kind][count] = index;
       this.#fillCounts[kind] = count + 1;
+      if (kind === KERNEL_HALF) this.#keepPath(count * PATH_WORDS);
+    }
+  }
+
+  #keepPath(path: number): void {
+    const paths = this.#kernelPaths;
+    if (!this.#hasPath) {
+      paths[path] = 0;
+      return;
+    }
+    for (let level = 0; level < 4; level++) {
+      paths[path + level * 3] = this.#path[level];
+      paths[path + level * 3 + 1] = this.#pathLo[level];
+      paths[path + level * 3 + 2] = this.#pathHi[level];
     }
   }
 
