@@ -10,7 +10,7 @@
  * Source: Documentation/admin-guide/mm/pagemap.rst; proc_pid_maps(5).
  */
 
-import { closeSync, fstatSync, ftruncateSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { getSystemErrorName } from 'node:util';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { createMachineMemory, PAGE_SIZE } from '../machine/memory.ts';
@@ -183,9 +183,8 @@ export class CopiedMemory {
   }
 
   #newFile(sizeBytes: number): number {
-    const fd = this.#calls.memfdCreate('domus-copy');
+    const fd = this.#calls.memfdCreate('domus-copy', sizeBytes);
     if (fd < 0) throw new HostError('the system has no room for a copy of the memory');
-    ftruncateSync(fd, sizeBytes);
     return fd;
   }
 

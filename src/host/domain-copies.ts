@@ -246,7 +246,7 @@ export class DomainCopies {
 
   #openTarget(key: number): Target {
     const { memory, root, freezable } = this.#options;
-    const fd = memory === null ? -1 : (hostCalls()?.memfdCreate('domus-fork') ?? -1);
+    const fd = memory === null ? -1 : (hostCalls()?.memfdCreate('domus-fork', 0) ?? -1);
     const isFile = fd < 0;
     const path = isFile
       ? join(domainFolder(root, freezable.domain.domid), `fork-${key}`)

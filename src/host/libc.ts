@@ -7,13 +7,14 @@
  * here corrupts the process: callers own what they pass.
  * Source: ioctl(2), mmap(2), memfd_create(2), ioctl_tty(2), pipe(2), madvise(2), sched_setaffinity(2).
  */
+import { closeSync, ftruncateSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
 export interface HostCalls {
   /** `argument` is read and written. 0, or an errno. */
   ioctl(fd: number, request: number, argument: Uint8Array): number;
-  /** A file without a name; its descriptor, or -1. */
-  memfdCreate(name: string): number;
+  /** A file without a name; its descriptor, or -1: there is no room for it, or a limit of this process forbids its size. */
+  memfdCreate(name: string, sizeBytes: number): number;
   /**
    * Puts pages at `at` in place of what is there; 0, or an errno. `fd` -1: fresh zero pages of this process only. 'copy': what is
    * written stays in this process, and the file as it is.
@@ -65,7 +66,17 @@ function bind(koffi: Koffi): HostCalls {
   const schedSetaffinity = libc.func('int sched_setaffinity(int, uint64_t, uint64_t)');
   return {
     ioctl: (fd, request, argument) => (ioctl(fd, request, koffi.address(argument)) === -1 ? koffi.errno() : 0),
-    memfdCreate: (name) => Number(memfdCreate(name, MFD_CLOEXEC)),
+    memfdCreate: (name, sizeBytes) => {
+      const fd = Number(memfdCreate(name, MFD_CLOEXEC));
+      if (fd < 0) return -1;
+      try {
+        ftruncateSync(fd, sizeBytes);
+        return fd;
+      } catch {
+        closeSync(fd);
+        return -1;
+      }
+    },
     mapAt: (at, sizeBytes, fd, fileOffset, access) => {
       const protection = access === 'read' ? PROT_READ : PROT_READ | PROT_WRITE;
       const kind = access === 'copy' ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED;

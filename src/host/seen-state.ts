@@ -9,7 +9,6 @@
 import {
   closeSync,
   fstatSync,
-  ftruncateSync,
   openSync,
   readFileSync,
   readlinkSync,
@@ -42,10 +41,9 @@ const NS_PER_TICK = 1e9 / 100;
  */
 export function showState({ u8, vcpus }: Domain, path: string): () => void {
   const calls = hostCalls();
-  const fd = calls?.memfdCreate('domus-state') ?? -1;
-  if (calls === null || fd < 0) return () => {};
   const pages = [u8, ...vcpus.map((vcpu) => vcpu.u8)].map((bytes) => bytes.subarray(0, PAGE_SIZE));
-  ftruncateSync(fd, pages.length * PAGE_SIZE);
+  const fd = calls?.memfdCreate('domus-state', pages.length * PAGE_SIZE) ?? -1;
+  if (calls === null || fd < 0) return () => {};
   const isShown = pages.every((page, i) => {
     const at = i * PAGE_SIZE;
     writeSync(fd, page, 0, PAGE_SIZE, at);

@@ -4,7 +4,7 @@
  * and maps single pages of it over the foreign frames of its own. Stores are then seen by both at once, atomics included, on either
  * engine.
  */
-import { closeSync, fstatSync, ftruncateSync, openSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, writeSync } from 'node:fs';
 import { getSystemErrorName } from 'node:util';
 import { type MachineMemory, PAGE_SIZE } from '../machine/memory.ts';
 import { NotSavable } from '../toolstack/saved/saved-state.ts';
@@ -28,9 +28,8 @@ export class ShareableMemory {
   /** Null where memory cannot be shared. */
   static create({ u8, layout }: MachineMemory): ShareableMemory | null {
     const calls = hostCalls();
-    const fd = calls?.memfdCreate('domus') ?? -1;
+    const fd = calls?.memfdCreate('domus', layout.foreignOffset) ?? -1;
     if (calls === null || fd < 0) return null;
-    ftruncateSync(fd, layout.foreignOffset);
     return new ShareableMemory(fd, calls, u8.subarray(0, layout.foreignOffset));
   }
 
