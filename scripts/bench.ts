@@ -272,12 +272,6 @@ async function countInstructions(results: Results, guest: Guest): Promise<void> 
   results.instructions = { interpreted, inRegions };
 }
 
-/** What the wasm engine keeps for later domains is the bench's own, and nothing at first. */
-function keepTranslatedIn(folder: string): void {
-  onExit.push(() => rmSync(folder, { recursive: true, force: true }));
-  process.env['DOMUS_REGION_CACHE'] = folder;
-}
-
 function print(all: readonly Results[], loads: readonly Load[]): void {
   const show = (text: string | null): void => {
     if (text !== null) console.log(`\n${text}`);
@@ -343,7 +337,6 @@ async function main(args: readonly string[]): Promise<number> {
     }),
   );
   for (const results of all) await measureIdle(results, guest);
-  keepTranslatedIn(mkdtempSync(join(tmpdir(), 'domus-bench-')));
   let kernel = '';
   for (let run = 1; run <= options.runs; run++) {
     for (const results of all) {
@@ -351,8 +344,7 @@ async function main(args: readonly string[]): Promise<number> {
       kernel = /Linux version (\S+)/.exec(measured.console)?.[1] ?? kernel;
       const loads = guest.loads.map(({ name }) => `${name} ${(measured.times.loads[name].hostMs / 1000).toFixed(3)}`);
       const boot = (measured.times.bootMs / 1000).toFixed(3);
-      const cold = results.name === 'wasm' && run === 1 ? '  (no translated code kept before)' : '';
-      console.log(`run ${run}  ${MACHINE_TITLES[results.name].padEnd(12)} boot ${boot}  ${loads.join('  ')}${cold}`);
+      console.log(`run ${run}  ${MACHINE_TITLES[results.name].padEnd(12)} boot ${boot}  ${loads.join('  ')}`);
     }
   }
   const wasm = all.find((results) => results.name === 'wasm');
@@ -363,10 +355,6 @@ async function main(args: readonly string[]): Promise<number> {
   const loadAtEnd = load();
   console.log(`guest kernel ${kernel}; load average at the end ${loadAtEnd}`);
   print(all, guest.loads);
-  if (wasm !== undefined)
-    console.log(
-      '\nThe first run of wasm had no translated code of earlier ones; later runs had what those before them kept.',
-    );
 
   if (options.json !== null) {
     const report = {

@@ -85,9 +85,5 @@ export async function openVcpu(handle: EngineHandle, domain: Domain, vcpuId: num
   }
   const { WasmVcpu } = await import('../engine/wasm/wasm-vcpu.ts');
   const countInstructions = process.env['DOMUS_STATS'] === 'instructions';
-  const { openRegionFile, regionFilePath } = await import('./region-file.ts');
-  // What counts is not kept.
-  const path = countInstructions ? null : regionFilePath();
-  const regions = path === null ? null : openRegionFile(path);
-  return new WasmVcpu(handle, domain.machine, domain.vcpus, vcpuId, { monotonicNs, countInstructions, regions });
+  return new WasmVcpu(handle, domain.machine, domain.vcpus, vcpuId, { monotonicNs, countInstructions });
 }

@@ -8,7 +8,7 @@ import type { Engine, ExitKind, Kicker } from '../../src/engine/engine.ts';
 import { EXIT_HANDLED, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../../src/engine/engine.ts';
 import { STATE } from '../../src/engine/wasm/layout.ts';
 import { createWasmDomain } from '../../src/engine/wasm/wasm-domain.ts';
-import { type WasmHost, WasmVcpu } from '../../src/engine/wasm/wasm-vcpu.ts';
+import { WasmVcpu } from '../../src/engine/wasm/wasm-vcpu.ts';
 import { createDomain, DOMAIN } from '../../src/hypervisor/domain.ts';
 import { ECS_INTERDOMAIN, setPending, setPort, takeDom0Pending } from '../../src/hypervisor/event-channels.ts';
 import { adoptPageTables } from '../../src/hypervisor/mmu.ts';
@@ -96,7 +96,6 @@ export async function bootInLockstep(
   guest: LockstepGuest,
   interpretOnly: boolean,
   atExit: AtExit,
-  more: Partial<WasmHost> = {},
 ): Promise<{ console: string; counts: readonly string[] }> {
   const machine = createMachineMemory(RAM_PAGES, RAM_PAGES);
   const domain = createDomain(machine, 1, 1, UUID);
@@ -155,7 +154,6 @@ export async function bootInLockstep(
   const inner = new WasmVcpu(createWasmDomain(machine, 1), machine, domain.vcpus, 0, {
     monotonicNs: look,
     interpretOnly,
-    ...more,
   });
   const engine = quiet(inner, block, (exit) => {
     if (!atExit(exit, hashOf(block), block)) domain.shutdown(0);
@@ -181,6 +179,5 @@ export async function bootInLockstep(
   domain.i32[DOMAIN.vcpusUp >> 2] = 1;
   runVcpu(v);
   if (takeDom0Pending(domain, CONSOLE_PORT)) console.service();
-  inner.close();
   return { console: text.replaceAll('\r', ''), counts: inner.statistics() };
 }

@@ -34,8 +34,7 @@ function createWasm(name: string, machine: MachineMemory, interpretOnly: boolean
   const block = createVcpuBlock(0);
   prepareBlock(block);
   const handle = createWasmDomain(machine, 1);
-  const entriesToTranslate = HOT;
-  const engine = new WasmVcpu(handle, machine, [block], 0, { monotonicNs, interpretOnly, entriesToTranslate });
+  const engine = new WasmVcpu(handle, machine, [block], 0, { monotonicNs, interpretOnly });
   return { name, machine, block, engine, close: () => engine.close() };
 }
 

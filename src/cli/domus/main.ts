@@ -68,8 +68,7 @@ Options of "guest build" for a guest with a disk of its own:
   -h, --help              print this text
 
 The cache is $DOMUS_CACHE_DIR, else $XDG_CACHE_HOME/domus, else ~/.cache/domus. What the daemon keeps is in $DOMUS_STATE_DIR,
-else $XDG_STATE_HOME/domus, else ~/.local/state/domus. Domains are managed with xl. Code that the wasm engine has translated is kept
-for later domains in the cache, or in $DOMUS_REGION_CACHE, a folder, or nowhere if that is "off".
+else $XDG_STATE_HOME/domus, else ~/.local/state/domus. Domains are managed with xl.
 `;
 
 /** The command line is wrong; the message is followed by a hint at --help. */

@@ -44,8 +44,8 @@ import { CONTINUE, LEFT, NEST_PARAMETERS, RESUME, UNWIND } from './region.ts';
 import { knownKind, RegionFlags } from './region-flags.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
-/** Times that an address is entered before somebody thinks of its region, and then again. */
-export const HOT = 2048;
+/** Times that an address is entered before it becomes a region. */
+export const HOT = 16000;
 /** Calls of regions by regions, and of the interpreter by them. */
 const DEPTH_MAX = 100;
 /** How a nested interpreter ends, beside the ExitKinds: rip is where the region goes on; the same, but it may not go on. */
@@ -276,8 +276,7 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
               f.if(backward, () => {
                 const count = f.let(i32.add(i32.load16U(CPU, pc, MICRO_OP.count), i32.const(1)));
                 f.store(2, CPU, pc, MICRO_OP.count, count);
-                f.seldom(i32.geU(count, i32.const(HOT)), () => {
-                  f.store(2, CPU, pc, MICRO_OP.count, i32.const(0));
+                f.seldom(i32.eq(count, i32.const(HOT)), () => {
                   f.set(target, i64.add(page, immediate));
                   f.callVoid(hot, i32.wrap(target), i32.wrap(i64.shrU(target, i64.small(32))));
                 });

@@ -95,11 +95,11 @@ export class JumpCache {
   }
 
   /** Nobody may enter the region of a slot any more. */
-  forgetSlot(slot: number): void {
+  readonly forgetSlot = (slot: number): void => {
     const u32 = this.#u32;
     for (let i = 0; i < JUMP_ENTRIES; i++)
       if (u32[(STATE.jumpCache + i * JUMP_ENTRY + JUMP_SLOT) >>> 2] === slot) this.#drop(i);
-  }
+  };
 
   clear(): void {
     this.#low.clear(this.#drop);

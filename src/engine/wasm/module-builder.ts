@@ -98,14 +98,6 @@ export class ModuleBuilder {
     body.end = this.#bodies.length;
   }
 
-  /** The same with a body as `FunctionBuilder.finish` has written it, without hints. */
-  defineBody(index: number, bytes: Uint8Array): void {
-    const body = this.#functions[index - this.#importedFunctions];
-    body.start = this.#bodies.length;
-    this.#bodies.append(bytes);
-    body.end = this.#bodies.length;
-  }
-
   export(name: string, functionIndex: number): void {
     this.#exportCount++;
     this.#exports.name(name);

@@ -27,8 +27,6 @@ import {
 
 export const INSTRUCTIONS_MAX = 240;
 const PAGES_MAX = 3;
-/** Pages before and behind the entry's that a region may reach. */
-export const PAGES_AROUND = 2;
 
 export interface RegionInstruction {
   /** Bytes from the start of the entry's page. */
@@ -170,7 +168,7 @@ function endOf(at: RegionInstruction): BlockEnd | null {
 }
 
 /** Positions that a region may be entered at or branch to: within its pages, as signed 32-bit numbers. */
-const inReach = (position: number): boolean => position >= -PAGES_AROUND * 4096 && position < (PAGES_AROUND + 1) * 4096;
+const inReach = (position: number): boolean => position >= -8192 && position < 12288;
 
 /** Discovers the region that starts at `entry` (0-4095). Null when its first instruction cannot be translated. */
 export function discover(source: CodeSource, entry: number): RegionGraph | null {

@@ -19,7 +19,6 @@
  */
 
 import { VCPU } from '../../machine/vcpu-block.ts';
-import { giveBack, takeWriter } from './byte-writer.ts';
 import { addExecuted, TRANSLATED } from './executed.ts';
 import { computeFlags, type FlagLocals } from './flags.ts';
 import { FunctionBuilder, type Label } from './function-builder.ts';
@@ -79,8 +78,10 @@ const RCX = 1;
 const GENERAL_PROTECTION = 13;
 const zeroAddress = i32.const(0);
 
-/** What a region is for: its constants. */
+/** What a module of regions is for: its constants. */
 export interface RegionTarget {
+  readonly guestPages: number;
+  readonly cpuPages: number;
   /** Byte offset of the mode's TLB, and the bit in its jump-cache tags. */
   readonly tlb: number;
   readonly userBit: number;
@@ -88,63 +89,37 @@ export interface RegionTarget {
   readonly counting: boolean;
 }
 
-/** Function indexes in any module of regions. Those with -1 are never called in a region. */
-const RARE_FUNCTION = 2;
-const SCRATCH_GLOBAL = 0;
-const runtime: Runtime = {
-  miss: -1,
-  commit: -1,
-  stop: -1,
-  start: -1,
-  divide: 0,
-  vector: 1,
-  computeFlags: 3,
-  scratch: SCRATCH_GLOBAL,
-};
-
-/** The beginning of a module of regions, and the indexes of types in it. */
-function beginModule(m: ModuleBuilder, guestPages: number, cpuPages: number): CalleeTypes {
+/** A module whose regions take the table's places from `firstSlot` on. */
+export function translateRegions(
+  graphs: readonly RegionGraph[],
+  target: RegionTarget,
+  firstSlot: number,
+): Uint8Array<ArrayBuffer> {
+  const m = new ModuleBuilder();
   const divide = m.importFunction('e', 'divide', [I32, I64, I64, I64], [I32]);
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
   const rare = m.importFunction('e', 'rare', [I32], [I32]);
-  m.importMemory('e', 'cpu', cpuPages, cpuPages);
-  m.importMemory('e', 'guest', guestPages, guestPages);
+  m.importMemory('e', 'cpu', target.cpuPages, target.cpuPages);
+  m.importMemory('e', 'guest', target.guestPages, target.guestPages);
   m.importTable('e', 'table', 1);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const compute = m.declare([I32, I64, I64], [I32]);
   m.define(compute, computeFlags());
-  if (divide !== runtime.divide || vector !== runtime.vector || compute !== runtime.computeFlags)
-    throw new Error('bug: a module of regions has its functions elsewhere');
-  if (rare !== RARE_FUNCTION || scratch !== SCRATCH_GLOBAL)
-    throw new Error('bug: a module of regions has its imports elsewhere');
-  return { region: m.type([I64, I32], [I32]), nest: m.type(NEST_PARAMETERS, [I32]) };
-}
-
-const TYPES: CalleeTypes = { region: 3, nest: 4 };
-
-/** The body of a region's function, as the code section has it. It is the same in whatever module, place of the table and domain. */
-export function writeRegion(graph: RegionGraph, target: RegionTarget): Uint8Array<ArrayBuffer> {
-  const out = takeWriter();
-  const hints = new RegionWriter(graph, target).write().finish(out);
-  if (hints.length > 0) throw new Error('bug: a region with branch hints, which nobody keeps');
-  const body = out.view().slice();
-  giveBack(out);
-  return body;
-}
-
-/** A module of such bodies, whose regions take the table's places from `firstSlot` on. */
-export function linkRegions(
-  bodies: readonly Uint8Array[],
-  pages: { readonly guestPages: number; readonly cpuPages: number },
-  firstSlot: number,
-): Uint8Array<ArrayBuffer> {
-  const m = new ModuleBuilder();
-  const types = beginModule(m, pages.guestPages, pages.cpuPages);
-  if (types.region !== TYPES.region || types.nest !== TYPES.nest)
-    throw new Error('bug: a module of regions has its types elsewhere');
-  const functions = bodies.map((body) => {
+  const types = { region: m.type([I64, I32], [I32]), nest: m.type(NEST_PARAMETERS, [I32]) };
+  // Those with -1 are never called in a region.
+  const runtime: Runtime = {
+    miss: -1,
+    commit: -1,
+    stop: -1,
+    start: -1,
+    divide,
+    vector,
+    computeFlags: compute,
+    scratch,
+  };
+  const functions = graphs.map((graph) => {
     const index = m.declare([I64, I32], [I32]);
-    m.defineBody(index, body);
+    m.define(index, new RegionWriter(graph, target, runtime, types, rare).write());
     return index;
   });
   m.element(firstSlot, functions);
@@ -160,6 +135,8 @@ interface CalleeTypes {
 class RegionWriter {
   readonly #graph: RegionGraph;
   readonly #target: RegionTarget;
+  readonly #types: CalleeTypes;
+  readonly #rare: number;
   readonly #f = new FunctionBuilder([I64, I32]);
   readonly #depth = local(1, I32);
   readonly #base: Node;
@@ -180,10 +157,12 @@ class RegionWriter {
   readonly #merges = new Map<Block, Label>();
   readonly #blockAt = new Map<number, Block>();
 
-  constructor(graph: RegionGraph, target: RegionTarget) {
+  constructor(graph: RegionGraph, target: RegionTarget, runtime: Runtime, types: CalleeTypes, rare: number) {
     const f = this.#f;
     this.#graph = graph;
     this.#target = target;
+    this.#types = types;
+    this.#rare = rare;
     this.#flow = new RegionFlow(graph);
     this.#base = f.newLocal(I64);
     this.#position = f.newLocal(I32);
@@ -461,7 +440,7 @@ class RegionWriter {
     const f = this.#f;
     this.#store(dirty, dirtyFlags);
     this.#storeRip(this.#address(at.position));
-    const answer = f.let(call(RARE_FUNCTION, I32, zeroAddress));
+    const answer = f.let(call(this.#rare, I32, zeroAddress));
     f.if(i32.ne(answer, i32.const(NEXT)), () => f.return(answer));
     this.#load(live, liveFlags);
     this.#flags.known = ANY_KIND;
@@ -552,10 +531,10 @@ class RegionWriter {
     // Who calls no region (slot 0) comes back at once.
     const slot = select(i32.load(CPU, entry, STATE.jumpCache + JUMP_SLOT), i32.const(0), isKnown);
     const depth = i32.sub(this.#depth, i32.const(1));
-    const reason = f.let(callIndirect(TYPES.region, I32, to, depth, slot));
+    const reason = f.let(callIndirect(this.#types.region, I32, to, depth, slot));
     f.if(i32.or(reason, i64.ne(i64.load(CPU, zeroAddress, VCPU.rip), back)), () => {
       const parameters = [back, depth, reason, i32.const(tlb), i32.const(userBit)];
-      f.set(reason, callIndirect(TYPES.nest, I32, ...parameters, i32.const(NEST_SLOT)));
+      f.set(reason, callIndirect(this.#types.nest, I32, ...parameters, i32.const(NEST_SLOT)));
       f.if(reason, () => f.return(reason));
     });
     this.#load(flow.live, flow.liveFlags);

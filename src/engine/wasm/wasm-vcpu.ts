@@ -18,7 +18,7 @@ import { cpuid, SHOWN_FEATURES } from './cpuid.ts';
 import { EntryCheck } from './entry-check.ts';
 import { ARITHMETIC_FLAGS, FLAGS_EXPLICIT } from './flags.ts';
 import { GuestMemory } from './guest-memory.ts';
-import { createInterpreter, HOT, type Interpreter } from './interpreter.ts';
+import { createInterpreter, type Interpreter } from './interpreter.ts';
 import { JumpCache } from './jump-cache.ts';
 import { JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
 import { Processor } from './processor.ts';
@@ -26,7 +26,6 @@ import { Rare } from './rare.ts';
 import { JUMP, NEXT } from './rare-status.ts';
 import { CONTINUE, LEFT, UNWIND } from './region.ts';
 import { RegionCache } from './region-cache.ts';
-import type { RegionStore } from './region-library.ts';
 import { isStackFault } from './stack-fault.ts';
 import { loadVectorState, saveVectorState } from './vector-state.ts';
 import { CodeNews, type WasmDomainHandle } from './wasm-domain.ts';
@@ -35,8 +34,6 @@ import type { World } from './world.ts';
 
 /** Branches between two looks at the clock. */
 const BUDGET = 10_000;
-/** Entries of an address before it is translated: writing a region costs 10 to 30 us an instruction (docs/rejected.md). */
-const ENTRIES_TO_TRANSLATE = 16_000;
 /** Entries that a wanted region waits at most, so that others can join its module. */
 const ENTRIES_WAITED = 64;
 /** Kinds of rare instructions that the statistics name. */
@@ -64,10 +61,6 @@ export interface WasmHost {
   readonly interpretOnly?: boolean;
   /** Count the instructions that are executed, for the statistics. It costs time. */
   readonly countInstructions?: boolean;
-  /** Times that an address is entered before it is translated; the interpreter counts in steps of HOT. For tests. */
-  readonly entriesToTranslate?: number;
-  /** Translated regions of other domains, and for them. */
-  readonly regions?: RegionStore | null;
   /** Monotonic clock in ns, the same in all threads. */
   monotonicNs(): number;
 }
@@ -152,8 +145,6 @@ export class WasmVcpu implements Engine {
     const counting = host.countInstructions === true;
     this.#regions = new RegionCache({
       counting,
-      store: host.regions ?? null,
-      entriesToMake: Math.ceil((host.entriesToTranslate ?? ENTRIES_TO_TRANSLATE) / HOT),
       u8: machine.u8,
       guest: machine.memory,
       cpu: this.#block.memory,
@@ -166,8 +157,6 @@ export class WasmVcpu implements Engine {
         // The jump cache may know the address without its region.
         this.#jumps.forget(lo);
       },
-      forget: (lo) => this.#jumps.forget(lo),
-      forgetSlot: (slot) => this.#jumps.forgetSlot(slot),
       depends: (lo, relative) => this.#jumps.dependsOn(lo + relative * 4096),
       divide,
       vector,
@@ -471,7 +460,7 @@ export class WasmVcpu implements Engine {
     const high = hi >>> 0;
     if (this.#host.interpretOnly === true || this.#bits === 32) return;
     const frame = this.#memory.codeFrame(low, high);
-    if (frame >= 0) this.#regions.enter(frame, low, high, this.#memory.mode !== 0);
+    if (frame >= 0) this.#regions.request(frame, low, high, this.#memory.mode !== 0);
   }
 
   flushTlb(): void {
@@ -560,7 +549,7 @@ export class WasmVcpu implements Engine {
 
   #forget(frame: number, granule: number): void {
     this.#code.invalidate(frame, granule << 7, 128);
-    this.#regions.invalidate(frame, granule << 7, 128);
+    this.#regions.invalidate(frame, granule << 7, 128, this.#jumps.forgetSlot);
   }
 
   #hearNews(): void {
@@ -641,7 +630,7 @@ export class WasmVcpu implements Engine {
 
   /** Read by scripts/bench/statistics.ts. */
   statistics(): string[] {
-    const { translated, taken, chunks, instructions, translationMs, compilationMs } = this.#regions;
+    const { translated, instructions, translationMs, compilationMs } = this.#regions;
     const { misses } = this.#memory;
     const { counts } = this.#rare;
     const rare = FORMS.filter((form) => counts[form.index] > 0)
@@ -660,8 +649,6 @@ export class WasmVcpu implements Engine {
       ['instructions decoded', this.#code.decoded],
       ['regions', translated],
       ['instructions in regions', instructions],
-      ['regions kept from before', taken],
-      ['modules of those', chunks],
       ['ms of translation', translationMs],
       ['ms of compilation', compilationMs],
       ['times all code was dropped', this.#drops],
@@ -676,7 +663,5 @@ export class WasmVcpu implements Engine {
     ];
   }
 
-  close(): void {
-    this.#regions.keepAll();
-  }
+  close(): void {}
 }
