@@ -42,7 +42,7 @@ const RESERVED = new Set([...BASES, INDEX, COUNTER]);
 const ALONE = new Set(
   (
     'call jmp ret retf iret loop loope loopne jcxz syscall sysret int int1 int3 into hlt ud2 rsm popf enter leave ' +
-    'lss lfs lgs ldmxcsr vldmxcsr xrstor fxrstor fldenv frstor cmpxchg16b endbr32'
+    'lss lfs lgs ldmxcsr vldmxcsr xrstor fxrstor fldenv frstor cmpxchg16b endbr32 cmpsb cmpsw'
   ).split(' '),
 );
 /** Operands that are where their form wants them. */
