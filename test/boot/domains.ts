@@ -1,8 +1,9 @@
 /** The processes of domains that a test has started with xl: they outlive xl. */
 
+import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { destroyDomain, domidsIn, pidOf, readDomainConfigJson } from '../../src/host/domain-client.ts';
-import { stateRoot } from '../../src/host/state-dir.ts';
+import { domainLogPath, stateRoot } from '../../src/host/state-dir.ts';
 
 let names = 0;
 
@@ -43,4 +44,25 @@ export async function endDomain(name: string, root = stateRoot()): Promise<void>
 /** Ends all domains of a state folder. */
 export async function endDomains(root: string): Promise<void> {
   for (const domid of domidsIn(root)) await destroyDomain(domid, root);
+}
+
+/** What a domain has written to its console so far, as its log has it. */
+export function consoleLog(root: string, name: string): string {
+  try {
+    return readFileSync(domainLogPath(root, 'console', name), 'utf8').replaceAll('\r', '');
+  } catch {
+    return '';
+  }
+}
+
+/** Waits for a line of a domain's console; what matched. */
+export async function consoleSays(root: string, name: string, pattern: RegExp, limitMs: number): Promise<string> {
+  const endMs = performance.now() + limitMs;
+  for (;;) {
+    const log = consoleLog(root, name);
+    const found = pattern.exec(log);
+    if (found !== null) return found[1] ?? found[0];
+    if (performance.now() > endMs) throw new Error(`${name} does not say ${pattern}:\n${log.slice(-3000)}`);
+    await sleep(100);
+  }
 }

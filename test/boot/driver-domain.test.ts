@@ -19,7 +19,7 @@ import { buildGuest, DEFAULT_KERNEL_PACKAGE } from '../../src/toolstack/guest-im
 import { type CpioEntry, writeCpio } from '../../src/toolstack/guest-image/cpio.ts';
 import { readDeb, unpackDeb } from '../../src/toolstack/guest-image/deb.ts';
 import { unpackXz } from '../../src/toolstack/xz.ts';
-import { endDomains, killDomain } from './domains.ts';
+import { consoleSays, endDomains, killDomain } from './domains.ts';
 import { xl as runXl } from './guest.ts';
 
 const LIMIT_MS = 200_000;
@@ -117,24 +117,7 @@ echo "from the guest: $(cat /tmp/line)" >&3
 sleep 1000
 `;
 
-const log = (name: string): string => {
-  try {
-    return readFileSync(join(root, 'log', `console-${name}.log`), 'utf8').replaceAll('\r', '');
-  } catch {
-    return '';
-  }
-};
-
-/** Waits for a line of a guest's console; what matched. */
-async function says(name: string, pattern: RegExp): Promise<string> {
-  const endMs = performance.now() + LIMIT_MS;
-  for (;;) {
-    const found = pattern.exec(log(name));
-    if (found !== null) return found[1] ?? found[0];
-    if (performance.now() > endMs) throw new Error(`${name} does not say ${pattern}:\n${log(name).slice(-2000)}`);
-    await sleep(100);
-  }
-}
+const says = (name: string, pattern: RegExp): Promise<string> => consoleSays(root, name, pattern, LIMIT_MS);
 
 async function create(name: string, extras: Uint8Array, script: string, ...settings: string[]): Promise<void> {
   const { config, ramdisk } = await buildGuest();

@@ -7,7 +7,6 @@ import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { afterAll, expect, test } from 'vitest';
@@ -19,7 +18,7 @@ import { buildGuest, DEFAULT_KERNEL_PACKAGE } from '../../src/toolstack/guest-im
 import { type CpioEntry, writeCpio } from '../../src/toolstack/guest-image/cpio.ts';
 import { readDeb } from '../../src/toolstack/guest-image/deb.ts';
 import { unpackXz } from '../../src/toolstack/xz.ts';
-import { endDomains, killDomain } from './domains.ts';
+import { consoleLog, consoleSays, endDomains, killDomain } from './domains.ts';
 import { xl as runXl } from './guest.ts';
 
 const XENSTORE_WRITE = fileURLToPath(new URL('../../bin/xenstore-write.js', import.meta.url));
@@ -88,24 +87,8 @@ until [ -e /tmp/never ]; do
 done
 `;
 
-const log = (name: string): string => {
-  try {
-    return readFileSync(join(root, 'log', `console-${name}.log`), 'utf8').replaceAll('\r', '');
-  } catch {
-    return '';
-  }
-};
-
-/** Waits for a line of a guest's console; what matched. */
-async function says(name: string, pattern: RegExp): Promise<string> {
-  const endMs = performance.now() + LIMIT_MS;
-  for (;;) {
-    const found = pattern.exec(log(name));
-    if (found !== null) return found[1] ?? found[0];
-    if (performance.now() > endMs) throw new Error(`${name} does not say ${pattern}:\n${log(name).slice(-3000)}`);
-    await sleep(100);
-  }
-}
+const log = (name: string): string => consoleLog(root, name);
+const says = (name: string, pattern: RegExp): Promise<string> => consoleSays(root, name, pattern, LIMIT_MS);
 
 async function create(
   name: string,
