@@ -147,7 +147,7 @@ test('watches are there again after a reconnect, and fire once for what may have
   await client.watch('/a', 'token', (path) => void heard.push(path));
   await client.watch('/gone', 'token', () => void heard.push('of an ended watch'));
   await client.unwatch('/gone', 'token');
-  await pause(5);
+  while (!heard.includes('/a')) await pause(5);
   heard.length = 0;
   xenstored.kill();
   while (heard.length === 0) await pause(5);
@@ -182,14 +182,17 @@ test('a watch with a depth is there again after a reconnect, with it, and gone w
   await ask(XS.WATCH, '/w\0kept\x001\0');
   await ask(XS.WATCH, '/w\0ended\x001\0');
   await ask(XS.UNWATCH, '/w\0ended\0');
+  while (events.length < 2) await pause(5);
+  events.length = 0;
   xenstored.kill();
   await ask(XS.READ, '/\0');
-  await pause(5);
+  // A watch that is set again fires once.
+  while (events.length === 0) await pause(5);
   events.length = 0;
   xenstored.store.write('/w/a', '');
   xenstored.store.write('/w/a/b', '');
+  while (events.length === 0) await pause(5);
   await ask(XS.READ, '/\0');
-  await pause(5);
   expect(events).toEqual(['/w/a kept ']);
   link.close();
 });
@@ -231,6 +234,6 @@ test('a domain whose session goes while xenstored lives is reported, one that lo
   await pause(5);
   expect(xenstored.gone).toEqual([]);
   guest.close();
-  await pause(5);
+  while (xenstored.gone.length === 0) await pause(5);
   expect(xenstored.gone).toEqual([3]);
 });
