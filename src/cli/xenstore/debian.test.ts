@@ -303,7 +303,7 @@ async function watched(
   const seen = run(['xenstore-watch', '-n', String(events), ...keys.split(' ')]);
   const client = new XenstoreClient(await openXenstored(join(folder, name)));
   // Until the watch is set there is nothing to be seen of it.
-  await sleep(300);
+  await sleep(700);
   for (const change of changes) {
     const [what, path, value] = change.split(' ');
     if (what === 'write') await client.write(path, value);
