@@ -46,7 +46,7 @@ export interface Daemon {
 
 /** Connections at a time. More would only be a program that has lost count. */
 const CLIENTS_MAX = 4096;
-const STOP_LIMIT_MS = 10_000;
+const STOP_LIMIT_MS = 30_000;
 
 /** Starts serving in this process. Throws AlreadyRunning, DaemonError, JournalError. */
 export async function startDaemon(root: string, log: (line: string) => void): Promise<Daemon> {

@@ -74,7 +74,7 @@ const HANG_MS = 30_000;
 function hasHad(timeoutMs: number, sinceMs: number, { vcpus }: DomainState): boolean {
   if (sinceMs < timeoutMs) return false;
   const usedMs = vcpus.reduce((sum, { timeNs }) => sum + timeNs / 1e6, 0);
-  return usedMs >= timeoutMs || vcpus.every(({ online, blocked }) => !online || blocked) || sinceMs > HANG_MS;
+  return usedMs >= timeoutMs || vcpus.every(({ online, blocked }) => !online || blocked) || sinceMs > 6 * timeoutMs;
 }
 
 /** Threads and open files of this process. */
