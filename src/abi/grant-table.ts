@@ -44,6 +44,9 @@ export const GTF_readonly = 1 << 2;
 export const GTF_reading = 1 << 3;
 export const GTF_writing = 1 << 4;
 export const GTF_sub_page = 1 << 8;
+/** Of GTF_accept_transfer. [XEN] */
+export const GTF_transfer_committed = 1 << 2;
+export const GTF_transfer_completed = 1 << 3;
 
 /** Source: grant_table.h, GNTST_*: status of an entry, s16. */
 export const GNTST_okay = 0;
@@ -91,6 +94,7 @@ export const GNTTAB_MAP_GRANT_REF = {
 export const GNTTAB_UNMAP_GRANT_REF = { SIZE: 24, host_addr: 0, dev_bus_addr: 8, handle: 16, status: 20 } as const;
 export const GNTTAB_UNMAP_AND_REPLACE = { SIZE: 24, host_addr: 0, new_addr: 8, handle: 16, status: 20 } as const;
 export const GNTTAB_SETUP_TABLE = { SIZE: 24, dom: 0, nr_frames: 4, status: 8, frame_list: 16 } as const;
+export const GNTTAB_TRANSFER = { SIZE: 24, mfn: 0, domid: 8, ref: 12, status: 16 } as const;
 export const GNTTAB_COPY = {
   SIZE: 40,
   /** union { u32 ref, u64 gmfn }, u16 domid, u16 offset */

@@ -14,7 +14,7 @@ import { FLAG_STOP, VCPU, type VcpuBlock } from '../machine/vcpu-block.ts';
 
 /** Words and bytes are as in ForeignDomains; `frames` for 'release' only. */
 export interface ForeignCall {
-  readonly kind: 'bind' | 'map' | 'release' | 'read' | 'write';
+  readonly kind: 'bind' | 'map' | 'release' | 'read' | 'write' | 'transfer';
   readonly domid: number;
   readonly words: Uint32Array<ArrayBuffer>;
   readonly bytes: Uint8Array<ArrayBuffer>;
@@ -94,6 +94,11 @@ export class ForeignCalls implements ForeignDomains {
     const words = requests.slice(0, count * COPY_WORDS);
     const answer = this.#ask({ kind: 'write', domid, words, bytes: Uint8Array.from(bytes) });
     for (let i = 0; i < count; i++) results[i] = answer[RESULTS_AT / 4 + i];
+  }
+
+  transfer(domid: number, gref: number, page: Uint8Array): number {
+    const question = { kind: 'transfer', domid, words: Uint32Array.of(gref), bytes: Uint8Array.from(page) } as const;
+    return this.#ask(question)[RESULTS_AT / 4];
   }
 
   /** The answer's words. */

@@ -8,7 +8,7 @@ import { afterAll, afterEach, expect, test } from 'vitest';
 import { ESRCH } from '../abi/errno.ts';
 import * as gnttab from '../abi/grant-table.ts';
 import { Dom0Channels } from '../hypervisor/dom0-channels.ts';
-import { createDomain, type Domain } from '../hypervisor/domain.ts';
+import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import {
   ECS_INTERDOMAIN,
   ECS_RESERVED,
@@ -19,6 +19,7 @@ import {
   signalFarEnd,
 } from '../hypervisor/event-channels.ts';
 import { GrantMappings } from '../hypervisor/grant-mappings.ts';
+import { removeFrame } from '../hypervisor/owned-frames.ts';
 import * as peer from '../hypervisor/peer-protocol.ts';
 import { createMachineMemory, MFN_BASE, PAGE_SIZE } from '../machine/memory.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
@@ -37,6 +38,8 @@ interface Guest {
   readonly grants: GrantMappings;
   readonly peers: Peers;
   readonly log: string[];
+  /** Resolves when the domain no longer stands still. */
+  moving: Promise<void> | null;
 }
 
 const guests: Guest[] = [];
@@ -62,11 +65,12 @@ async function makeGuest(domid: number): Promise<Guest> {
     memoryFd: shareable?.fd ?? -1,
     share: async () => (await shareable?.share(atRest, () => {})) ?? false,
     memoryStored: () => {},
+    untilMoving: () => guest.moving,
     stateRoot: root,
     log: (line) => log.push(line),
   });
+  const guest: Guest = { domain, channels, grants, peers, log, moving: null };
   await peers.listen();
-  const guest = { domain, channels, grants, peers, log };
   guests.push(guest);
   return guest;
 }
@@ -180,6 +184,34 @@ test('copies need no shared memory, and events find their way', async () => {
   await until(() => isPending(asker.domain, 7));
   asker.peers.close();
   await until(() => portState(owner.domain, 3) === ECS_UNBOUND);
+});
+
+test('a page goes to another domain; not while that stands still, and nowhere when it has ended', async () => {
+  const [owner, asker] = [await makeGuest(1), await makeGuest(2)];
+  const { machine, i32 } = owner.domain;
+  const pages = (): number => i32[DOMAIN.totalPages >> 2];
+  removeFrame(owner.domain, 20);
+  removeFrame(owner.domain, 21);
+  const entry = grant(owner, 9, 20 - MFN_BASE, 2, gnttab.GTF_accept_transfer);
+  const bytes = new Array<number>(PAGE_SIZE).fill(0x5a);
+  let goOn = (): void => {};
+  owner.moving = new Promise((resolve) => (goOn = resolve));
+  const asked = ask(asker, { kind: 'transfer', domid: 1, words: [9], bytes });
+  await sleep(50);
+  expect(pages()).toBe(62);
+  owner.moving = null;
+  goOn();
+  expect((await asked).results[0]).toBe(gnttab.GNTST_okay);
+  expect([pages(), machine.u32[entry + 1], machine.u8[20 * PAGE_SIZE + 4095]]).toEqual([63, MFN_BASE + 20, 0x5a]);
+  expect((await ask(asker, { kind: 'transfer', domid: 1, words: [9], bytes })).results[0]).toBe(-1);
+
+  grant(owner, 10, 21 - MFN_BASE, 2, gnttab.GTF_accept_transfer);
+  owner.moving = new Promise(() => {});
+  const late = ask(asker, { kind: 'transfer', domid: 1, words: [10], bytes });
+  await sleep(50);
+  owner.peers.close();
+  expect((await late).results[0]).toBe(gnttab.GNTST_bad_domain);
+  expect(pages()).toBe(63);
 });
 
 test('who says nothing sensible at the socket is shown out', async () => {

@@ -30,6 +30,8 @@ export interface PeersOptions {
   /** Called before the first page is mapped. False: the memory cannot be shared. */
   readonly share: () => Promise<boolean>;
   readonly memoryStored: (offset: number, sizeBytes: number) => void;
+  /** Null, or what to wait for when the domain stands still because it is being saved or copied: it gets no pages then. */
+  readonly untilMoving: () => Promise<void> | null;
   readonly stateRoot: string;
   readonly log: (line: string) => void;
 }
@@ -99,6 +101,13 @@ export class Peers {
         void this.#options.share().then((done) => {
           isShared = done;
           if (!socket.destroyed && !(done && asked.handle(message))) socket.destroy();
+        });
+        return true;
+      }
+      const moving = asked !== null && message.kind === peer.PEER_TRANSFER ? this.#options.untilMoving() : null;
+      if (moving !== null) {
+        void moving.then(() => {
+          if (!socket.destroyed && !handle(message)) socket.destroy();
         });
         return true;
       }
@@ -222,6 +231,11 @@ export class Peers {
         const words = [call.words.length / 3, ...call.words];
         return this.#copy(call, remote, peer.PEER_WRITE, words, call.bytes);
       }
+      case 'transfer':
+        return this.#request(remote, peer.PEER_TRANSFER, call.words, call.bytes, (body) => {
+          if (body === null || body.length !== 4) return refuseForeignCall(call);
+          answerForeignCall(call, new Int32Array(body.buffer, 0, 1));
+        });
     }
   }
 

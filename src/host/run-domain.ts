@@ -416,6 +416,7 @@ async function runBuilt(run: BuiltRun): Promise<EndReason> {
     ? new Peers({
         ...{ domain, channels, grants, memoryStored, memoryFd: shareable?.fd ?? -1 },
         share: async () => (await shareable?.share(freezer, options.log)) ?? false,
+        untilMoving: () => freezer.untilMoving(),
         stateRoot: stateRoot(),
         log: options.log,
       })

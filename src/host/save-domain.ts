@@ -123,6 +123,11 @@ export class Freezer {
     else if (!isSuspended(this.#domain.domain)) unpauseDomain(this.#domain.domain);
   }
 
+  /** Null, or a promise of the time when what finds the domain at rest now has ended. */
+  untilMoving(): Promise<void> | null {
+    return this.#pausedAfter === null ? null : this.#turn.then(() => {});
+  }
+
   /** A guest that has suspended itself goes on. False: it has not. */
   resume(): boolean {
     const { domain } = this.#domain;

@@ -26,4 +26,6 @@ export interface ForeignDomains {
   read(domid: number, requests: Uint32Array, count: number, bytes: Uint8Array, results: Int32Array): void;
   /** Copies pieces of `bytes`, one behind the other, into granted pages. `results`: GNTST_* of each. */
   write(domid: number, requests: Uint32Array, count: number, bytes: Uint8Array, results: Int32Array): void;
+  /** Gives the other domain a page with these contents, by an entry of its table. GNTST_*; whatever it is, the page is not the caller's. */
+  transfer(domid: number, gref: number, page: Uint8Array): number;
 }

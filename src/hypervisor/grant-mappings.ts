@@ -12,6 +12,7 @@
 import * as gnttab from '../abi/grant-table.ts';
 import { GRANT_FRAMES_MAX, type MachineMemory, MFN_BASE, PAGE_SIZE } from '../machine/memory.ts';
 import { DOMAIN, type Domain, FRAME_LEVEL_MASK } from './domain.ts';
+import { ownsFrame } from './owned-frames.ts';
 
 const ENTRIES_PER_FRAME = PAGE_SIZE / gnttab.GRANT_ENTRY_V1.SIZE;
 const ENTRIES_MAX = GRANT_FRAMES_MAX * ENTRIES_PER_FRAME;
@@ -105,13 +106,7 @@ export class GrantMappings {
 
   /** Of the domain's RAM only: its grant table and shared_info are no business of a backend. */
   #pageOf(mfn: number): number {
-    const { layout, u32 } = this.#machine;
-    const offset = this.#machine.mfnToOffset(mfn);
-    const pfn = mfn - MFN_BASE;
-    if (offset < 0 || pfn >= layout.maxPages) return gnttab.GNTST_bad_page;
-    // A frame that the domain gave back (hypercalls/memory.ts).
-    const m2p = (layout.m2pOffset >>> 2) + pfn * 2;
-    return (u32[m2p] & u32[m2p + 1]) >>> 0 === 0xffffffff ? gnttab.GNTST_bad_page : offset;
+    return ownsFrame(this.#domain, mfn - MFN_BASE) ? this.#machine.mfnToOffset(mfn) : gnttab.GNTST_bad_page;
   }
 
   #isPageTable(page: number): boolean {

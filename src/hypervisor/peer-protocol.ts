@@ -12,6 +12,7 @@
  *   RELEASE  (gref, writable)*                -> nothing
  *   READ     (gref, offset, length)*          -> GNTST_* of each, then the bytes of those that are 0
  *   WRITE    n, (gref, offset, length)*, bytes  -> GNTST_* of each
+ *   TRANSFER gref, a page                  -> GNTST_*
  *   ANSWER   to the request with this id
  *   EVENT    receiver's port, sender's port: either side has signalled
  *   CLOSED   receiver's port, sender's port: either side has closed its end
@@ -28,6 +29,7 @@ export const PEER_WRITE = 6;
 export const PEER_ANSWER = 7;
 export const PEER_EVENT = 8;
 export const PEER_CLOSED = 9;
+export const PEER_TRANSFER = 10;
 
 export interface PeerMessage {
   readonly kind: number;

@@ -5,11 +5,13 @@ import * as evtchn from '../abi/event-channel.ts';
 import * as gnttab from '../abi/grant-table.ts';
 import { MFN_BASE, PAGE_SIZE } from '../machine/memory.ts';
 import { Dom0Channels } from './dom0-channels.ts';
+import { DOMAIN } from './domain.ts';
 import { ECS_FREE, ECS_INTERDOMAIN, ECS_UNBOUND, isPending, portA, portB, portState } from './event-channels.ts';
 import type { ForeignDomains } from './foreign-domains.ts';
 import { GrantMappings } from './grant-mappings.ts';
 import { eventChannelOp } from './hypercalls/event-channel.ts';
 import { grantTableOp } from './hypercalls/grant-table.ts';
+import { removeFrame } from './owned-frames.ts';
 import { PeerClient } from './peer-client.ts';
 import * as peer from './peer-protocol.ts';
 import { PeerServer } from './peer-server.ts';
@@ -67,6 +69,10 @@ class Pair {
         const found = this.#ask(domid, peer.PEER_WRITE, words, bytes);
         for (let i = 0; i < count; i++) results[i] = found === null ? gnttab.GNTST_bad_domain : found[i];
       },
+      transfer: (domid, gref, page) => {
+        const found = this.#ask(domid, peer.PEER_TRANSFER, [gref], page);
+        return found === null ? gnttab.GNTST_bad_domain : found[0];
+      },
     };
     this.asker = new TestGuest({ domid: ASKER, foreign });
     this.ownerChannels = new Dom0Channels(this.owner.domain, kicker);
@@ -116,6 +122,11 @@ class Pair {
     this.owner.machine.u32[at + 1] = MFN_BASE + page;
   }
 
+  /** What the entries say. */
+  frames(grefs: readonly number[]): number[] {
+    return grefs.map((gref) => this.owner.machine.u32[this.#entry(gref) + 1]);
+  }
+
   flags(gref: number): number {
     return this.owner.machine.u32[this.#entry(gref)] & 0xffff;
   }
@@ -137,6 +148,15 @@ class Pair {
     this.asker.setWords(ARG, [host, host === 0 ? 0 : VA_HI, bus >>> 0, busHi, handle, 0]);
     expect(this.asker.call(grantTableOp, gnttab.GNTTABOP_unmap_grant_ref, va(ARG), 1)).toBe(0);
     return this.asker.s16(ARG + 20);
+  }
+
+  /** Domain 6 gives page `pfn` away. */
+  transfer(pfn: number, gref = GREF, domid = OWNER): number {
+    const { asker } = this;
+    asker.machine.u32[asker.map(KERNEL_VA + pfn * PAGE_SIZE, VA_HI, MFN_BASE + pfn) >> 2] = 0;
+    asker.setWords(ARG, [MFN_BASE + pfn, 0, domid, gref, 0x7777, 0]);
+    expect(asker.call(grantTableOp, gnttab.GNTTABOP_transfer, va(ARG), 1)).toBe(0);
+    return asker.s16(ARG + 16);
   }
 
   event(guest: TestGuest, op: number, words: readonly number[]): number {
@@ -311,6 +331,75 @@ test('copies go into and out of granted pages', () => {
   expect(pair.flags(GREF)).toBe(gnttab.GTF_permit_access);
 });
 
+const total = ({ domain }: TestGuest): number => domain.i32[DOMAIN.totalPages >> 2];
+const m2p = ({ machine }: TestGuest, frame: number): number => machine.u32[machine.layout.m2pOffset / 4 + frame * 2];
+const COMPLETED = gnttab.GTF_accept_transfer | gnttab.GTF_transfer_committed | gnttab.GTF_transfer_completed;
+
+test('a page that is transferred stands in the frame that the entry names, or in another that is free', () => {
+  const pair = new Pair();
+  const { owner, asker } = pair;
+  for (const pfn of [12, 13, 14]) removeFrame(owner.domain, pfn);
+  asker.machine.u8.fill(0x5a, 11 * PAGE_SIZE, 12 * PAGE_SIZE);
+  asker.machine.u8.fill(0x5b, 15 * PAGE_SIZE, 16 * PAGE_SIZE);
+  // The entry names a page as the receiver counts them; the second one's is no frame that is free.
+  pair.grant(GREF, 13 - MFN_BASE, gnttab.GTF_accept_transfer);
+  pair.grant(GREF + 1, 0x12345678 - MFN_BASE, gnttab.GTF_accept_transfer);
+  expect(pair.transfer(11)).toBe(0);
+  expect(pair.transfer(15, GREF + 1)).toBe(0);
+  expect(pair.frames([GREF, GREF + 1])).toEqual([MFN_BASE + 13, MFN_BASE + 12]);
+  expect([pair.flags(GREF), pair.flags(GREF + 1)]).toEqual([COMPLETED, COMPLETED]);
+  expect([m2p(owner, 13), m2p(owner, 12), total(owner)]).toEqual([13, 0x12345678, 63]);
+  expect(owner.machine.u8.subarray(13 * PAGE_SIZE, 14 * PAGE_SIZE).every((byte) => byte === 0x5a)).toBe(true);
+  expect(owner.machine.u8.subarray(12 * PAGE_SIZE, 13 * PAGE_SIZE).every((byte) => byte === 0x5b)).toBe(true);
+  expect([m2p(asker, 11), m2p(asker, 15), total(asker)]).toEqual([0xffffffff, 0xffffffff, 62]);
+  expect(asker.discards).toEqual([
+    [11, 1],
+    [15, 1],
+  ]);
+  // There may be code in it, and it was stored by others.
+  expect(pair.stored).toEqual([
+    [13 * PAGE_SIZE, PAGE_SIZE],
+    [12 * PAGE_SIZE, PAGE_SIZE],
+  ]);
+  // Neither page is there any more, and no entry takes two.
+  expect(pair.transfer(11)).toBe(gnttab.GNTST_bad_page);
+  expect(pair.transfer(16)).toBe(gnttab.GNTST_general_error);
+  expect([total(asker), total(owner)]).toEqual([61, 63]);
+});
+
+test('a transfer that is not accepted: the page is gone, and the receiver has what it had', () => {
+  const pair = new Pair();
+  const { owner, asker } = pair;
+  pair.grant(GREF, 12 - MFN_BASE, gnttab.GTF_accept_transfer);
+  // It has no room.
+  expect(pair.transfer(11)).toBe(gnttab.GNTST_general_error);
+  removeFrame(owner.domain, 12);
+  const refused: [number, number][] = [
+    [gnttab.GTF_invalid, ASKER],
+    [gnttab.GTF_permit_access, ASKER],
+    [gnttab.GTF_transitive, ASKER],
+    [COMPLETED, ASKER],
+    [gnttab.GTF_accept_transfer | gnttab.GTF_sub_page, ASKER],
+    [gnttab.GTF_accept_transfer, 7],
+  ];
+  refused.forEach(([flags, domid], i) => {
+    pair.grant(GREF, 12 - MFN_BASE, flags, domid);
+    expect(pair.transfer(20 + i)).toBe(gnttab.GNTST_general_error);
+    expect(pair.flags(GREF)).toBe(flags);
+  });
+  expect(pair.transfer(31, 512)).toBe(gnttab.GNTST_general_error);
+  expect(pair.transfer(32, 0xffffffff)).toBe(gnttab.GNTST_general_error);
+  expect(pair.transfer(33, GREF, 77)).toBe(gnttab.GNTST_bad_domain);
+  expect(pair.transfer(34, GREF, 0)).toBe(gnttab.GNTST_general_error);
+  expect(pair.transfer(35, GREF, 0x7ff0)).toBe(gnttab.GNTST_bad_domain);
+  pair.connected = false;
+  pair.server.close();
+  pair.client.close();
+  expect(pair.transfer(36)).toBe(gnttab.GNTST_bad_domain);
+  expect([total(asker), total(owner)]).toEqual([64 - 13, 63]);
+  expect(pair.stored).toEqual([]);
+});
+
 test('a server refuses what is no message for it, and gives nothing away', () => {
   const message = (kind: number, words: number[]): peer.PeerMessage => ({
     kind,
@@ -331,6 +420,8 @@ test('a server refuses what is no message for it, and gives nothing away', () =>
     message(peer.PEER_WRITE, [1, GREF, 0, 4]),
     message(peer.PEER_WRITE, [0xffffffff, GREF, 0, 4]),
     message(peer.PEER_EVENT, [1]),
+    message(peer.PEER_TRANSFER, [GREF]),
+    message(peer.PEER_TRANSFER, new Array<number>(1026).fill(GREF)),
     message(99, [1, 2]),
   ];
   for (const one of bad) expect(pair.server.handle(one)).toBe(false);

@@ -1,6 +1,6 @@
 /**
  * What another domain's process may do with this domain, on behalf of its guest: bind to ports that were made for that guest, map
- * and copy pages that were granted to it. Each request is checked against this domain's own tables; nothing is believed but who asks,
+ * and copy pages that were granted to it, give it pages where it accepts them. Each request is checked against this domain's own tables; nothing is believed but who asks,
  * which the connection says. When the connection ends, all that it holds is given back.
  */
 
@@ -11,6 +11,7 @@ import type { Dom0Channels } from './dom0-channels.ts';
 import type { Domain } from './domain.ts';
 import { COPY_WORDS, FOREIGN_BATCH, GRANT_WORDS } from './foreign-domains.ts';
 import type { GrantMappings } from './grant-mappings.ts';
+import { acceptPage } from './page-transfer.ts';
 import { PeerChannels } from './peer-channels.ts';
 import * as peer from './peer-protocol.ts';
 
@@ -72,6 +73,13 @@ export class PeerServer {
         return this.#read(id, words);
       case peer.PEER_WRITE:
         return this.#write(id, words, body);
+      case peer.PEER_TRANSFER: {
+        if (body.length !== 4 + PAGE_SIZE) return false;
+        const { domain, peerDomid, memoryStored } = this.#options;
+        const status = acceptPage(domain, peerDomid, words[0], body.subarray(4), memoryStored);
+        send(peer.encodePeerMessage(peer.PEER_ANSWER, id, [status]));
+        return true;
+      }
       case peer.PEER_EVENT:
         if (words.length === 2) this.#channels.signalled(words[0], words[1]);
         return words.length === 2;

@@ -13,6 +13,7 @@ import { DOMID_FIRST_RESERVED, DOMID_SELF } from '../../abi/xen.ts';
 import { MFN_BASE, PAGE_SIZE } from '../../machine/memory.ts';
 import { DOMAIN, FRAME_LEVEL_MASK } from '../domain.ts';
 import { COPY_WORDS, FOREIGN_BATCH } from '../foreign-domains.ts';
+import { ownsFrame } from '../owned-frames.ts';
 import type { Vcpu } from '../vcpu.ts';
 import { addressOkay, handleHi, handleLo, isSelf, readU16, stopRequested, writeS16 } from './guest-handle.ts';
 
@@ -59,10 +60,7 @@ function claimFrame(v: Vcpu, side: CopySide, mfn: number, write: boolean): numbe
   const page = machine.mfnToOffset(mfn);
   if (page < 0) return gnttab.GNTST_bad_page;
   const frame = mfn - MFN_BASE;
-  const m2p = (machine.layout.m2pOffset >>> 2) + frame * 2;
-  // A frame that the domain gave back (memory.ts).
-  if (frame < machine.layout.maxPages && (machine.u32[m2p] & machine.u32[m2p + 1]) >>> 0 === 0xffffffff)
-    return gnttab.GNTST_bad_page;
+  if (frame < machine.layout.maxPages && !ownsFrame(domain, frame)) return gnttab.GNTST_bad_page;
   if (write && (domain.frameTypes[frame] & FRAME_LEVEL_MASK) !== 0) return gnttab.GNTST_general_error;
   side.page = page;
   return gnttab.GNTST_okay;

@@ -2,18 +2,20 @@
  * grant_table_op. Source: xen/include/public/grant_table.h; xen/common/grant_table.c (behaviour).
  *
  * Version 1 of the table only. Its frames lie behind the RAM in machine memory and read zero until the guest fills them; the table
- * grows under the domain lock and never shrinks. Mapping is in grant-map.ts, copying in grant-copy.ts.
+ * grows under the domain lock and never shrinks. Mapping is in grant-map.ts, copying in grant-copy.ts, giving away in
+ * grant-transfer.ts.
  *
  * Status goes into each entry, as s16; the hypercall itself fails only for a bad array.
  */
 
-import { EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, ESRCH } from '../../abi/errno.ts';
+import { EFAULT, EINVAL, ENOSYS, ESRCH } from '../../abi/errno.ts';
 import * as gnttab from '../../abi/grant-table.ts';
 import { GRANT_FRAMES_MAX, offsetToMfn, PAGE_SIZE } from '../../machine/memory.ts';
 import { DOMAIN } from '../domain.ts';
 import type { Vcpu } from '../vcpu.ts';
 import { copyGrants } from './grant-copy.ts';
 import { mapGrantRefs, unmapGrantRefs } from './grant-map.ts';
+import { transferPages } from './grant-transfer.ts';
 import { addressOkay, handleHi, handleLo, isSelf, readU16, stopRequested, writeS16 } from './guest-handle.ts';
 
 const ENTRIES_PER_FRAME = PAGE_SIZE / gnttab.GRANT_ENTRY_V1.SIZE;
@@ -193,8 +195,7 @@ export function grantTableOp(v: Vcpu): number {
     case gnttab.GNTTABOP_setup_table:
       return setupTable(v, count);
     case gnttab.GNTTABOP_transfer:
-      // As Xen with `gnttab=transfer=no`: there is nobody to give a page to.
-      return addressOkay(v.args[3]) ? -EOPNOTSUPP : -EFAULT;
+      return transferPages(v, count);
     case gnttab.GNTTABOP_copy:
       return copyGrants(v, count);
     case gnttab.GNTTABOP_query_size:

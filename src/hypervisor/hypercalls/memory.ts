@@ -2,8 +2,7 @@
  * memory_op: how much memory the domain has, and which. Source: xen/include/public/memory.h; xen/common/memory.c, xen/arch/x86/mm.c
  * (behaviour).
  *
- * A frame keeps its place for good: PFN p is MFN MFN_BASE + p, whoever asks. Which frames the domain owns stands in the M2P: the
- * entry of a frame that it gave back (decrease_reservation), or never had, reads INVALID_M2P_ENTRY until it is populated. `totalPages` and these M2P entries change under the domain lock.
+ * A frame keeps its place for good: PFN p is MFN MFN_BASE + p, whoever asks. owned-frames.ts knows which the domain owns.
  * The memory of a frame that was given back goes back to the host, where that can be done; it reads as zeros when it comes back.
  */
 
@@ -12,6 +11,7 @@ import { EACCES, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, ESRCH } from '../../
 import * as memory from '../../abi/memory.ts';
 import { MFN_BASE, PAGE_SIZE } from '../../machine/memory.ts';
 import { DOMAIN } from '../domain.ts';
+import { addFrame, findFree, hasRoom, ownsFrame, removeFrame } from '../owned-frames.ts';
 import type { Vcpu } from '../vcpu.ts';
 import { addressOkay, handleHi, handleLo, isSelf, readU16, stopRequested } from './guest-handle.ts';
 
@@ -21,55 +21,22 @@ const DOMU_MAX_ORDER = 9;
 const EXTENTS_MAX = 0xffffffff >>> memory.MEMOP_EXTENT_SHIFT;
 /** Entries that set_memory_map may have. Source: asm-x86/e820.h, E820MAX. */
 const E820MAX = 1024;
-const INVALID_M2P_ENTRY = 0xffffffff;
 const TWO_32 = 0x100000000;
 
 const out = new Uint8Array(memory.XEN_MACHPHYS_MAPPING.SIZE);
 const outWords = new Uint32Array(out.buffer);
 
-function m2pIndex(v: Vcpu, frame: number): number {
-  return (v.machine.layout.m2pOffset >>> 2) + frame * 2;
-}
-
-function hasM2pEntry(v: Vcpu, frame: number): boolean {
-  const index = m2pIndex(v, frame);
-  return v.machine.u32[index] !== INVALID_M2P_ENTRY || v.machine.u32[index + 1] !== INVALID_M2P_ENTRY;
-}
-
-function setM2pEntry(v: Vcpu, frame: number, lo: number, hi: number): void {
-  const index = m2pIndex(v, frame);
-  Atomics.store(v.machine.u32, index, lo);
-  Atomics.store(v.machine.u32, index + 1, hi);
-}
-
 /** Gives `count` frames from `first` to the domain, zeroed. False: one is the domain's already, or it would own too many. */
 function populate(v: Vcpu, first: number, count: number): boolean {
-  const { maxPages } = v.machine.layout;
-  const total = v.domain.i32[DOMAIN.totalPages >> 2];
-  const allowed = Math.min(maxPages, Atomics.load(v.domain.i32, DOMAIN.maxPages >> 2));
-  if (first + count > maxPages || total + count > allowed) return false;
-  for (let frame = first; frame < first + count; frame++) {
-    if (v.domain.frameTypes[frame] !== 0) return false;
-    if (hasM2pEntry(v, frame)) return false;
-  }
+  const d = v.domain;
+  if (first + count > v.machine.layout.maxPages || !hasRoom(d, count)) return false;
+  for (let frame = first; frame < first + count; frame++)
+    if (d.frameTypes[frame] !== 0 || ownsFrame(d, frame)) return false;
   // What was given back is zeros already, but the guest or a backend may have written to it since.
   if (!v.host.discard(first * PAGE_SIZE, count * PAGE_SIZE))
     v.machine.u8.fill(0, first * PAGE_SIZE, (first + count) * PAGE_SIZE);
   for (let pfn = first; pfn < first + count; pfn++) v.engine.memoryStored(pfn * PAGE_SIZE, PAGE_SIZE);
-  for (let frame = first; frame < first + count; frame++) setM2pEntry(v, frame, frame, 0);
-  Atomics.store(v.domain.i32, DOMAIN.totalPages >> 2, total + count);
-  return true;
-}
-
-/** Takes one frame from the domain. False: it is not RAM, or not the domain's. */
-function removePage(v: Vcpu, mfn: number): boolean {
-  const frame = mfn - MFN_BASE;
-  if (!(frame >= 0 && frame < v.machine.layout.maxPages) || !hasM2pEntry(v, frame)) return false;
-  const total = v.domain.i32[DOMAIN.totalPages >> 2];
-  if (total === 0) return false;
-  setM2pEntry(v, frame, INVALID_M2P_ENTRY, INVALID_M2P_ENTRY);
-  v.domain.frameTypes[frame] = 0;
-  Atomics.store(v.domain.i32, DOMAIN.totalPages >> 2, total - 1);
+  for (let frame = first; frame < first + count; frame++) addFrame(d, frame);
   return true;
 }
 
@@ -99,21 +66,11 @@ function flushRun(v: Vcpu): void {
   v.domain.lock();
   let first = run.first;
   for (let frame = run.first; frame <= end; frame++) {
-    if (frame < end && !hasM2pEntry(v, frame)) continue;
+    if (frame < end && !ownsFrame(v.domain, frame)) continue;
     if (frame > first) v.host.discard(first * PAGE_SIZE, (frame - first) * PAGE_SIZE);
     first = frame + 1;
   }
   v.domain.unlock();
-}
-
-/** First frame >= `from`, a multiple of `count`, from which `count` frames were given back; or -1. */
-function findFree(v: Vcpu, from: number, count: number): number {
-  for (let first = from; first + count <= v.machine.layout.maxPages; first += count) {
-    let i = 0;
-    while (i < count && !hasM2pEntry(v, first + i)) i++;
-    if (i === count) return first;
-  }
-  return -1;
 }
 
 /** increase_reservation, decrease_reservation, populate_physmap: returns how many extents are done, whatever was wrong with the next. */
@@ -157,12 +114,12 @@ function changeExtents(v: Vcpu, op: number, startExtent: number, argLo: number, 
     let given = 0;
     if (op === memory.XENMEM_decrease_reservation) {
       for (let j = 0; j < pages && okay; j++) {
-        okay = removePage(v, frame + j);
+        okay = removeFrame(v.domain, frame + j - MFN_BASE);
         if (okay) given++;
       }
     } else {
       if (op === memory.XENMEM_increase_reservation) {
-        frame = findFree(v, searched, pages);
+        frame = findFree(v.domain, searched, pages);
         searched = frame + pages;
       }
       okay = frame >= 0 && (flags & memory.XENMEMF_populate_on_demand) === 0 && populate(v, frame, pages);

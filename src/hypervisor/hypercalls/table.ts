@@ -173,7 +173,7 @@ export const HYPERCALLS: readonly Hypercall[] = [
     done(gnttab.GNTTABOP_unmap_grant_ref, 'GNTTABOP_unmap_grant_ref'),
     done(gnttab.GNTTABOP_setup_table, 'GNTTABOP_setup_table'),
     refused(gnttab.GNTTABOP_dump_table, 'GNTTABOP_dump_table', '-ENOSYS'),
-    refused(gnttab.GNTTABOP_transfer, 'GNTTABOP_transfer', '-EOPNOTSUPP, as with gnttab=transfer=no'),
+    done(gnttab.GNTTABOP_transfer, 'GNTTABOP_transfer'),
     done(gnttab.GNTTABOP_copy, 'GNTTABOP_copy'),
     done(gnttab.GNTTABOP_query_size, 'GNTTABOP_query_size'),
     refused(gnttab.GNTTABOP_unmap_and_replace, 'GNTTABOP_unmap_and_replace', 'GNTST_bad_handle'),
