@@ -12,6 +12,7 @@ export const EEXIST = 17;
 export const ENODEV = 19;
 export const EINVAL = 22;
 export const ENOSPC = 28;
+export const ERANGE = 34;
 export const ENOSYS = 38;
 export const ENODATA = 61;
 export const ETIME = 62;

@@ -1,4 +1,4 @@
-/** Numbers and structures of xen/include/public/grant_table.h. Version 1 of the table only. */
+/** Numbers and structures of xen/include/public/grant_table.h. */
 
 /** Source: grant_table.h, GNTTABOP_*. */
 export const GNTTABOP_map_grant_ref = 0;
@@ -27,6 +27,19 @@ export const GRANT_ENTRY_V1 = {
   domid: 2,
   /** u32 [GST]: MFN of the frame. */
   frame: 4,
+} as const;
+
+/** Source: grant_table.h, union grant_entry_v2. What is in use stands in u16s of their own, the status. */
+export const GRANT_ENTRY_V2 = {
+  SIZE: 16,
+  /** As in version 1, without GTF_reading and GTF_writing. */
+  flags: 0,
+  domid: 2,
+  /** u16s [GST], with GTF_sub_page: the bytes that are granted. */
+  page_off: 4,
+  length: 6,
+  /** u64 [GST] */
+  frame: 8,
 } as const;
 
 /** Source: grant_table.h, GNTTAB_NR_RESERVED_ENTRIES, GNTTAB_RESERVED_*. */

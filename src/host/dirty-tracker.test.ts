@@ -4,7 +4,7 @@ import { afterEach, expect, test } from 'vitest';
 import { type Engine, EXIT_EXCEPTION, EXIT_INTERRUPTED } from '../engine/engine.ts';
 import { probeKvm } from '../engine/kvm/self-test.ts';
 import { CODE_VA, createTestBlock, createTestMachine, prepareTestRoot } from '../engine/kvm/test-guest.ts';
-import { createDomain, type Domain } from '../hypervisor/domain.ts';
+import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { GrantMappings } from '../hypervisor/grant-mappings.ts';
 import { FLAG_FLUSH_TLB, VCPU } from '../machine/vcpu-block.ts';
 import { DirtyTracker } from './dirty-tracker.ts';
@@ -126,10 +126,11 @@ for (const kind of ['wasm', 'kvm'] as const) {
     expect(await tracker.take()).toEqual([0x305, 0x307, 0x308]);
     grants.unmap(8, true);
     expect(await tracker.take()).toEqual([0x30a]);
+    domain.i32[DOMAIN.grantVersion >> 2] = 2;
     const last = await tracker.last([3]);
     expect([...last].sort((a, b) => a - b)).toEqual([
       ...[domain.vcpus[0].u32[VCPU.vcpuInfo >> 2] >>> 12, 3, 9],
-      ...[layout.sharedInfoOffset >>> 12, layout.grantTableOffset >>> 12],
+      ...[layout.sharedInfoOffset >>> 12, layout.grantTableOffset >>> 12, layout.statusOffset >>> 12],
     ]);
   });
 }

@@ -11,6 +11,7 @@ import { setImmediate } from 'node:timers/promises';
 import type { Kicker } from '../engine/engine.ts';
 import { logStores, markStores } from '../engine/kvm/vm.ts';
 import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
+import { grantVersion, statusFrameCount } from '../hypervisor/grant-entries.ts';
 import { PAGE_SIZE } from '../machine/memory.ts';
 import { FLAG_FLUSH_TLB, VCPU } from '../machine/vcpu-block.ts';
 import type { EngineHandle } from './engines.ts';
@@ -59,6 +60,8 @@ export class DirtyTracker {
     const frames = new Set([...before, ...(await this.take()), ...dirty.always, ...ringFrames]);
     frames.add(layout.sharedInfoOffset / PAGE_SIZE);
     for (let i = 0; i < domain.i32[DOMAIN.grantFrames >> 2]; i++) frames.add(layout.grantTableOffset / PAGE_SIZE + i);
+    const statusFrames = statusFrameCount(domain, grantVersion(domain));
+    for (let i = 0; i < statusFrames; i++) frames.add(layout.statusOffset / PAGE_SIZE + i);
     for (const { u32 } of domain.vcpus) frames.add(u32[VCPU.vcpuInfo >> 2] >>> 12);
     return frames;
   }

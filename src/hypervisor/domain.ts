@@ -71,6 +71,8 @@ export const DOMAIN = {
   maxPages: 0x88,
   /** i32: 1 = the main thread sleeps, and who rings the doorbell has to wake it by `wakeMain`. */
   mainSleeps: 0x94,
+  /** i32: version of the grant table, 1 or 2. */
+  grantVersion: 0x98,
   /** i32: console_io bytes lock etc. unused space up to 0x100. */
   /** i32[128]: bit per local port whose Dom0 end has been signalled. */
   dom0Pending: 0x100,
@@ -232,6 +234,7 @@ export function createDomain(
   domain.i32[DOMAIN.totalPages >> 2] = machine.layout.ramPages;
   domain.i32[DOMAIN.maxPages >> 2] = machine.layout.maxPages;
   domain.i32[DOMAIN.grantFrames >> 2] = 1;
+  domain.i32[DOMAIN.grantVersion >> 2] = 1;
   domain.i32[DOMAIN.weight >> 2] = WEIGHT_DEFAULT;
   domain.u8.set(uuid, DOMAIN.uuid);
   return domain;

@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest';
 import * as gnttab from '../abi/grant-table.ts';
 import { MFN_BASE, PAGE_SIZE } from '../machine/memory.ts';
+import { DOMAIN } from './domain.ts';
+import { statusIndex } from './grant-entries.ts';
 import { GrantMappings } from './grant-mappings.ts';
 import { TestGuest } from './testing.ts';
 
@@ -34,6 +36,64 @@ test('a mapping is the page, and its entry is in use until the last one is gone'
   expect(guest.flags(8)).toBe(GTF_permit_access);
   expect(guest.grants.inUse).toBe(0);
   expect(() => guest.grants.unmap(8, false)).toThrow('bug: grant 8');
+});
+
+test('version 2: what is in use stands in the status, and a part of a page is not mapped', () => {
+  const guest = new Guest();
+  const { domain, machine, grants } = guest;
+  domain.i32[DOMAIN.grantVersion >> 2] = 2;
+  const grant = (gref: number, words: readonly number[]): void =>
+    machine.u32.set(words, machine.layout.grantTableOffset / 4 + gref * 4);
+  const status = (gref: number): number => machine.u16[statusIndex(domain, gref)];
+  grant(8, [GTF_permit_access, 0, MFN_BASE + 5, 0]);
+  expect(grants.map(8, false)).toBe(5 * PAGE_SIZE);
+  expect(status(8)).toBe(GTF_reading);
+  expect(grants.map(8, true)).toBe(5 * PAGE_SIZE);
+  expect(status(8)).toBe(GTF_reading | GTF_writing);
+  // What the guest revokes stays what it was, until the last one lets go.
+  grant(8, [GTF_permit_access | GTF_readonly, 0, MFN_BASE + 6, 0]);
+  expect(grants.map(8, false)).toBe(5 * PAGE_SIZE);
+  grants.unmap(8, true);
+  expect(status(8)).toBe(GTF_reading);
+  expect(grants.map(8, true)).toBe(gnttab.GNTST_general_error);
+  expect(status(8)).toBe(GTF_reading);
+  grants.unmap(8, false);
+  grants.unmap(8, false);
+  expect([status(8), grants.inUse]).toEqual([0, 0]);
+
+  grant(9, [GTF_permit_access | gnttab.GTF_sub_page, 16 | (16 << 16), MFN_BASE + 5, 0]);
+  expect(grants.map(9, false)).toBe(gnttab.GNTST_general_error);
+  expect(grants.mapForCopy(9, false, 0, 16, 16)).toBe(5 * PAGE_SIZE);
+  grants.unmap(9, false);
+  for (const [offset, length] of [
+    [15, 2],
+    [16, 17],
+  ])
+    expect(grants.mapForCopy(9, false, 0, offset, length)).toBe(gnttab.GNTST_general_error);
+  grant(10, [gnttab.GTF_transitive, 0, 9, 0]);
+  expect(grants.mapForCopy(10, false, 0, 0, 1)).toBe(gnttab.GNTST_general_error);
+  grant(11, [GTF_permit_access, 0, MFN_BASE + 5, 1]);
+  expect(grants.map(11, false)).toBe(gnttab.GNTST_bad_page);
+  expect(grants.map(256, false)).toBe(gnttab.GNTST_bad_gntref);
+  expect([9, 10, 11].map(status)).toEqual([0, 0, 0]);
+  expect(grants.inUse).toBe(0);
+});
+
+test('a version that is set under a mapping harms nobody: it is let go, where the reference is one', () => {
+  const guest = new Guest();
+  const { domain, machine, grants } = guest;
+  guest.grant(300, MFN_BASE + 5);
+  guest.grant(8, MFN_BASE + 6);
+  grants.map(300, true);
+  grants.map(8, true);
+  machine.u8.fill(0xff, machine.layout.grantTableOffset, machine.layout.foreignOffset);
+  const before = machine.u8.slice(machine.layout.grantTableOffset, machine.layout.foreignOffset);
+  domain.i32[DOMAIN.grantVersion >> 2] = 2;
+  grants.unmap(300, true);
+  expect(machine.u8.slice(machine.layout.grantTableOffset, machine.layout.foreignOffset)).toEqual(before);
+  grants.unmap(8, true);
+  expect(machine.u16[statusIndex(domain, 8)]).toBe(0xffff & ~(GTF_reading | GTF_writing));
+  expect(grants.inUse).toBe(0);
 });
 
 test('the frame of a grant in use is the one that was mapped first', () => {

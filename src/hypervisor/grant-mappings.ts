@@ -11,14 +11,23 @@
 
 import * as gnttab from '../abi/grant-table.ts';
 import { GRANT_FRAMES_MAX, type MachineMemory, MFN_BASE, PAGE_SIZE } from '../machine/memory.ts';
-import { DOMAIN, type Domain, FRAME_LEVEL_MASK } from './domain.ts';
+import { type Domain, FRAME_LEVEL_MASK } from './domain.ts';
+import {
+  claimEntry,
+  type EntryUse,
+  entryCount,
+  entryCovers,
+  entryFrame,
+  type GrantVersion,
+  grantVersion,
+  releaseEntry,
+  useBits,
+} from './grant-entries.ts';
 import { ownsFrame } from './owned-frames.ts';
 
-const ENTRIES_PER_FRAME = PAGE_SIZE / gnttab.GRANT_ENTRY_V1.SIZE;
-const ENTRIES_MAX = GRANT_FRAMES_MAX * ENTRIES_PER_FRAME;
+/** Version 1 has the most. */
+const ENTRIES_MAX = (GRANT_FRAMES_MAX * PAGE_SIZE) / gnttab.GRANT_ENTRY_V1.SIZE;
 const DOM0 = 0;
-/** Compare-exchanges on an entry that the guest keeps changing. Source: xen/common/grant_table.c, _set_status_v1. */
-const ATTEMPTS_MAX = 5;
 
 export class GrantMappings {
   readonly #domain: Domain;
@@ -31,6 +40,8 @@ export class GrantMappings {
   /** Who has it mapped. */
   readonly #holders = new Uint16Array(ENTRIES_MAX);
   #inUse = 0;
+  /** What is asked of an entry: made once. */
+  readonly #use: EntryUse = { domid: 0, writable: false, maps: true };
 
   constructor(domain: Domain) {
     this.#domain = domain;
@@ -44,11 +55,26 @@ export class GrantMappings {
 
   /** Maps the page that a reference grants to a domain. Byte offset of the page in memory 0, or a GNTST_* (negative). */
   map(gref: number, writable: boolean, domid = DOM0): number {
-    if (gref >>> 0 !== gref || gref >= Atomics.load(this.#domain.i32, DOMAIN.grantFrames >> 2) * ENTRIES_PER_FRAME)
-      return gnttab.GNTST_bad_gntref;
+    return this.#acquire(gref, writable, domid, true);
+  }
+
+  /** The same for a copy of some bytes of the page, which may be all that is granted. Ends with `unmap`. */
+  mapForCopy(gref: number, writable: boolean, domid: number, offset: number, length: number): number {
+    const page = this.#acquire(gref, writable, domid, false);
+    if (page < 0 || entryCovers(this.#domain, grantVersion(this.#domain), gref, offset, length)) return page;
+    this.unmap(gref, writable);
+    return gnttab.GNTST_general_error;
+  }
+
+  #acquire(gref: number, writable: boolean, domid: number, maps: boolean): number {
+    const version = grantVersion(this.#domain);
+    if (gref >>> 0 !== gref || gref >= entryCount(this.#domain, version)) return gnttab.GNTST_bad_gntref;
     if (this.#mappings[gref] > 0 && this.#holders[gref] !== domid) return gnttab.GNTST_general_error;
     if (this.#mappings[gref] === 0 || (writable && this.#writers[gref] === 0)) {
-      const status = this.#setInUse(gref, writable, domid);
+      this.#use.domid = domid;
+      this.#use.writable = writable;
+      this.#use.maps = maps;
+      const status = this.#setInUse(version, gref);
       if (status < 0) return status;
     }
     this.#holders[gref] = domid;
@@ -66,33 +92,23 @@ export class GrantMappings {
     if (writable) this.#machine.dirty.mark(this.#pages[gref] >>> 12);
     if (writable && --this.#writers[gref] === 0) gone = gnttab.GTF_writing;
     if (--this.#mappings[gref] === 0) gone |= gnttab.GTF_reading;
-    if (gone !== 0) Atomics.and(this.#machine.i32, this.#entry(gref), ~gone);
+    if (gone === 0) return;
+    // Where the reference is none in a version that was set meanwhile, there is nothing to say.
+    const version = grantVersion(this.#domain);
+    if (gref < entryCount(this.#domain, version)) releaseEntry(this.#domain, version, gref, gone);
   }
 
-  /** Index in machine.i32 of an entry: flags | domid << 16, then frame. */
-  #entry(gref: number): number {
-    return (this.#machine.layout.grantTableOffset + gref * gnttab.GRANT_ENTRY_V1.SIZE) >>> 2;
-  }
-
-  /** Checks the entry and marks it in use. For its first mapping, finds its page. */
-  #setInUse(gref: number, writable: boolean, domid: number): number {
-    const i32 = this.#machine.i32;
-    const index = this.#entry(gref);
-    const bits = writable ? gnttab.GTF_reading | gnttab.GTF_writing : gnttab.GTF_reading;
-    let old = Atomics.load(i32, index);
-    for (let attempt = 1; ; attempt++) {
-      if ((old & gnttab.GTF_type_mask) !== gnttab.GTF_permit_access || old >>> 16 !== domid)
-        return gnttab.GNTST_general_error;
-      if (writable && (old & gnttab.GTF_readonly) !== 0) return gnttab.GNTST_general_error;
-      const seen = Atomics.compareExchange(i32, index, old, old | bits);
-      if (seen === old) break;
-      if (attempt === ATTEMPTS_MAX) return gnttab.GNTST_general_error;
-      old = seen;
-    }
-    const page = this.#mappings[gref] > 0 ? this.#pages[gref] : this.#pageOf(Atomics.load(i32, index + 1) >>> 0);
+  /** Checks the entry for `#use` and marks it in use. For its first mapping, finds its page. */
+  #setInUse(version: GrantVersion, gref: number): number {
+    const d = this.#domain;
+    const { writable } = this.#use;
+    const isHeld = this.#mappings[gref] > 0;
+    const held = isHeld ? gnttab.GTF_reading : 0;
+    const status = claimEntry(d, version, gref, this.#use, held);
+    if (status < 0) return status;
+    const page = isHeld ? this.#pages[gref] : this.#pageOf(entryFrame(d, version, gref));
     if (page < 0 || (writable && this.#isPageTable(page))) {
-      const held = this.#mappings[gref] > 0 ? gnttab.GTF_reading : 0;
-      Atomics.and(i32, index, ~(bits & ~held));
+      releaseEntry(d, version, gref, useBits(writable) & ~held);
       return page < 0 ? page : gnttab.GNTST_general_error;
     }
     this.#pages[gref] = page;

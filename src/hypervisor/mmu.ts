@@ -9,10 +9,11 @@
  */
 
 import { EINVAL } from '../abi/errno.ts';
-import type { MachineMemory } from '../machine/memory.ts';
+import { type MachineMemory, MFN_BASE } from '../machine/memory.ts';
 import { PTE_A, PTE_D, PTE_G, PTE_P, PTE_PSE, PTE_RW, PTE_US } from '../machine/page-table.ts';
 import { FLAG_FLUSH_TLB, NO_ROOT, VCPU } from '../machine/vcpu-block.ts';
 import { DOMAIN, type Domain, FRAME_LEVEL_MASK, FRAME_PINNED, FRAME_VALIDATING } from './domain.ts';
+import { grantVersion } from './grant-entries.ts';
 import { HOLE_END_SLOT, HOLE_FIRST_SLOT, pteMfn } from './guest-access.ts';
 import type { Vcpu } from './vcpu.ts';
 
@@ -68,7 +69,8 @@ function store(v: Vcpu, offset: number, lo: number, hi: number, keepAd: boolean,
     value = (value | PTE_US) >>> 0;
     const frame = target >>> 12;
     if (level === 1) {
-      if (!isGrant && target >= machine.layout.foreignOffset && !losesRights(machine, index, lo, hi)) return -EINVAL;
+      if (!isGrant && target >= machine.layout.statusOffset && target >= ownEnd(domain))
+        if (!losesRights(machine, index, lo, hi)) return -EINVAL;
       value = (value & ~PTE_G) >>> 0;
       if ((lo & PTE_RW) !== 0 && domain.frameTypes[frame] !== 0) {
         if ((domain.frameTypes[frame] & FRAME_PINNED) !== 0) return -EINVAL;
@@ -101,6 +103,11 @@ function store(v: Vcpu, offset: number, lo: number, hi: number, keepAd: boolean,
   return 0;
 }
 
+/** Offset behind what an entry may name without a grant: the status frames are there with version 2 of the grant table only. */
+function ownEnd(d: Domain): number {
+  return grantVersion(d) === 2 ? d.machine.layout.foreignOffset : d.machine.layout.statusOffset;
+}
+
 /** The entry stays with its frame, and gets no right to write that it has not had. */
 function losesRights({ u32 }: MachineMemory, index: number, lo: number, hi: number): boolean {
   const [oldLo, oldHi] = [u32[index], u32[index + 1]];
@@ -121,6 +128,7 @@ export function markTable(v: Vcpu, frame: number, level: number): number {
   const machine = v.machine;
   const u32 = machine.u32;
   const first = frame * 1024;
+  const end = ownEnd(v.domain);
   let rc = 0;
   for (let slot = 0; slot < 512; slot++) {
     if (level === 4 && slot === HOLE_FIRST_SLOT) slot = HOLE_END_SLOT;
@@ -130,7 +138,7 @@ export function markTable(v: Vcpu, frame: number, level: number): number {
     const target = machine.mfnToOffset(pteMfn(lo, u32[index + 1]));
     if (
       target < 0 ||
-      target >= machine.layout.foreignOffset ||
+      target >= end ||
       (level > 1 && ((lo & PTE_PSE) !== 0 || target >= machine.layout.sharedInfoOffset))
     ) {
       rc = -EINVAL;
@@ -238,6 +246,21 @@ export function flushVcpus(v: Vcpu, mask: number): void {
       if (Atomics.load(i32, VCPU.inGuest >> 2) !== 0) v.kicker.kick(id);
     }
   }
+}
+
+/** Whether a table of level 1 names one of `count` frames. Tables of higher levels name tables only, which have a type. */
+export function isMapped({ machine, frameTypes }: Domain, frame: number, count: number): boolean {
+  const { u32, layout } = machine;
+  const mfn = MFN_BASE + frame;
+  for (let table = 0; table < layout.maxPages; table++) {
+    if ((frameTypes[table] & FRAME_LEVEL_MASK) !== 1) continue;
+    for (let index = table * 1024; index < (table + 1) * 1024; index += 2) {
+      if ((u32[index] & PTE_P) === 0) continue;
+      const named = pteMfn(u32[index], u32[index + 1]) - mfn;
+      if (named >= 0 && named < count) return true;
+    }
+  }
+  return false;
 }
 
 /** Mask of all vCPUs of the domain. */

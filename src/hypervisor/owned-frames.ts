@@ -6,6 +6,7 @@
 import { DOMAIN, type Domain } from './domain.ts';
 
 const INVALID_M2P_ENTRY = 0xffffffff;
+const TWO_32 = 0x100000000;
 const TOTAL_PAGES = DOMAIN.totalPages >> 2;
 
 function m2pIndex({ machine }: Domain, frame: number): number {
@@ -29,7 +30,7 @@ export function hasRoom({ i32, machine }: Domain, count: number): boolean {
 export function addFrame(d: Domain, frame: number, pfn = frame): void {
   const index = m2pIndex(d, frame);
   Atomics.store(d.machine.u32, index, pfn);
-  Atomics.store(d.machine.u32, index + 1, 0);
+  Atomics.store(d.machine.u32, index + 1, Math.floor(pfn / TWO_32));
   Atomics.store(d.i32, TOTAL_PAGES, d.i32[TOTAL_PAGES] + 1);
 }
 

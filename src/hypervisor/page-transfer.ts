@@ -11,10 +11,12 @@
 
 import * as gnttab from '../abi/grant-table.ts';
 import { MFN_BASE, PAGE_SIZE } from '../machine/memory.ts';
-import { DOMAIN, type Domain } from './domain.ts';
+import type { Domain } from './domain.ts';
+import { entryCount, entryFrame, entryIndex, grantVersion, storeEntryFrame } from './grant-entries.ts';
 import { addFrame, findFree, hasRoom, ownsFrame } from './owned-frames.ts';
 
-const ENTRIES_PER_FRAME = PAGE_SIZE / gnttab.GRANT_ENTRY_V1.SIZE;
+/** Of 52 bits of address. */
+const PFN_MAX = 0xff_ffff_ffff;
 /** Compare-exchanges on an entry that the guest keeps changing. Source: gnttab_prepare_for_transfer. */
 const ATTEMPTS_MAX = 5;
 
@@ -34,16 +36,17 @@ function accept(d: Domain, from: number, gref: number, page: Uint8Array, onStore
   if (d.shutdownReason !== -1 || !hasRoom(d, 1)) return gnttab.GNTST_general_error;
   // A guest may have written the M2P so that no frame looks free.
   const free = findUntyped(d);
-  if (free < 0 || gref >= Atomics.load(d.i32, DOMAIN.grantFrames >> 2) * ENTRIES_PER_FRAME)
-    return gnttab.GNTST_general_error;
-  const entry = (layout.grantTableOffset + gref * gnttab.GRANT_ENTRY_V1.SIZE) >>> 2;
+  const version = grantVersion(d);
+  if (free < 0 || gref >= entryCount(d, version)) return gnttab.GNTST_general_error;
+  const entry = entryIndex(d, version, gref);
   if (!commit(i32, entry, from)) return gnttab.GNTST_general_error;
-  const pfn = Atomics.load(i32, entry + 1) >>> 0;
+  const pfn = entryFrame(d, version, gref);
   const frame = pfn < layout.maxPages && isFree(d, pfn) ? pfn : free;
   u8.set(page, frame * PAGE_SIZE);
   onStored(frame * PAGE_SIZE, PAGE_SIZE);
-  addFrame(d, frame, pfn);
-  Atomics.store(i32, entry + 1, MFN_BASE + frame);
+  // A number that no page can have would say that the frame is nobody's.
+  addFrame(d, frame, pfn <= PFN_MAX ? pfn : frame);
+  storeEntryFrame(d, version, gref, MFN_BASE + frame);
   Atomics.or(i32, entry, gnttab.GTF_transfer_completed);
   return gnttab.GNTST_okay;
 }

@@ -8,6 +8,7 @@ import { Dom0Channels } from './dom0-channels.ts';
 import { DOMAIN } from './domain.ts';
 import { ECS_FREE, ECS_INTERDOMAIN, ECS_UNBOUND, isPending, portA, portB, portState } from './event-channels.ts';
 import type { ForeignDomains } from './foreign-domains.ts';
+import { statusIndex } from './grant-entries.ts';
 import { GrantMappings } from './grant-mappings.ts';
 import { eventChannelOp } from './hypercalls/event-channel.ts';
 import { grantTableOp } from './hypercalls/grant-table.ts';
@@ -398,6 +399,37 @@ test('a transfer that is not accepted: the page is gone, and the receiver has wh
   expect(pair.transfer(36)).toBe(gnttab.GNTST_bad_domain);
   expect([total(asker), total(owner)]).toEqual([64 - 13, 63]);
   expect(pair.stored).toEqual([]);
+});
+
+test('a domain with a table of version 2 is served as any', () => {
+  const pair = new Pair();
+  const { owner, asker } = pair;
+  owner.domain.i32[DOMAIN.grantVersion >> 2] = 2;
+  const grant = (gref: number, words: readonly number[]): void =>
+    owner.machine.u32.set(words, owner.machine.layout.grantTableOffset / 4 + gref * 4);
+  const status = (gref: number): number => owner.machine.u16[statusIndex(owner.domain, gref)];
+  grant(GREF, [gnttab.GTF_permit_access | (ASKER << 16), 0, MFN_BASE + 10, 0]);
+  grant(GREF + 1, [gnttab.GTF_permit_access | gnttab.GTF_sub_page | (ASKER << 16), 8 | (8 << 16), MFN_BASE + 10, 0]);
+  removeFrame(owner.domain, 12);
+  grant(GREF + 2, [gnttab.GTF_accept_transfer | (ASKER << 16), 0, 12, 0]);
+  const mapped = pair.map(DEVICE);
+  expect([mapped.status, status(GREF)]).toEqual([0, IN_USE]);
+  expect([pair.unmap(mapped.handle, 0, mapped.maddr), status(GREF)]).toEqual([0, 0]);
+  expect(pair.map(DEVICE, GREF + 1).status).toBe(gnttab.GNTST_general_error);
+  owner.machine.u8.set([1, 2, 3], 10 * PAGE_SIZE + 8);
+  const copy = (offset: number): number => {
+    asker.setWords(ARG, [GREF + 1, 0, OWNER | (offset << 16), 0, MFN_BASE + 4, 0, 0x7ff0, 0, 3 | (1 << 16), 0]);
+    expect(asker.call(grantTableOp, gnttab.GNTTABOP_copy, va(ARG), 1)).toBe(0);
+    return asker.s16(ARG + 36);
+  };
+  expect([copy(8), copy(7), copy(14)]).toEqual([0, -1, -1]);
+  expect([...asker.machine.u8.subarray(4 * PAGE_SIZE, 4 * PAGE_SIZE + 3)]).toEqual([1, 2, 3]);
+  asker.machine.u8.fill(0x5a, 11 * PAGE_SIZE, 12 * PAGE_SIZE);
+  expect(pair.transfer(11, GREF + 2)).toBe(0);
+  const at = owner.machine.layout.grantTableOffset / 4 + (GREF + 2) * 4;
+  expect([...owner.machine.u32.slice(at, at + 4)]).toEqual([COMPLETED | (ASKER << 16), 0, MFN_BASE + 12, 0]);
+  expect(owner.machine.u8[12 * PAGE_SIZE]).toBe(0x5a);
+  expect([status(GREF + 1), status(GREF + 2), pair.grants.inUse]).toEqual([0, 0, 0]);
 });
 
 test('a server refuses what is no message for it, and gives nothing away', () => {

@@ -180,7 +180,7 @@ export class PeerServer {
   #copy(gref: number, offset: number, length: number, writable: boolean, copy: (at: number) => void): number {
     if (offset > PAGE_SIZE || length > PAGE_SIZE || offset + length > PAGE_SIZE) return gnttab.GNTST_bad_copy_arg;
     const { grants, peerDomid } = this.#options;
-    const page = grants.map(gref, writable, peerDomid);
+    const page = grants.mapForCopy(gref, writable, peerDomid, offset, length);
     if (page < 0) return page;
     copy(page + offset);
     grants.unmap(gref, writable);

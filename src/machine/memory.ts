@@ -4,12 +4,13 @@
  *   offset 0            RAM, pseudo-physical frame PFN at offset PFN << 12 (maxPages frames)
  *   sharedInfoOffset    the shared_info page                                (1 frame)
  *   grantTableOffset    grant table frames                                  (grantFramesMax frames)
+ *   statusOffset        status frames of a grant table of version 2         (grantStatusFramesMax frames)
  *   foreignOffset       frames of other domains that this one has mapped    (FOREIGN_FRAMES frames)
  *   m2pOffset           machine-to-physical table, u64 an entry: index = MFN - MFN_BASE
  *   scratchOffset       an engine's own, for accesses that cross pages    (SCRATCH_BYTES for each vCPU)
  *
  * MFN = (offset >> 12) + MFN_BASE for every frame, so that a PFN used as an MFN (or the reverse) never works by luck.
- * A guest can name RAM, shared_info, the grant table frames and the foreign ones; the M2P is shown to it read-only by the engine.
+ * A guest can name RAM, shared_info, the grant table frames, with version 2 the status frames, and the foreign ones; the M2P is shown to it read-only by the engine.
  * An MFN that comes from the guest becomes an offset in `mfnToOffset` and nowhere else.
  */
 
@@ -29,6 +30,8 @@ export const PAGE_SIZE = 4096;
 export const MFN_BASE = 0x100000;
 /** Frames of the grant table; v1 entries are 8 bytes, so 512 references a frame. Source: Xen's default `gnttab_max_frames`. */
 export const GRANT_FRAMES_MAX = 64;
+/** Status frames for those in version 2: entries of 16 bytes, each with a u16. */
+export const GRANT_STATUS_FRAMES_MAX = 8;
 /** Frames of other domains that a domain can have mapped at a time. */
 export const FOREIGN_FRAMES = 4096;
 /** A shared WebAssembly.Memory (memory32) is at most 65536 pages of 64 KiB; the guest-visible extras and the M2P need room in it. */
@@ -47,6 +50,7 @@ export interface MachineLayout {
   readonly maxPages: number;
   readonly sharedInfoOffset: number;
   readonly grantTableOffset: number;
+  readonly statusOffset: number;
   readonly foreignOffset: number;
   /** First frame (offset >> 12) that no guest may name. */
   readonly nameableFrames: number;
@@ -59,8 +63,9 @@ export interface MachineLayout {
 export function machineLayout(ramPages: number, maxPages: number): MachineLayout {
   const sharedInfoOffset = maxPages * PAGE_SIZE;
   const grantTableOffset = sharedInfoOffset + PAGE_SIZE;
-  const foreignOffset = grantTableOffset + GRANT_FRAMES_MAX * PAGE_SIZE;
-  const nameableFrames = maxPages + 1 + GRANT_FRAMES_MAX + FOREIGN_FRAMES;
+  const statusOffset = grantTableOffset + GRANT_FRAMES_MAX * PAGE_SIZE;
+  const foreignOffset = statusOffset + GRANT_STATUS_FRAMES_MAX * PAGE_SIZE;
+  const nameableFrames = foreignOffset / PAGE_SIZE + FOREIGN_FRAMES;
   const m2pOffset = nameableFrames * PAGE_SIZE;
   const m2pPages = Math.ceil((nameableFrames * 8) / PAGE_SIZE);
   const scratchOffset = m2pOffset + m2pPages * PAGE_SIZE;
@@ -70,6 +75,7 @@ export function machineLayout(ramPages: number, maxPages: number): MachineLayout
     maxPages,
     sharedInfoOffset,
     grantTableOffset,
+    statusOffset,
     foreignOffset,
     nameableFrames,
     m2pOffset,

@@ -11,16 +11,23 @@ import { EFAULT } from '../../abi/errno.ts';
 import * as gnttab from '../../abi/grant-table.ts';
 import { DOMID_FIRST_RESERVED, DOMID_SELF } from '../../abi/xen.ts';
 import { MFN_BASE, PAGE_SIZE } from '../../machine/memory.ts';
-import { DOMAIN, FRAME_LEVEL_MASK } from '../domain.ts';
+import { FRAME_LEVEL_MASK } from '../domain.ts';
 import { COPY_WORDS, FOREIGN_BATCH } from '../foreign-domains.ts';
+import {
+  claimEntry,
+  type EntryUse,
+  entryCount,
+  entryCovers,
+  entryFrame,
+  grantVersion,
+  releaseEntry,
+  useBits,
+} from '../grant-entries.ts';
 import { ownsFrame } from '../owned-frames.ts';
 import type { Vcpu } from '../vcpu.ts';
 import { addressOkay, handleHi, handleLo, isSelf, readU16, stopRequested, writeS16 } from './guest-handle.ts';
 
 const C = gnttab.GNTTAB_COPY;
-const ENTRIES_PER_FRAME = PAGE_SIZE / gnttab.GRANT_ENTRY_V1.SIZE;
-/** Compare-exchanges on an entry that the guest keeps changing. Source: xen/common/grant_table.c, _set_status_v1. */
-const ATTEMPTS_MAX = 5;
 const TWO_32 = 0x100000000;
 
 /** One side of a copy as the guest gave it, and what it comes to while it is claimed. Made once for each side. */
@@ -32,14 +39,14 @@ interface CopySide {
   offset: number;
   /** Byte offset of the page in memory 0. */
   page: number;
-  /** Entry whose in-use bits are ours, -1 = none; and those bits. */
-  entry: number;
+  /** In-use bits of the entry that are ours, 0 = none. */
   bits: number;
 }
-const side = (): CopySide => ({ domid: 0, isGrant: false, ref: 0, mfn: 0, offset: 0, page: -1, entry: -1, bits: 0 });
+const side = (): CopySide => ({ domid: 0, isGrant: false, ref: 0, mfn: 0, offset: 0, page: -1, bits: 0 });
 const source = side();
 const dest = side();
 let length = 0;
+const use: EntryUse = { domid: 0, writable: false, maps: false };
 
 /** A run of copies between this domain and another: 'read' is out of the other's grants. */
 let run: 'none' | 'read' | 'write' = 'none';
@@ -68,33 +75,29 @@ function claimFrame(v: Vcpu, side: CopySide, mfn: number, write: boolean): numbe
 
 /** Marks a grant of the caller to itself as in use and finds its page. Under the domain lock. */
 function claimGrant(v: Vcpu, side: CopySide, write: boolean): number {
-  if (side.ref >= Atomics.load(v.domain.i32, DOMAIN.grantFrames >> 2) * ENTRIES_PER_FRAME)
-    return gnttab.GNTST_bad_gntref;
-  const i32 = v.machine.i32;
-  const index = (v.machine.layout.grantTableOffset + side.ref * gnttab.GRANT_ENTRY_V1.SIZE) >>> 2;
-  const bits = write ? gnttab.GTF_reading | gnttab.GTF_writing : gnttab.GTF_reading;
-  let old = Atomics.load(i32, index);
-  for (let attempt = 1; ; attempt++) {
-    if ((old & gnttab.GTF_type_mask) !== gnttab.GTF_permit_access || old >>> 16 !== v.domain.domid)
-      return gnttab.GNTST_general_error;
-    if (write && (old & gnttab.GTF_readonly) !== 0) return gnttab.GNTST_general_error;
-    const seen = Atomics.compareExchange(i32, index, old, old | bits);
-    if (seen === old) break;
-    if (attempt === ATTEMPTS_MAX) return gnttab.GNTST_general_error;
-    old = seen;
-  }
-  side.entry = index;
-  side.bits = bits;
-  return claimFrame(v, side, Atomics.load(i32, index + 1) >>> 0, write);
+  const d = v.domain;
+  const version = grantVersion(d);
+  if (side.ref >= entryCount(d, version)) return gnttab.GNTST_bad_gntref;
+  use.domid = d.domid;
+  use.writable = write;
+  const status = claimEntry(d, version, side.ref, use);
+  if (status !== gnttab.GNTST_okay) return status;
+  side.bits = useBits(write);
+  return claimFrame(v, side, entryFrame(d, version, side.ref), write);
 }
 
 function claim(v: Vcpu, side: CopySide, write: boolean): number {
   return side.isGrant ? claimGrant(v, side, write) : claimFrame(v, side, side.mfn, write);
 }
 
+/** A claimed side grants all the bytes that are to be copied. */
+function covers(v: Vcpu, { isGrant, ref, offset }: CopySide, count: number): boolean {
+  return !isGrant || entryCovers(v.domain, grantVersion(v.domain), ref, offset, count);
+}
+
 function release(v: Vcpu, side: CopySide): void {
-  if (side.entry >= 0) Atomics.and(v.machine.i32, side.entry, ~side.bits);
-  side.entry = -1;
+  if (side.bits !== 0) releaseEntry(v.domain, grantVersion(v.domain), side.ref, side.bits);
+  side.bits = 0;
   side.page = -1;
 }
 
@@ -124,6 +127,7 @@ function copyWithin(v: Vcpu): number {
   if (status === 0) status = claim(v, dest, true);
   if (status === 0 && (source.offset + length > PAGE_SIZE || dest.offset + length > PAGE_SIZE))
     status = gnttab.GNTST_bad_copy_arg;
+  if (status === 0 && !(covers(v, source, length) && covers(v, dest, length))) status = gnttab.GNTST_general_error;
   if (status === 0) {
     const from = source.page + source.offset;
     v.machine.u8.copyWithin(dest.page + dest.offset, from, from + length);
@@ -138,7 +142,8 @@ function copyWithin(v: Vcpu): number {
 /** Bytes from an own page to `bytes`. */
 function copyOut(v: Vcpu, at: number): number {
   v.domain.lock();
-  const status = claim(v, source, false);
+  let status = claim(v, source, false);
+  if (status === 0 && !covers(v, source, length)) status = gnttab.GNTST_general_error;
   if (status === 0) {
     const from = source.page + source.offset;
     bytes.set(v.machine.u8.subarray(from, from + length), at);
@@ -151,7 +156,8 @@ function copyOut(v: Vcpu, at: number): number {
 /** Bytes from `bytes` to an own page. */
 function copyInto(v: Vcpu, to: CopySide, at: number, count: number): number {
   v.domain.lock();
-  const status = claim(v, to, true);
+  let status = claim(v, to, true);
+  if (status === 0 && !covers(v, to, count)) status = gnttab.GNTST_general_error;
   if (status === 0) {
     const offset = to.page + to.offset;
     v.machine.u8.set(bytes.subarray(at, at + count), offset);

@@ -1,35 +1,25 @@
 /**
  * grant_table_op. Source: xen/include/public/grant_table.h; xen/common/grant_table.c (behaviour).
  *
- * Version 1 of the table only. Its frames lie behind the RAM in machine memory and read zero until the guest fills them; the table
- * grows under the domain lock and never shrinks. Mapping is in grant-map.ts, copying in grant-copy.ts, giving away in
- * grant-transfer.ts.
+ * The table's frames lie behind the RAM in machine memory and read zero until the guest fills them; it grows under the domain lock and
+ * never shrinks. Mapping is in grant-map.ts, copying in grant-copy.ts, giving away in grant-transfer.ts, versions in grant-version.ts.
  *
  * Status goes into each entry, as s16; the hypercall itself fails only for a bad array.
  */
 
-import { EFAULT, EINVAL, ENOSYS, ESRCH } from '../../abi/errno.ts';
+import { EFAULT, EINVAL, ENOSYS } from '../../abi/errno.ts';
 import * as gnttab from '../../abi/grant-table.ts';
 import { GRANT_FRAMES_MAX, offsetToMfn, PAGE_SIZE } from '../../machine/memory.ts';
-import { DOMAIN } from '../domain.ts';
+import { DOMAIN, type Domain } from '../domain.ts';
+import { entryCount, entryIndex, grantVersion, isEntryInUse } from '../grant-entries.ts';
 import type { Vcpu } from '../vcpu.ts';
 import { copyGrants } from './grant-copy.ts';
 import { mapGrantRefs, unmapGrantRefs } from './grant-map.ts';
 import { transferPages } from './grant-transfer.ts';
+import { getGrantVersion, getStatusFrames, setGrantVersion } from './grant-version.ts';
 import { addressOkay, handleHi, handleLo, isSelf, readU16, stopRequested, writeS16 } from './guest-handle.ts';
 
-const ENTRIES_PER_FRAME = PAGE_SIZE / gnttab.GRANT_ENTRY_V1.SIZE;
 const GRANT_FRAMES = DOMAIN.grantFrames >> 2;
-
-/** References that the table has now. */
-function entryCount(v: Vcpu): number {
-  return Atomics.load(v.domain.i32, GRANT_FRAMES) * ENTRIES_PER_FRAME;
-}
-
-/** Index in machine.u32 of an entry: flags | domid << 16, then frame. */
-function entryIndex(v: Vcpu, ref: number): number {
-  return (v.machine.layout.grantTableOffset + ref * gnttab.GRANT_ENTRY_V1.SIZE) >>> 2;
-}
 
 /** One entry of the array, already read into access.words. Returns its status. */
 type EntryOperation = (v: Vcpu) => number;
@@ -101,57 +91,32 @@ function querySize(v: Vcpu, count: number): number {
   return v.access.copyOut(v.args[2], v.args[3], out, 0, Q.SIZE) ? 0 : -EFAULT;
 }
 
-function setVersion(v: Vcpu): number {
-  if (!v.access.readU32(v.args[2], v.args[3])) return -EFAULT;
-  const version = v.access.lo;
-  const rc = version === 1 ? 0 : version === 2 ? -ENOSYS : -EINVAL;
-  // The version in force comes back in any case.
-  return v.access.writeU32(v.args[2], v.args[3], 1) ? rc : -EFAULT;
-}
-
-function getVersion(v: Vcpu): number {
-  const G = gnttab.GNTTAB_GET_VERSION;
-  if (!v.access.copyIn(v.args[2], v.args[3], G.SIZE)) return -EFAULT;
-  if (!isSelf(v, readU16(v, G.dom))) return -ESRCH;
-  return v.access.writeU32(handleLo(v.args[2], G.version), handleHi(v.args[2], v.args[3], G.version), 1) ? 0 : -EFAULT;
-}
-
-/** Version 1 has no status frames. */
-function getStatusFrames(v: Vcpu, count: number): number {
-  const G = gnttab.GNTTAB_GET_STATUS_FRAMES;
-  const lo = v.args[2];
-  const hi = v.args[3];
-  if (count !== 1) return -EINVAL;
-  if (!v.access.copyIn(lo, hi, G.SIZE)) return -EFAULT;
-  if (!addressOkay(v.access.words[(G.frame_list >> 2) + 1])) return -EFAULT;
-  let status = gnttab.GNTST_okay;
-  if (!isSelf(v, readU16(v, G.dom))) status = gnttab.GNTST_bad_domain;
-  else if (v.access.words[G.nr_frames >> 2] !== 0) status = gnttab.GNTST_general_error;
-  return writeS16(v, handleLo(lo, G.status), handleHi(lo, hi, G.status), status) ? 0 : -EFAULT;
-}
-
 function swapOne(v: Vcpu): number {
   const S = gnttab.GNTTAB_SWAP_GRANT_REF;
   const a = v.access.words[S.ref_a >> 2];
   const b = v.access.words[S.ref_b >> 2];
-  const count = entryCount(v);
+  const d = v.domain;
+  d.lock();
+  const status = swap(d, a, b);
+  d.unlock();
+  return status;
+}
+
+function swap(d: Domain, a: number, b: number): number {
+  const version = grantVersion(d);
+  const count = entryCount(d, version);
   if (a >= count || b >= count) return gnttab.GNTST_bad_gntref;
   if (a === b) return gnttab.GNTST_okay;
-  const i32 = v.machine.i32;
-  const indexA = entryIndex(v, a);
-  const indexB = entryIndex(v, b);
-  const inUse = gnttab.GTF_reading | gnttab.GTF_writing;
-  v.domain.lock();
-  let status = gnttab.GNTST_okay;
-  if (((Atomics.load(i32, indexA) | Atomics.load(i32, indexB)) & inUse) !== 0) status = gnttab.GNTST_eagain;
-  else {
-    for (let k = 0; k < 2; k++) {
-      const old = Atomics.exchange(i32, indexA + k, Atomics.load(i32, indexB + k));
-      Atomics.store(i32, indexB + k, old);
-    }
+  if (isEntryInUse(d, version, a) || isEntryInUse(d, version, b)) return gnttab.GNTST_eagain;
+  const { i32 } = d.machine;
+  const indexA = entryIndex(d, version, a);
+  const indexB = entryIndex(d, version, b);
+  const words = (version === 1 ? gnttab.GRANT_ENTRY_V1.SIZE : gnttab.GRANT_ENTRY_V2.SIZE) >> 2;
+  for (let k = 0; k < words; k++) {
+    const old = Atomics.exchange(i32, indexA + k, Atomics.load(i32, indexB + k));
+    Atomics.store(i32, indexB + k, old);
   }
-  v.domain.unlock();
-  return status;
+  return gnttab.GNTST_okay;
 }
 
 /** Caches are coherent here: a request that is right has nothing to do. */
@@ -201,11 +166,11 @@ export function grantTableOp(v: Vcpu): number {
     case gnttab.GNTTABOP_query_size:
       return querySize(v, count);
     case gnttab.GNTTABOP_set_version:
-      return setVersion(v);
+      return setGrantVersion(v);
     case gnttab.GNTTABOP_get_status_frames:
       return getStatusFrames(v, count);
     case gnttab.GNTTABOP_get_version:
-      return getVersion(v);
+      return getGrantVersion(v);
     case gnttab.GNTTABOP_swap_grant_ref:
       return forEach(v, gnttab.GNTTAB_SWAP_GRANT_REF.SIZE, gnttab.GNTTAB_SWAP_GRANT_REF.status, count, swapOne);
     case gnttab.GNTTABOP_cache_flush:

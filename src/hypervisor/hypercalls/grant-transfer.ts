@@ -14,22 +14,18 @@ import { EFAULT } from '../../abi/errno.ts';
 import * as gnttab from '../../abi/grant-table.ts';
 import { DOMID_FIRST_RESERVED } from '../../abi/xen.ts';
 import { MFN_BASE, PAGE_SIZE } from '../../machine/memory.ts';
-import { PTE_P } from '../../machine/page-table.ts';
 import { VCPU } from '../../machine/vcpu-block.ts';
-import { DOMAIN, type Domain, FRAME_LEVEL_MASK } from '../domain.ts';
-import { allVcpus, flushVcpus } from '../mmu.ts';
+import type { Domain } from '../domain.ts';
+import { entryCount, entryFrame, entryIndex, grantVersion, isEntryInUse } from '../grant-entries.ts';
+import { allVcpus, flushVcpus, isMapped } from '../mmu.ts';
 import { ownsFrame, removeFrame } from '../owned-frames.ts';
 import { acceptPage } from '../page-transfer.ts';
 import type { Vcpu } from '../vcpu.ts';
 import { addressOkay, handleHi, handleLo, readU16, stopRequested, writeS16 } from './guest-handle.ts';
 
 const T = gnttab.GNTTAB_TRANSFER;
-const IN_USE = gnttab.GTF_reading | gnttab.GTF_writing;
-const ENTRIES_PER_FRAME = PAGE_SIZE / gnttab.GRANT_ENTRY_V1.SIZE;
-const WORDS_PER_FRAME = PAGE_SIZE / 4;
 const GDT_FRAMES = 16;
 const GDT_ENTRIES_PER_FRAME = 512;
-const PTE_MFN_HI = 0xfffff;
 const DOM0 = 0;
 
 /** What is on its way. */
@@ -90,36 +86,18 @@ function isInUse(d: Domain, frame: number): boolean {
     const gdtFrames = Math.min(Math.ceil(u32[VCPU.gdtEntries >> 2] / GDT_ENTRIES_PER_FRAME), GDT_FRAMES);
     for (let i = 0; i < gdtFrames; i++) if (u32[(VCPU.gdtFrames >> 2) + i] === frame) return true;
   }
-  return isGrantInUse(d, frame) || isMapped(d, frame);
+  return isGrantInUse(d, frame) || isMapped(d, frame, 1);
 }
 
 function isGrantInUse(d: Domain, frame: number): boolean {
-  const { u32, layout } = d.machine;
-  const first = layout.grantTableOffset >>> 2;
-  const count = d.i32[DOMAIN.grantFrames >> 2] * ENTRIES_PER_FRAME;
+  const version = grantVersion(d);
+  const count = entryCount(d, version);
   for (let gref = 0; gref < count; gref++) {
-    if (u32[first + gref * 2 + 1] !== MFN_BASE + frame) continue;
-    const flags = u32[first + gref * 2];
+    if (entryFrame(d, version, gref) !== MFN_BASE + frame) continue;
+    const type = d.machine.u32[entryIndex(d, version, gref)] & gnttab.GTF_type_mask;
     // Dom0 has the rings of console and xenstore from the start.
-    const isRing = gref <= gnttab.GNTTAB_RESERVED_XENSTORE && (flags & gnttab.GTF_type_mask) !== gnttab.GTF_invalid;
-    if (isRing || (flags & IN_USE) !== 0) return true;
-  }
-  return false;
-}
-
-/** Whether a table of level 1 names the frame. Tables of higher levels name tables only, which have a type. */
-function isMapped(d: Domain, frame: number): boolean {
-  const { u32, layout } = d.machine;
-  const mfn = MFN_BASE + frame;
-  const lo = (mfn << 12) >>> 0;
-  const hi = Math.floor(mfn / 0x100000);
-  for (let table = 0; table < layout.maxPages; table++) {
-    if ((d.frameTypes[table] & FRAME_LEVEL_MASK) !== 1) continue;
-    const end = (table + 1) * WORDS_PER_FRAME;
-    for (let at = table * WORDS_PER_FRAME; at < end; at += 2) {
-      const entry = u32[at];
-      if ((entry & PTE_P) !== 0 && (entry & ~0xfff) >>> 0 === lo && (u32[at + 1] & PTE_MFN_HI) === hi) return true;
-    }
+    const isRing = gref <= gnttab.GNTTAB_RESERVED_XENSTORE && type !== gnttab.GTF_invalid;
+    if (isRing || isEntryInUse(d, version, gref)) return true;
   }
   return false;
 }

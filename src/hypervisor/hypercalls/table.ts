@@ -164,7 +164,7 @@ export const HYPERCALLS: readonly Hypercall[] = [
     refused(H.physdev_op_compat, 'physdev_op_compat', '-ENOSYS: replaced by physdev_op; Xen still has it'),
     notImplemented,
   ),
-  hypercall(partly(H.grant_table_op, 'grant_table_op', 'version 1'), grantTableOp, [
+  hypercall(partly(H.grant_table_op, 'grant_table_op', 'no transitive grants'), grantTableOp, [
     partly(
       gnttab.GNTTABOP_map_grant_ref,
       'GNTTABOP_map_grant_ref',
@@ -177,7 +177,7 @@ export const HYPERCALLS: readonly Hypercall[] = [
     done(gnttab.GNTTABOP_copy, 'GNTTABOP_copy'),
     done(gnttab.GNTTABOP_query_size, 'GNTTABOP_query_size'),
     refused(gnttab.GNTTABOP_unmap_and_replace, 'GNTTABOP_unmap_and_replace', 'GNTST_bad_handle'),
-    partly(gnttab.GNTTABOP_set_version, 'GNTTABOP_set_version', 'version 2 is -ENOSYS, as with gnttab=max-ver:1'),
+    done(gnttab.GNTTABOP_set_version, 'GNTTABOP_set_version', 'versions 1 and 2'),
     done(gnttab.GNTTABOP_get_status_frames, 'GNTTABOP_get_status_frames', 'version 1 has none'),
     done(gnttab.GNTTABOP_get_version, 'GNTTABOP_get_version'),
     done(gnttab.GNTTABOP_swap_grant_ref, 'GNTTABOP_swap_grant_ref'),

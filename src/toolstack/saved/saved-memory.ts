@@ -9,7 +9,7 @@
 
 import { type Domain, FRAME_LEVEL_MASK } from '../../hypervisor/domain.ts';
 import { HOLE_END_SLOT, HOLE_FIRST_SLOT } from '../../hypervisor/guest-access.ts';
-import { type MachineMemory, PAGE_SIZE } from '../../machine/memory.ts';
+import { GRANT_STATUS_FRAMES_MAX, type MachineLayout, type MachineMemory, PAGE_SIZE } from '../../machine/memory.ts';
 import { SaveFileError } from './save-file.ts';
 
 /** Pages of a part: 4 MiB, which compress while others are read. */
@@ -17,13 +17,21 @@ export const PAGES_MAX = 1024;
 const PAGE_WORDS = PAGE_SIZE / 4;
 const INVALID_M2P_ENTRY = 0xffffffff;
 
+/**
+ * Frames of which the file has a type and an M2P entry. Only those of RAM say anything, and there are as many others as when there were no
+ * status frames, of which old files know nothing.
+ */
+export function savedFrames({ nameableFrames }: MachineLayout): number {
+  return nameableFrames - GRANT_STATUS_FRAMES_MAX;
+}
+
 export function encodeM2p({ u8, layout }: MachineMemory): Uint8Array {
-  return Uint8Array.from(u8.subarray(layout.m2pOffset, layout.m2pOffset + layout.m2pEntries * 8));
+  return Uint8Array.from(u8.subarray(layout.m2pOffset, layout.m2pOffset + savedFrames(layout) * 8));
 }
 
 /** @throws SaveFileError */
 export function decodeM2p(bytes: Uint8Array, { u8, layout }: MachineMemory): void {
-  if (bytes.length !== layout.m2pEntries * 8) throw new SaveFileError('damaged: an M2P of another length');
+  if (bytes.length !== savedFrames(layout) * 8) throw new SaveFileError('damaged: an M2P of another length');
   u8.set(bytes, layout.m2pOffset);
 }
 

@@ -55,6 +55,7 @@ describe('the state of a domain', () => {
     setPort(domain, 4, ECS_IPI, 1, 0, 0);
     setPort(domain, 4095, ECS_UNBOUND, 0, 3, 0);
     domain.i32[DOMAIN.grantFrames >> 2] = 4;
+    domain.i32[DOMAIN.grantVersion >> 2] = 2;
     domain.i32[DOMAIN.totalPages >> 2] = 60;
     domain.frameTypes[5] = 4 | FRAME_PINNED;
     domain.frameTypes[6] = 1;
@@ -69,8 +70,21 @@ describe('the state of a domain', () => {
     expect(portOf(other, 4095)).toEqual([ECS_UNBOUND, 0, 3, 0]);
     expect([...other.frameTypes]).toEqual([...domain.frameTypes]);
     expect(other.i32[DOMAIN.grantFrames >> 2]).toBe(4);
+    expect(other.i32[DOMAIN.grantVersion >> 2]).toBe(2);
     expect(other.i32[DOMAIN.totalPages >> 2]).toBe(60);
     expect(other.u64[DOMAIN.baseNs >> 3]).toBe(123456789n);
+  });
+
+  it('has the form that it had before there was a version 2, if it has none', () => {
+    const domain = makeDomain();
+    const bytes = encodeDomain(domain, 0);
+    expect(new DataView(bytes.buffer).getUint32(12, true)).toBe(1);
+    // RAM, shared_info, frames of the grant table, 4096 of other domains.
+    expect(bytes.length).toBe(32 + 80 + 1 + 64 + 4096);
+    expect(encodeM2p(domain.machine).length).toBe((80 + 1 + 64 + 4096) * 8);
+    domain.i32[DOMAIN.grantVersion >> 2] = 2;
+    decodeDomain(bytes, domain);
+    expect(domain.i32[DOMAIN.grantVersion >> 2]).toBe(1);
   });
 
   it('is not saved while another domain is at the end of a port', () => {
@@ -86,6 +100,8 @@ describe('the state of a domain', () => {
     const port = 32;
     const changes: readonly (readonly [number, number, string])[] = [
       [12, 65, 'a domain of 65 grant frames'],
+      [12, 1 | (2 << 16), 'a grant table of version 3'],
+      [12, 0xffff0001, 'version 65536'],
       [16, 81, 'and 81 pages'],
       [20, 2, 'another length'],
       [28, 0xffffffff, 'cannot be'],

@@ -27,10 +27,12 @@ import {
   portVcpu,
   setPort,
 } from '../../hypervisor/event-channels.ts';
+import { grantVersion } from '../../hypervisor/grant-entries.ts';
 import { hasMappings } from '../../hypervisor/maptrack.ts';
 import { GRANT_FRAMES_MAX, PAGE_SIZE, RAM_PAGES_MAX } from '../../machine/memory.ts';
 import { NO_ROOT, VCPU, VCPU_STATE_UP } from '../../machine/vcpu-block.ts';
 import { SaveFileError } from './save-file.ts';
+import { savedFrames } from './saved-memory.ts';
 
 const DOM0 = 0;
 const PORT_WORDS = 5;
@@ -52,12 +54,12 @@ export class NotSavable extends Error {
 
 // ---- the domain
 
-/** u32 ramPages, maxPages, vcpus, grant frames, pages owned, ports; u64 system time. */
+/** u32 ramPages, maxPages, vcpus; u16 grant frames, grant version less 1; u32 pages owned, ports; u64 system time. */
 const DOMAIN_HEADER_BYTES = 32;
 
 /**
  * Layout: the header; PORT_WORDS words for each port in use: port, state, vCPU, and what the state needs; a byte for each frame that
- * the guest may name. A port bound to Dom0 is written as one that Dom0 has yet to bind.
+ * the guest may name, but for as many as there can be status frames, so that the file is the same without them. A port bound to Dom0 is written as one that Dom0 has yet to bind.
  * @throws NotSavable when another domain is at the other end of a port, or a page of one is mapped
  */
 export function encodeDomain(domain: Domain, systemTimeNs: number): Uint8Array {
@@ -77,21 +79,22 @@ export function encodeDomain(domain: Domain, systemTimeNs: number): Uint8Array {
     ports.push(port, state, portVcpu(domain, port), a, b);
   }
   const portsBytes = ports.length * 4;
-  const bytes = new Uint8Array(DOMAIN_HEADER_BYTES + portsBytes + layout.nameableFrames);
+  const types = domain.frameTypes.subarray(0, savedFrames(layout));
+  const bytes = new Uint8Array(DOMAIN_HEADER_BYTES + portsBytes + types.length);
   const view = new DataView(bytes.buffer);
   const { i32 } = domain;
   const header = [
     layout.ramPages,
     layout.maxPages,
     domain.vcpus.length,
-    i32[DOMAIN.grantFrames >> 2],
+    i32[DOMAIN.grantFrames >> 2] | ((grantVersion(domain) - 1) << 16),
     i32[DOMAIN.totalPages >> 2],
     ports.length / PORT_WORDS,
   ];
   for (const [i, value] of header.entries()) view.setUint32(i * 4, value, true);
   view.setBigUint64(24, BigInt(Math.floor(systemTimeNs)), true);
   for (const [i, value] of ports.entries()) view.setUint32(DOMAIN_HEADER_BYTES + i * 4, value, true);
-  bytes.set(domain.frameTypes, DOMAIN_HEADER_BYTES + portsBytes);
+  bytes.set(types, DOMAIN_HEADER_BYTES + portsBytes);
   return bytes;
 }
 
@@ -110,14 +113,17 @@ export function shapeOf(bytes: Uint8Array): SavedShape {
 export function decodeDomain(bytes: Uint8Array, domain: Domain): void {
   const { layout } = domain.machine;
   const view = new DataView(bytes.buffer, bytes.byteOffset);
-  const [grantFrames, totalPages, ports] = [12, 16, 20].map((at) => view.getUint32(at, true));
+  const [totalPages, ports] = [16, 20].map((at) => view.getUint32(at, true));
+  const [grantFrames, version] = [view.getUint16(12, true), view.getUint16(14, true) + 1];
   const systemTimeNs = view.getBigUint64(24, true);
   const framesAt = DOMAIN_HEADER_BYTES + ports * PORT_WORDS * 4;
-  if (ports >= EVENT_CHANNELS || bytes.length !== framesAt + layout.nameableFrames)
+  if (ports >= EVENT_CHANNELS || bytes.length !== framesAt + savedFrames(layout))
     throw new SaveFileError('damaged: the domain has another length than it says');
   if (grantFrames === 0 || grantFrames > GRANT_FRAMES_MAX || totalPages > layout.maxPages || systemTimeNs > NS_MAX)
     throw new SaveFileError(`a domain of ${grantFrames} grant frames and ${totalPages} pages cannot be`);
+  if (version > 2) throw new SaveFileError(`a grant table of version ${version} cannot be`);
   domain.i32[DOMAIN.grantFrames >> 2] = grantFrames;
+  domain.i32[DOMAIN.grantVersion >> 2] = version;
   domain.i32[DOMAIN.totalPages >> 2] = totalPages;
   domain.u64[DOMAIN.baseNs >> 3] = systemTimeNs;
   for (let i = 0; i < ports; i++) {

@@ -1,0 +1,53 @@
+/** Debian's kernel with a grant table of version 2: its disk and its network work, before and behind `xl save` and `xl restore`, on each engine. */
+
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, test } from 'vitest';
+import { stopDaemon } from '../../src/host/domusd.ts';
+import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
+import { ENGINES, whyUnusable } from '../guests/engines.ts';
+import { checkedRounds } from './checked-rounds.ts';
+import { consoleLog, consoleSays, endDomains } from './domains.ts';
+import { type GuestRun, xl as runXl } from './guest.ts';
+
+const LIMIT_MS = 120_000;
+const root = mkdtempSync(join(tmpdir(), 'domus-grants-'));
+afterAll(async () => {
+  await endDomains(root);
+  await stopDaemon(root);
+  rmSync(root, { recursive: true });
+});
+
+const xl = (...words: string[]): Promise<GuestRun> => runXl(words, LIMIT_MS, { ...process.env, DOMUS_STATE_DIR: root });
+const DONE = { code: 0, console: '', log: '' };
+
+/** Lines of the rounds that the guest has said. */
+const rounds = (name: string): string[] => consoleLog(root, name).match(/^round \d+ .*\n/gm) ?? [];
+
+for (const engine of ENGINES)
+  test(`Linux with version 2 on ${engine}`, { timeout: LIMIT_MS }, async (context) => {
+    const unusable = whyUnusable(engine);
+    if (unusable !== null) return context.skip(unusable);
+    const { config } = await buildGuest();
+    const name = `grants-${engine}`;
+    const disk = join(root, `${name}.img`);
+    writeFileSync(disk, '');
+    truncateSync(disk, 1 << 22);
+    const run = Buffer.from(`dmesg | grep 'Grant tables'\n${checkedRounds('')}`).toString('base64');
+    const created = await xl(
+      ...['create', '-q', config, `name="${name}"`, `engine="${engine}"`],
+      ...[`cmdline="console=hvc0 grant_table.version=2 domus.run=${run}"`],
+      ...[`disk=["${disk},raw,xvda,w"]`, 'vif=["script=vif-nat"]'],
+    );
+    expect(created).toEqual(DONE);
+    expect(await consoleSays(root, name, /Grant tables using version (\d)/, LIMIT_MS)).toBe('2');
+    await consoleSays(root, name, /^round 2 /m, LIMIT_MS);
+    const file = join(root, `${name}.saved`);
+    expect((await xl('save', name, file)).code).toBe(0);
+    const before = rounds(name).length;
+    expect((await xl('restore', file)).code).toBe(0);
+    await consoleSays(root, name, new RegExp(`^round ${before + 2} `, 'm'), LIMIT_MS);
+    expect(rounds(name).filter((line) => !/ same answered trouble=0/.test(line))).toEqual([]);
+    expect(await xl('destroy', name)).toEqual(DONE);
+  });
