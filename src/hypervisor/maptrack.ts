@@ -1,5 +1,5 @@
 /**
- * Grants of other domains that this one has mapped: what stands behind the handles that GNTTABOP_map_grant_ref gives out. Entries
+ * Grants that this domain has mapped, of others or its own: what stands behind the handles that GNTTABOP_map_grant_ref gives out. Entries
  * are in the domain's shared state and change under the domain lock.
  *
  *   word 0   the frame (offset >> 12 in memory 0) plus 1; 0 = free
@@ -7,6 +7,7 @@
  *   word 2   the reference
  */
 
+import { GNTMAP_readonly } from '../abi/grant-table.ts';
 import { type Domain, MAPTRACK_ENTRIES, MAPTRACK_WORDS } from './domain.ts';
 
 export interface Mapping {
@@ -17,7 +18,25 @@ export interface Mapping {
   gref: number;
 }
 
-/** Whether the domain has any grant of another one mapped. */
+/** How often a grant of a domain is mapped, and how often for writing. */
+export interface MappingCount {
+  mappings: number;
+  writers: number;
+  /** Of the first one. */
+  frame: number;
+}
+
+export function countMappings(d: Domain, domid: number, gref: number, count: MappingCount): void {
+  count.mappings = count.writers = 0;
+  for (let at = 0; at < MAPTRACK_ENTRIES * MAPTRACK_WORDS; at += MAPTRACK_WORDS) {
+    const { maptrack } = d;
+    if (maptrack[at] === 0 || maptrack[at + 2] !== gref || (maptrack[at + 1] & 0xffff) !== domid) continue;
+    if (count.mappings++ === 0) count.frame = maptrack[at] - 1;
+    if (((maptrack[at + 1] >>> 16) & GNTMAP_readonly) === 0) count.writers++;
+  }
+}
+
+/** Whether the domain has any grant mapped. */
 export function hasMappings(d: Domain): boolean {
   for (let handle = 0; handle < MAPTRACK_ENTRIES; handle++) if (d.maptrack[handle * MAPTRACK_WORDS] !== 0) return true;
   return false;

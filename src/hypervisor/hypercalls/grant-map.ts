@@ -1,5 +1,6 @@
 /**
- * GNTTABOP_map_grant_ref and unmap_grant_ref: pages of other domains in this one's page tables.
+ * GNTTABOP_map_grant_ref, unmap_grant_ref and unmap_and_replace: pages of other domains in this one's page tables. What a domain grants to
+ * itself is in own-grants.ts.
  *
  * The other domain's process checks the grant and marks it in use (peer-server.ts); the page then stands in a foreign frame of memory
  * 0, which has an MFN like any other, and the guest's entry names that. Requests are done in batches, one question to the other
@@ -7,7 +8,7 @@
  *
  * Handles and entries of an unmapped grant are gone before the other domain hears of it, and no vCPU has a translation left.
  *
- * Deviations: no grants to oneself are mapped. A guest that names a foreign frame in a table before that is one gets what it has mapped
+ * Deviations: a guest that names a foreign frame in a table before that is one gets what it has mapped
  * anyway, or, where nothing is, a page of its own; if the grant is read-only and it writes, it crashes.
  *
  * Source: xen/include/public/grant_table.h; xen/common/grant_table.c, map_grant_ref and unmap_common; xen/arch/x86/pv/grant_table.c
@@ -20,10 +21,11 @@ import { DOMID_FIRST_RESERVED } from '../../abi/xen.ts';
 import { offsetToMfn, PAGE_SIZE } from '../../machine/memory.ts';
 import { PTE_A, PTE_D, PTE_P, PTE_RW } from '../../machine/page-table.ts';
 import { FRAME_LEVEL_MASK } from '../domain.ts';
-import { FOREIGN_BATCH, GRANT_WORDS } from '../foreign-domains.ts';
+import { FOREIGN_BATCH, type ForeignDomains, GRANT_WORDS } from '../foreign-domains.ts';
 import { pteMfn } from '../guest-access.ts';
 import { addMapping, dropMapping, type Mapping, readMapping, storeMapping } from '../maptrack.ts';
 import { allVcpus, flushVcpus, storeGrantPte, storePte } from '../mmu.ts';
+import { claimOwn, releaseOwn } from '../own-grants.ts';
 import type { Vcpu } from '../vcpu.ts';
 import { addressOkay, handleHi, handleLo, isCanonical, readU16, stopRequested, writeS16 } from './guest-handle.ts';
 
@@ -44,9 +46,13 @@ const statuses = new Int32Array(FOREIGN_BATCH);
 const requests = new Uint32Array(FOREIGN_BATCH * GRANT_WORDS);
 /** Which of the batch each request is. */
 const origins = new Uint32Array(FOREIGN_BATCH);
+/** What the other domain gave for each. */
+const found = new Int32Array(FOREIGN_BATCH);
 const frames = new Int32Array(FOREIGN_BATCH);
 const domids = new Uint32Array(FOREIGN_BATCH);
 const handles = new Int32Array(FOREIGN_BATCH);
+/** An entry that moves. */
+const taken = new Uint32Array(2);
 const mapping: Mapping = { frame: 0, domid: 0, flags: 0, gref: 0 };
 
 /** Reads requests from the array on into `asked`; how many. -1: a page fault at the first. */
@@ -118,7 +124,7 @@ function mapBatch(v: Vcpu, n: number): void {
     const at = i * MAP_WORDS;
     const flags = asked[at + (M.flags >> 2)];
     if ((flags & IN_FORCE) === 0) statuses[i] = gnttab.GNTST_bad_gntref;
-    else if (domid === v.domain.domid) statuses[i] = gnttab.GNTST_general_error;
+    else if (domid === v.domain.domid) statuses[i] = mapOwn(v, i);
     // Dom0 grants nothing to anybody.
     else if (domid === 0) statuses[i] = gnttab.GNTST_bad_gntref;
     else if (foreign === null || domid >= DOMID_FIRST_RESERVED) statuses[i] = gnttab.GNTST_bad_domain;
@@ -128,27 +134,47 @@ function mapBatch(v: Vcpu, n: number): void {
       origins[wanted++] = i;
     }
   }
-  if (wanted === 0 || foreign === null) return;
-  const found = new Int32Array(wanted);
+  const refused = wanted === 0 || foreign === null ? 0 : mapForeign(v, foreign, domid, wanted);
+  if (v.flushAll) {
+    v.flushAll = false;
+    flushVcpus(v, allVcpus(v.domain));
+  }
+  if (refused > 0) foreign?.release(domid, requests, refused, found);
+}
+
+/** Asks for `requests`; how many of them, which stand first then, have to be given back. */
+function mapForeign(v: Vcpu, foreign: ForeignDomains, domid: number, wanted: number): number {
   foreign.map(domid, requests, wanted, found);
   let refused = 0;
   for (let k = 0; k < wanted; k++) {
     const i = origins[k];
+    v.domain.lock();
     statuses[i] = found[k] < 0 ? found[k] : enter(v, i, domid, found[k]);
+    v.domain.unlock();
     frames[i] = found[k];
     if (found[k] < 0 || statuses[i] === gnttab.GNTST_okay) continue;
     requests[refused * GRANT_WORDS] = requests[k * GRANT_WORDS];
     requests[refused * GRANT_WORDS + 1] = requests[k * GRANT_WORDS + 1];
     found[refused++] = found[k];
   }
-  if (v.flushAll) {
-    v.flushAll = false;
-    flushVcpus(v, allVcpus(v.domain));
-  }
-  if (refused > 0) foreign.release(domid, requests, refused, found);
+  return refused;
 }
 
-/** Gives the mapping of a frame a handle and, if it is asked for, an entry. GNTST_*. */
+/** Maps what the domain has granted to itself. GNTST_*. */
+function mapOwn(v: Vcpu, i: number): number {
+  const d = v.domain;
+  const gref = asked[i * MAP_WORDS + (M.ref >> 2)];
+  const writable = (asked[i * MAP_WORDS + (M.flags >> 2)] & gnttab.GNTMAP_readonly) === 0;
+  d.lock();
+  const frame = claimOwn(d, gref, writable);
+  const status = frame < 0 ? frame : enter(v, i, d.domid, frame);
+  if (frame >= 0 && status !== gnttab.GNTST_okay) releaseOwn(d, gref);
+  d.unlock();
+  frames[i] = frame;
+  return status;
+}
+
+/** Gives the mapping of a frame a handle and, if it is asked for, an entry. GNTST_*. Under the domain lock. */
 function enter(v: Vcpu, i: number, domid: number, frame: number): number {
   const d = v.domain;
   const at = i * MAP_WORDS;
@@ -157,7 +183,6 @@ function enter(v: Vcpu, i: number, domid: number, frame: number): number {
   mapping.domid = domid;
   mapping.flags = flags & KEPT_FLAGS;
   mapping.gref = asked[at + (M.ref >> 2)];
-  d.lock();
   const handle = addMapping(d, mapping);
   let status = handle < 0 ? gnttab.GNTST_no_device_space : gnttab.GNTST_okay;
   if (status === gnttab.GNTST_okay && (flags & gnttab.GNTMAP_host_map) !== 0) {
@@ -174,20 +199,28 @@ function enter(v: Vcpu, i: number, domid: number, frame: number): number {
       status = gnttab.GNTST_general_error;
     }
   }
-  d.unlock();
   handles[i] = handle;
   return status;
 }
 
 /** (array, count) */
 export function unmapGrantRefs(v: Vcpu, count: number): number {
+  return unmapAll(v, count, false);
+}
+
+/** (array, count). The same structure, with an address where the other one has dev_bus_addr. */
+export function unmapAndReplace(v: Vcpu, count: number): number {
+  return unmapAll(v, count, true);
+}
+
+function unmapAll(v: Vcpu, count: number, replaces: boolean): number {
   let lo = v.args[2];
   let hi = v.args[3];
   if (!addressOkay(hi)) return -EFAULT;
   for (let done = 0; done < count; ) {
     const n = gather(v, lo, hi, UNMAP_WORDS, Math.min(count - done, FOREIGN_BATCH), -1);
     if (n < 0) return -EFAULT;
-    unmapBatch(v, n);
+    unmapBatch(v, n, replaces);
     for (let i = 0; i < n; i++) {
       if (!writeS16(v, handleLo(lo, U.status), handleHi(lo, hi, U.status), statuses[i])) return -EFAULT;
       hi = handleHi(lo, hi, U.SIZE);
@@ -199,11 +232,11 @@ export function unmapGrantRefs(v: Vcpu, count: number): number {
   return 0;
 }
 
-function unmapBatch(v: Vcpu, n: number): void {
+function unmapBatch(v: Vcpu, n: number, replaces: boolean): void {
   let ended = 0;
   v.domain.lock();
   for (let i = 0; i < n; i++) {
-    statuses[i] = leave(v, i);
+    statuses[i] = leave(v, i, replaces);
     if (statuses[i] !== gnttab.GNTST_okay || (mapping.flags & IN_FORCE) !== 0) continue;
     requests[ended * GRANT_WORDS] = mapping.gref;
     requests[ended * GRANT_WORDS + 1] = (mapping.flags & gnttab.GNTMAP_readonly) !== 0 ? 0 : 1;
@@ -218,35 +251,54 @@ function unmapBatch(v: Vcpu, n: number): void {
     let to = from + 1;
     while (to < ended && domids[to] === domids[from]) to++;
     const words = requests.subarray(from * GRANT_WORDS, to * GRANT_WORDS);
-    v.host.foreign?.release(domids[from], words, to - from, frames.subarray(from, to));
+    if (domids[from] === v.domain.domid) {
+      v.domain.lock();
+      for (let i = from; i < to; i++) releaseOwn(v.domain, requests[i * GRANT_WORDS]);
+      v.domain.unlock();
+    } else v.host.foreign?.release(domids[from], words, to - from, frames.subarray(from, to));
     from = to;
   }
 }
 
 /** Takes one mapping back as far as was asked; `mapping` is what is left of it. GNTST_*. Under the domain lock. */
-function leave(v: Vcpu, i: number): number {
+function leave(v: Vcpu, i: number, replaces: boolean): number {
   const d = v.domain;
   const at = i * UNMAP_WORDS;
   const handle = asked[at + (U.handle >> 2)];
   if (!readMapping(d, handle, mapping)) return gnttab.GNTST_bad_handle;
   const { flags } = mapping;
   const mfn = offsetToMfn(mapping.frame * PAGE_SIZE);
-  const busLo = asked[at + (U.dev_bus_addr >> 2)];
-  const busHi = asked[at + (U.dev_bus_addr >> 2) + 1];
-  if ((busLo | busHi) !== 0 && (flags & gnttab.GNTMAP_device_map) !== 0) {
-    if (busHi * 0x100000 + (busLo >>> 12) !== mfn) return gnttab.GNTST_general_error;
+  const otherLo = asked[at + (U.dev_bus_addr >> 2)];
+  const otherHi = asked[at + (U.dev_bus_addr >> 2) + 1];
+  if (!replaces && (otherLo | otherHi) !== 0 && (flags & gnttab.GNTMAP_device_map) !== 0) {
+    if (otherHi * 0x100000 + (otherLo >>> 12) !== mfn) return gnttab.GNTST_bad_dev_addr;
     mapping.flags &= ~gnttab.GNTMAP_device_map;
   }
   const hostLo = asked[at];
   const hostHi = asked[at + 1];
   if ((hostLo | hostHi) !== 0 && (flags & gnttab.GNTMAP_host_map) !== 0) {
-    const entry = entryOf(v, hostLo, hostHi, (flags & gnttab.GNTMAP_contains_pte) !== 0);
-    if (entry < 0 || !isMappedBy(v, entry, mfn) || storePte(v, entry, 0, 0) !== 0) return gnttab.GNTST_general_error;
+    const containsPte = (flags & gnttab.GNTMAP_contains_pte) !== 0;
+    taken[0] = taken[1] = 0;
+    if (replaces && (otherLo | otherHi) !== 0 && (containsPte || !takeEntry(v, otherLo, otherHi)))
+      return gnttab.GNTST_general_error;
+    const entry = entryOf(v, hostLo, hostHi, containsPte);
+    if (entry < 0 || !isMappedBy(v, entry, mfn) || storeGrantPte(v, entry, taken[0], taken[1]) !== 0)
+      return gnttab.GNTST_general_error;
     mapping.flags &= ~gnttab.GNTMAP_host_map;
   }
   if ((mapping.flags & IN_FORCE) === 0) dropMapping(d, handle);
   else storeMapping(d, handle, mapping);
   return gnttab.GNTST_okay;
+}
+
+/** Takes the entry of an address away, into `taken`; false: there is no table. What is wrong afterwards does not bring it back. */
+function takeEntry(v: Vcpu, lo: number, hi: number): boolean {
+  const entry = entryOf(v, lo, hi, false);
+  if (entry < 0) return false;
+  const { u32 } = v.machine;
+  taken[0] = u32[entry >>> 2];
+  taken[1] = u32[(entry >>> 2) + 1];
+  return storePte(v, entry, 0, 0) === 0;
 }
 
 function isMappedBy(v: Vcpu, entry: number, mfn: number): boolean {

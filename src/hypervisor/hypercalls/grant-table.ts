@@ -14,7 +14,7 @@ import { DOMAIN, type Domain } from '../domain.ts';
 import { entryCount, entryIndex, grantVersion, isEntryInUse } from '../grant-entries.ts';
 import type { Vcpu } from '../vcpu.ts';
 import { copyGrants } from './grant-copy.ts';
-import { mapGrantRefs, unmapGrantRefs } from './grant-map.ts';
+import { mapGrantRefs, unmapAndReplace, unmapGrantRefs } from './grant-map.ts';
 import { transferPages } from './grant-transfer.ts';
 import { getGrantVersion, getStatusFrames, setGrantVersion } from './grant-version.ts';
 import { addressOkay, handleHi, handleLo, isSelf, readU16, stopRequested, writeS16 } from './guest-handle.ts';
@@ -38,11 +38,6 @@ function forEach(v: Vcpu, size: number, statusAt: number, count: number, operati
     if ((i & 0x3f) === 0x3f && stopRequested(v)) break;
   }
   return 0;
-}
-
-/** There is no such mapping. */
-function badHandle(): number {
-  return gnttab.GNTST_bad_handle;
 }
 
 function setupTable(v: Vcpu, count: number): number {
@@ -156,7 +151,7 @@ export function grantTableOp(v: Vcpu): number {
     case gnttab.GNTTABOP_unmap_grant_ref:
       return unmapGrantRefs(v, count);
     case gnttab.GNTTABOP_unmap_and_replace:
-      return forEach(v, gnttab.GNTTAB_UNMAP_AND_REPLACE.SIZE, gnttab.GNTTAB_UNMAP_AND_REPLACE.status, count, badHandle);
+      return unmapAndReplace(v, count);
     case gnttab.GNTTABOP_setup_table:
       return setupTable(v, count);
     case gnttab.GNTTABOP_transfer:

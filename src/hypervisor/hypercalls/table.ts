@@ -168,7 +168,7 @@ export const HYPERCALLS: readonly Hypercall[] = [
     partly(
       gnttab.GNTTABOP_map_grant_ref,
       'GNTTABOP_map_grant_ref',
-      'pages of other guests, where the host can share memory; own ones: GNTST_general_error',
+      'pages of other guests where the host can share memory',
     ),
     done(gnttab.GNTTABOP_unmap_grant_ref, 'GNTTABOP_unmap_grant_ref'),
     done(gnttab.GNTTABOP_setup_table, 'GNTTABOP_setup_table'),
@@ -176,7 +176,7 @@ export const HYPERCALLS: readonly Hypercall[] = [
     done(gnttab.GNTTABOP_transfer, 'GNTTABOP_transfer'),
     done(gnttab.GNTTABOP_copy, 'GNTTABOP_copy'),
     done(gnttab.GNTTABOP_query_size, 'GNTTABOP_query_size'),
-    refused(gnttab.GNTTABOP_unmap_and_replace, 'GNTTABOP_unmap_and_replace', 'GNTST_bad_handle'),
+    done(gnttab.GNTTABOP_unmap_and_replace, 'GNTTABOP_unmap_and_replace'),
     done(gnttab.GNTTABOP_set_version, 'GNTTABOP_set_version', 'versions 1 and 2'),
     done(gnttab.GNTTABOP_get_status_frames, 'GNTTABOP_get_status_frames', 'version 1 has none'),
     done(gnttab.GNTTABOP_get_version, 'GNTTABOP_get_version'),

@@ -64,7 +64,7 @@ const DOMAIN_HEADER_BYTES = 32;
  */
 export function encodeDomain(domain: Domain, systemTimeNs: number): Uint8Array {
   const { layout } = domain.machine;
-  if (hasMappings(domain)) throw new NotSavable('it has pages of another domain mapped');
+  if (hasMappings(domain)) throw new NotSavable('it has granted pages mapped, its own or of another domain');
   const ports: number[] = [];
   for (let port = 1; port < EVENT_CHANNELS; port++) {
     let state = portState(domain, port);
