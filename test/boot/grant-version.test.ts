@@ -1,8 +1,9 @@
-/** Debian's kernel with a grant table of version 2: its disk and its network work, before and behind `xl save` and `xl restore`, on each engine. */
+/** Debian's kernel with a grant table of version 2: its disk and its network work, behind `xl save`, `xl restore` and `xl migrate` too. */
 
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
 import { stopDaemon } from '../../src/host/domusd.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
@@ -12,18 +13,23 @@ import { consoleLog, consoleSays, endDomains } from './domains.ts';
 import { type GuestRun, xl as runXl } from './guest.ts';
 
 const LIMIT_MS = 120_000;
-const root = mkdtempSync(join(tmpdir(), 'domus-grants-'));
+const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
+/** Two hosts. */
+const here = mkdtempSync(join(tmpdir(), 'domus-grants-'));
+const there = mkdtempSync(join(tmpdir(), 'domus-grants-there-'));
 afterAll(async () => {
-  await endDomains(root);
-  await stopDaemon(root);
-  rmSync(root, { recursive: true });
+  for (const root of [here, there]) {
+    await endDomains(root);
+    await stopDaemon(root);
+    rmSync(root, { recursive: true });
+  }
 });
 
-const xl = (...words: string[]): Promise<GuestRun> => runXl(words, LIMIT_MS, { ...process.env, DOMUS_STATE_DIR: root });
+const xl = (...words: string[]): Promise<GuestRun> => runXl(words, LIMIT_MS, { ...process.env, DOMUS_STATE_DIR: here });
 const DONE = { code: 0, console: '', log: '' };
 
 /** Lines of the rounds that the guest has said. */
-const rounds = (name: string): string[] => consoleLog(root, name).match(/^round \d+ .*\n/gm) ?? [];
+const rounds = (root: string, name: string): string[] => consoleLog(root, name).match(/^round \d+ .*\n/gm) ?? [];
 
 for (const engine of ENGINES)
   test(`Linux with version 2 on ${engine}`, { timeout: LIMIT_MS }, async (context) => {
@@ -31,7 +37,7 @@ for (const engine of ENGINES)
     if (unusable !== null) return context.skip(unusable);
     const { config } = await buildGuest();
     const name = `grants-${engine}`;
-    const disk = join(root, `${name}.img`);
+    const disk = join(here, `${name}.img`);
     writeFileSync(disk, '');
     truncateSync(disk, 1 << 22);
     const run = Buffer.from(`dmesg | grep 'Grant tables'\n${checkedRounds('')}`).toString('base64');
@@ -41,13 +47,20 @@ for (const engine of ENGINES)
       ...[`disk=["${disk},raw,xvda,w"]`, 'vif=["script=vif-nat"]'],
     );
     expect(created).toEqual(DONE);
-    expect(await consoleSays(root, name, /Grant tables using version (\d)/, LIMIT_MS)).toBe('2');
-    await consoleSays(root, name, /^round 2 /m, LIMIT_MS);
-    const file = join(root, `${name}.saved`);
+    expect(await consoleSays(here, name, /Grant tables using version (\d)/, LIMIT_MS)).toBe('2');
+    await consoleSays(here, name, /^round 2 /m, LIMIT_MS);
+    const file = join(here, `${name}.saved`);
     expect((await xl('save', name, file)).code).toBe(0);
-    const before = rounds(name).length;
+    const before = rounds(here, name).length;
     expect((await xl('restore', file)).code).toBe(0);
-    await consoleSays(root, name, new RegExp(`^round ${before + 2} `, 'm'), LIMIT_MS);
-    expect(rounds(name).filter((line) => !/ same answered trouble=0/.test(line))).toEqual([]);
-    expect(await xl('destroy', name)).toEqual(DONE);
+    await consoleSays(here, name, new RegExp(`^round ${before + 2} `, 'm'), LIMIT_MS);
+
+    // Its memory is compared at the end.
+    const receive = `DOMUS_STATE_DIR=${there} exec ${process.execPath} ${XL} migrate-receive`;
+    expect((await xl('migrate', '--debug', '-s', '', name, receive)).code).toBe(0);
+    const moved = rounds(here, name).length;
+    await consoleSays(there, name, new RegExp(`^round ${moved + 2} `, 'm'), LIMIT_MS);
+    const all = [...rounds(here, name), ...rounds(there, name)];
+    expect(all.filter((line) => !/ same answered trouble=0/.test(line))).toEqual([]);
+    await endDomains(there);
   });
