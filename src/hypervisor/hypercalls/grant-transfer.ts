@@ -63,16 +63,16 @@ function transfer(v: Vcpu, frame: number, domid: number, gref: number): number {
 /** Takes the frame from the domain, and what stands in it into `page`. False: it is not the domain's, or in use. */
 function take(v: Vcpu, frame: number): boolean {
   const d = v.domain;
+  const at = frame * PAGE_SIZE;
   d.lock();
   const taken = ownsFrame(d, frame) && !isInUse(d, frame) && removeFrame(d, frame);
+  // From here on another vCPU may be given the frame.
+  if (taken) page.set(v.machine.u8.subarray(at, at + PAGE_SIZE));
   d.unlock();
   if (!taken) return false;
   // A vCPU may have an old translation still.
   flushVcpus(v, allVcpus(d));
-  const at = frame * PAGE_SIZE;
   d.lock();
-  page.set(v.machine.u8.subarray(at, at + PAGE_SIZE));
-  // Another vCPU may have got it again.
   if (!ownsFrame(d, frame)) v.host.discard(at, PAGE_SIZE);
   d.unlock();
   return true;
