@@ -1,9 +1,10 @@
 /**
- * `node scripts/rounds.ts [--saves N] [--migrations N] [--cuts N] [--engine kvm|wasm] [--vcpus N]`: saves and restores a guest under load N times, moves it N times by TLS
+ * `node scripts/rounds.ts [--saves N] [--migrations N] [--cuts N] [--engine kvm|wasm] [--alternate] [--vcpus N]`: saves and restores a guest under load N times, moves it N times by TLS
  * between two daemons of this machine, and N times more while something on the way is killed or stopped at a moment by chance; with a look at it after each. After a cut the guest
- * must live on one side, and on one only.
+ * must live on one side, and on one only. `--alternate`: each time it goes on by the other engine; it has `engine_may_change`, and its C library is told to keep to
+ * what both engines have.
  *
- * The guest compiles with Debian's gcc and runs what it has compiled, writes to a disk and reads back past the page cache, pings the gateway of its NAT, and
+ * The guest compiles with Debian's gcc and runs what it has compiled, computes in all AVX registers, writes to a disk and reads back past the page cache, pings the gateway of its NAT, and
  * has a TCP connection to another guest, on which both ends send numbers and look at every byte. The other guest stays where it is: a cable joins the switches of both
  * daemons. After each round all of that must have gone on, without a wrong byte, and without a line of the kernel's log that was not expected. Exit code 1 at the first
  * that is not so.
@@ -12,7 +13,7 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -22,7 +23,9 @@ import { stopDaemon } from '../src/host/domusd.ts';
 import { createKeys, trust } from '../src/host/keys/host-keys.ts';
 import { pidIn, switchPath } from '../src/host/state-dir.ts';
 import { buildGuest } from '../src/toolstack/guest-image/build.ts';
+import { KEEPS_TO_BOTH } from '../test/boot/both-engines.ts';
 import { endDomains } from '../test/boot/domains.ts';
+import { freePort } from '../test/boot/free-port.ts';
 import { packagesRoot } from '../test/boot/packages-root.ts';
 
 const XL = fileURLToPath(new URL('../src/cli/xl/main.ts', import.meta.url));
@@ -32,6 +35,8 @@ const SWITCH = 'rounds0';
 const GIVEN_UP_MS = 120_000;
 /** A way that stands still for so long is none that is given up. */
 const STOP_MS = 4000;
+/** That the guest writes and reads back at a time. */
+const DISK_BYTES = 1_000_000;
 /**
  * What the load does, what blkfront says whenever it hears of a backend that it knows (watches fire when a domain goes on), and lines of a kernel that has been away.
  * Source: Linux drivers/block/xen-blkfront.c blkfront_connect, kernel/time/clocksource.c.
@@ -48,16 +53,30 @@ const { values } = parseArgs({
     migrations: { type: 'string', default: '5' },
     cuts: { type: 'string', default: '0' },
     engine: { type: 'string', default: 'wasm' },
+    alternate: { type: 'boolean', default: false },
     vcpus: { type: 'string', default: '1' },
   },
 });
+const otherThan = (engine: string): string => (engine === 'kvm' ? 'wasm' : 'kvm');
+/** By which engines domains go on that come to the one daemon and to the other: the saves leave the guest on the first. */
+const FIRST = values.alternate && Number(values.saves) % 2 !== 0 ? otherThan(values.engine) : values.engine;
+const ENGINES = [FIRST, values.alternate ? otherThan(FIRST) : FIRST];
 const folder = mkdtempSync(join(tmpdir(), 'domus-rounds-'));
 const roots = ['a', 'b'].map((name) => join(folder, name));
 const say = (line: string): void => console.log(`${new Date().toISOString().slice(11, 19)} ${line}`);
 
-function xl(root: string, ...words: string[]): Promise<string> {
+/** What `xl` of a state folder has in its environment; a daemon that it starts, and its domains, have it too. */
+const environmentOf = (root: string, engine = ENGINES[roots.indexOf(root)]): NodeJS.ProcessEnv => ({
+  ...process.env,
+  DOMUS_STATE_DIR: root,
+  DOMUS_ENGINE: engine,
+});
+
+const xl = (root: string, ...words: string[]): Promise<string> => xlWith(environmentOf(root), ...words);
+
+function xlWith(env: NodeJS.ProcessEnv, ...words: string[]): Promise<string> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [XL, ...words], { env: { ...process.env, DOMUS_STATE_DIR: root } });
+    const child = spawn(process.execPath, [XL, ...words], { env });
     let text = '';
     for (const stream of [child.stdout, child.stderr])
       stream.setEncoding('utf8').on('data', (more: string) => {
@@ -80,7 +99,7 @@ function script(address: string, mode: string, more: string): string {
   return `
 mount -t tmpfs tmpfs /g/tmp; mount --bind /dev /g/dev; mount --bind /proc /g/proc
 ip link set eth1 up; ip address add ${address}/24 dev eth1
-cd /g/tmp; echo 0 | tee tcp disk cc nat >/dev/null; : >bad
+cd /g/tmp; echo 0 | tee tcp disk cc vec nat >/dev/null; : >bad
 base=$(dmesg | wc -l)
 chroot /g gcc -O1 -o /tmp/stream /rounds/stream.c || echo 'gcc: stream.c' >>bad
 chroot /g /tmp/stream ${mode} 10.9.0.2 /tmp/tcp /tmp/bad &
@@ -88,18 +107,18 @@ ${more}
 n=0
 while :; do
   n=$((n+1)); sleep 1
-  k=$(dmesg | tail -n +$((base+1)) | grep -vE "${values.engine === 'kvm' ? EXPECTED + EXPECTED_ON_KVM : EXPECTED}" | tr '\\n' ';')
-  echo "status $n tcp=$(cat tcp) disk=$(cat disk) cc=$(cat cc) nat=$(cat nat) bad=[$(tr '\\n' ';' <bad)] dmesg=[$k]."
+  k=$(dmesg | tail -n +$((base+1)) | grep -vE "${ENGINES.includes('kvm') ? EXPECTED + EXPECTED_ON_KVM : EXPECTED}" | tr '\\n' ';')
+  echo "status $n tcp=$(cat tcp) disk=$(cat disk) cc=$(cat cc) vec=$(cat vec) nat=$(cat nat) bad=[$(tr '\\n' ';' <bad)] dmesg=[$k]."
 done
 `;
 }
 
 const LOAD = `
 ( n=0; while :; do
-  n=$((n+1)); head -c 1000000 /dev/urandom >/tmp/a
+  n=$((n+1)); head -c ${DISK_BYTES} /dev/urandom >/tmp/a
   dd if=/tmp/a of=/dev/xvda bs=4096 seek=$((n % 50 * 250)) conv=fsync,notrunc 2>/dev/null
   echo 3 >/proc/sys/vm/drop_caches
-  dd if=/dev/xvda bs=4096 skip=$((n % 50 * 250)) count=250 2>/dev/null | head -c 1000000 | cmp -s - /tmp/a || echo "disk: round $n reads other bytes" >>bad
+  dd if=/dev/xvda bs=4096 skip=$((n % 50 * 250)) count=250 2>/dev/null | head -c ${DISK_BYTES} | cmp -s - /tmp/a || echo "disk: round $n reads other bytes" >>bad
   echo $n >disk.new; mv disk.new disk
 done ) &
 ( n=0; first=; while :; do
@@ -108,6 +127,14 @@ done ) &
   [ "$now" = "$first" ] || echo "gcc: round $n prints $now, not $first" >>bad
   echo $n >cc.new; mv cc.new cc
 done ) &
+chroot /g gcc -O2 -mavx2 -mfma -o /tmp/vector /rounds/vector.c || echo 'gcc: vector.c' >>bad
+for one in a b; do
+  ( n=0; first=; while :; do
+    n=$((n+1)); now=$(chroot /g /tmp/vector); : \${first:=$now}
+    [ "$now" = "$first" ] || echo "vector: round $n prints $now, not $first" >>bad
+    [ $one = b ] || { echo $n >vec.new; mv vec.new vec; }
+  done ) &
+done
 ( n=0; while :; do
   ping -c 1 -W 30 10.0.2.2 >/dev/null && n=$((n+1)) && echo $n >nat.new && mv nat.new nat || echo "nat: no answer after $n" >>bad
   sleep 1
@@ -119,6 +146,7 @@ interface Status {
   readonly tcp: number;
   readonly disk: number;
   readonly cc: number;
+  readonly vec: number;
   readonly nat: number;
 }
 
@@ -128,10 +156,12 @@ function statusOf(root: string, name: string): Status | null {
   const lines = existsSync(path) ? readFileSync(path, 'utf8').replaceAll('\r', '').split('\n') : [];
   const line = lines.filter((one) => /^status .*\]\.$/.test(one)).at(-1);
   if (line === undefined) return null;
-  const match = /^status (\d+) tcp=(\d+) disk=(\d+) cc=(\d+) nat=(\d+) bad=\[(.*)\] dmesg=\[(.*)\]\.$/.exec(line);
-  if (match === null || match[6] !== '' || match[7] !== '') throw new Error(`${name}: ${line}`);
-  const [n, tcp, disk, cc, nat] = match.slice(1, 6).map(Number);
-  return { n, tcp, disk, cc, nat };
+  const match = /^status (\d+) tcp=(\d+) disk=(\d+) cc=(\d+) vec=(\d+) nat=(\d+) bad=\[(.*)\] dmesg=\[(.*)\]\.$/.exec(
+    line,
+  );
+  if (match === null || match[7] !== '' || match[8] !== '') throw new Error(`${name}: ${line}`);
+  const [n, tcp, disk, cc, vec, nat] = match.slice(1, 7).map(Number);
+  return { n, tcp, disk, cc, vec, nat };
 }
 
 /** Resolves when all that the guests do has gone on since `before`. */
@@ -143,7 +173,7 @@ async function goneOn(root: string, before: Status | null, peerBefore: Status | 
       (next?.[key] ?? 0) - (old?.[key] ?? 0);
     if (
       now !== null &&
-      (['n', 'tcp', 'disk', 'nat'] as const).every((key) => since(before, key, now) > 0) &&
+      (['n', 'tcp', 'disk', 'vec', 'nat'] as const).every((key) => since(before, key, now) > 0) &&
       since(peerBefore, 'tcp', peer) > 0
     )
       return now;
@@ -179,14 +209,6 @@ function plugCable(): { unplug(): void } {
       for (const end of ends) end.destroy();
     },
   };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  return port;
 }
 
 /** The process that takes migrations for a daemon. Source: proc(5), /proc/pid/task/tid/children. */
@@ -231,7 +253,7 @@ async function whereItIs(from: number): Promise<{ readonly at: number; readonly 
 async function main(): Promise<void> {
   const tree = await packagesRoot(['gcc', 'libc6-dev']);
   mkdirSync(join(tree.folder, 'rounds'), { recursive: true });
-  for (const name of ['stream.c', 'work.c'])
+  for (const name of ['stream.c', 'vector.c', 'work.c'])
     writeFileSync(join(tree.folder, 'rounds', name), readFileSync(new URL(`rounds/${name}`, import.meta.url)));
   const rounds = join(tree.folder, 'rounds');
   writeFileSync(join(rounds, 'peer.sh'), script('10.9.0.2', 'listen', ''));
@@ -254,24 +276,29 @@ async function main(): Promise<void> {
 
   const { config } = await buildGuest();
   const create = (name: string, engine: string, disks: string): Promise<string> =>
-    xl(
+    xlWith(
+      environmentOf(roots[0], engine),
       ...[
-        roots[0],
         'create',
         '-q',
         config,
         `name="${name}"`,
         `engine="${engine}"`,
+        `engine_may_change=${values.alternate ? 1 : 0}`,
         `vcpus=${values.vcpus}`,
         'memory=256',
       ],
-      ...[`cmdline="console=hvc0 domus.run=${Buffer.from(start(name)).toString('base64')}"`, `disk=[${disks}]`],
+      ...[
+        `cmdline="console=hvc0 ${values.alternate ? KEEPS_TO_BOTH : ''} domus.run=${Buffer.from(start(name)).toString('base64')}"`,
+        `disk=[${disks}]`,
+      ],
       `vif=["script=vif-nat","bridge=${SWITCH}"]`,
     );
+  // The daemons start, each with its engine.
+  for (const root of roots) await xl(root, 'list');
   const ro = `"${image},raw,xvdb,r"`;
   await create('peer', values.engine, ro);
   await create('mover', values.engine, `"${disk},raw,xvda,w",${ro}`);
-  await xl(roots[1], 'list');
   const cable = plugCable();
   let here = 0;
   let status = await goneOn(roots[here], null, null);
@@ -289,16 +316,21 @@ async function main(): Promise<void> {
       `${what}: ${Math.round(ms)} ms, and on after ${Math.round(performance.now() - startMs)} ms: ${JSON.stringify(status)}`,
     );
   };
+  /** That runs the guest. */
+  let { engine } = values;
   const file = join(folder, 'mover.save');
   for (let i = 1; i <= Number(values.saves); i++)
     await round(`save and restore ${i}`, async () => {
       await xl(roots[here], 'save', 'mover', file);
-      await xl(roots[here], 'restore', file);
+      if (values.alternate) engine = otherThan(engine);
+      await xlWith(environmentOf(roots[here], engine), 'restore', file);
+      say(`on ${engine} now`);
     });
   const target = (): string => `tls:${['127.0.0.1', 'localhost'][1 - here]}:${ports[1 - here]}`;
   const moved = (to: number): void => {
     if (to !== here) rmSync(join(roots[here], 'log', 'console-mover.log'), { force: true });
     here = to;
+    engine = ENGINES[to];
   };
   let migrationMs = 5000;
   for (let i = 1; i <= Number(values.migrations); i++)
@@ -307,7 +339,7 @@ async function main(): Promise<void> {
       const told = await xl(roots[here], '-v', 'migrate', 'mover', target());
       migrationMs = performance.now() - startMs;
       moved(1 - here);
-      say(/stood still for \d+ ms/.exec(told)?.[0] ?? told);
+      say(`${/stood still for \d+ ms/.exec(told)?.[0] ?? told}, on ${engine} now`);
     });
   const outcomes = new Map<string, number>();
   for (let i = 1; i <= Number(values.cuts); i++) {
@@ -315,7 +347,7 @@ async function main(): Promise<void> {
     const afterMs = Math.round(Math.random() * migrationMs * 1.2);
     await round(`cut ${i}, ${victim} after ${afterMs} ms`, async () => {
       const from = here;
-      const env = { ...process.env, DOMUS_STATE_DIR: roots[from] };
+      const env = environmentOf(roots[from]);
       const child = spawn(process.execPath, [XL, 'migrate', 'mover', target()], { stdio: 'ignore', env });
       const ended = once(child, 'close');
       await sleep(afterMs);
@@ -345,8 +377,14 @@ async function main(): Promise<void> {
   }
   for (const [outcome, count] of outcomes) say(`${count} times ${outcome}`);
   if (status.cc === first.cc) throw new Error(`nothing was compiled: ${JSON.stringify({ first, status })}`);
+  const peer = statusOf(roots[0], 'peer');
+  const mb = (bytes: number): string => `${Math.round(bytes / 1e6)} MB`;
   say(
-    `${values.saves} saves and restores, ${values.migrations} migrations, ${values.cuts} cuts on ${values.engine}: nothing wrong`,
+    `${values.saves} saves and restores, ${values.migrations} migrations, ${values.cuts} cuts on ${values.alternate ? 'kvm and wasm in turn' : values.engine}: nothing wrong`,
+  );
+  say(
+    `checked: ${mb((peer?.tcp ?? 0) + status.tcp)} of one TCP connection, which was never lost; ${mb(status.disk * DISK_BYTES)} of the disk; ${status.cc} compilations; ` +
+      `${status.vec} runs in AVX registers; ${status.nat} answers through the NAT; 0 lines of the kernel's log that were not expected`,
   );
   cable.unplug();
 }

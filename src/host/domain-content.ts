@@ -1,7 +1,13 @@
 /** What stands in a domain's memory when it begins: built from its files, or read from what was saved. */
 
 import { missingFeatures, unsavedState } from '../hypervisor/cpu-features.ts';
-import { type CpuidSettings, CpuidStatementError, cpuidSettings, OF_STATE } from '../hypervisor/cpuid-settings.ts';
+import {
+  type CpuidSettings,
+  CpuidStatementError,
+  cpuidSettings,
+  cutDownTo,
+  OF_STATE,
+} from '../hypervisor/cpuid-settings.ts';
 import type { Domain } from '../hypervisor/domain.ts';
 import { ECS_UNBOUND, setPort } from '../hypervisor/event-channels.ts';
 import { adoptPageTables } from '../hypervisor/mmu.ts';
@@ -32,6 +38,8 @@ export interface LoadOptions {
   readonly copied: CopiedMemory | null;
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force: boolean;
+  /** The user vouches for the guest's programs: they use what the guest's kernel sees, whatever else they find. */
+  readonly vouched: boolean;
   readonly log: (line: string) => void;
 }
 
@@ -73,7 +81,7 @@ async function buildFromFiles(config: DomainConfig, takeBootFiles: TakeBootFiles
 export async function load(
   saved: RestorableDomain,
   domain: Domain,
-  { engine, workers, prepared, copied, force, log }: LoadOptions,
+  { engine, workers, prepared, copied, force, vouched, log }: LoadOptions,
 ): Promise<void> {
   const before = Promise.all([workers.ready, prepared]);
   // Whoever waits for it hears of it.
@@ -87,7 +95,7 @@ export async function load(
     const missing = missingFeatures(saved.description.cpu, here);
     if (missing.length > 0)
       differs(`the guest has seen CPU features that engine ${engine.kind} does not have here: ${missing.join(' ')}`);
-    const unsaved = unsavedState(saved.description.cpu, factsOf(engine), interceptsCpuid(engine));
+    const unsaved = unsavedState(saved.description.cpu, factsOf(engine), vouched || interceptsCpuid(engine));
     if (unsaved !== null)
       differs(
         `programs of the guest would find ${unsaved} on engine ${engine.kind} here, which the guest's kernel does not save`,
@@ -122,8 +130,17 @@ function letGo({ buffer, byteLength }: Uint8Array): void {
 }
 
 /** What the config says of CPUID; `hides`: the engine can hide vector state from programs. @throws BuildError */
-export function cpuidOf({ cpuid }: DomainConfig, hides: boolean, log: (line: string) => void): CpuidSettings {
+export async function cpuidOf(
+  { cpuid, engineMayChange }: DomainConfig,
+  hides: boolean,
+  log: (line: string) => void,
+): Promise<CpuidSettings> {
   try {
+    if (engineMayChange) {
+      // What engine wasm has, a CPU that KVM runs on has too, or the guest is refused there.
+      const wasm = await import('../engine/wasm/cpuid.ts');
+      return cutDownTo(cpuidSettings(cpuid.cpuid), wasm.cpuid);
+    }
     const settings = cpuidSettings(cpuid.cpuid, hides);
     if (hides) return settings;
     const kept = cpuidSettings(cpuid.cpuid).without.filter((feature) => OF_STATE.has(feature));

@@ -237,7 +237,7 @@ function engineFor(config: DomainConfig, before: EngineKind | undefined): Engine
   const asked = process.env['DOMUS_ENGINE'] || config.engine;
   if (asked !== 'auto' && asked !== 'kvm' && asked !== 'wasm')
     throw new HostError(`DOMUS_ENGINE: expected auto, kvm or wasm, found \`${asked}'`);
-  if (asked === 'auto' && before === 'wasm') return before;
+  if (asked === 'auto' && before === 'wasm' && !config.engineMayChange) return before;
   try {
     return chooseEngine(asked).kind;
   } catch (error) {
@@ -273,7 +273,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   const machine = allocateMemory(ramPages, maxPages);
   const engine = createEngineDomain(run.engine, machine, vcpus, restore?.outline.tscKhz);
   try {
-    const cpuid = cpuidOf(config, interceptsCpuid(engine), run.options.log);
+    const cpuid = await cpuidOf(config, interceptsCpuid(engine), run.options.log);
     const domain = createDomain(machine, domid, vcpus, config.uuid, cpuid);
     const hide = hasPeers ? showState(domain, seenStatePath(stateRoot(), domid)) : () => {};
     const doorbell = new Doorbell(domain);
@@ -311,7 +311,15 @@ async function buildAndRun(
   const prepared = Promise.withResolvers<void>();
   const nodes = new RestoredNodes(xenstore, domid, options.incoming?.name ?? config.name);
   const { log, force = false } = options;
-  const loadOptions = { engine: handle, workers, prepared: prepared.promise, copied, force, log };
+  const loadOptions = {
+    engine: handle,
+    workers,
+    prepared: prepared.promise,
+    copied,
+    force,
+    vouched: config.engineMayChange,
+    log,
+  };
   const loaded = load(restore, domain, loadOptions);
   loaded.catch(() => undefined);
   prepared.promise.catch(() => undefined);

@@ -84,10 +84,10 @@ export function missingFeatures(had: CpuFeatures, here: CpuFeatures): string[] {
 
 /**
  * What programs of the guest could find and use although its kernel does not know of it: they see the CPU's own CPUID where that
- * cannot be intercepted. Null: nothing.
+ * cannot be intercepted. Null: nothing. `keepsTo`: they find, or use, no more than the guest's kernel.
  */
-export function unsavedState(had: CpuFeatures, facts: EngineFacts, interceptsCpuid: boolean): string | null {
-  const more = interceptsCpuid ? 0 : facts.xcr0Mask & ~had.xcr0;
+export function unsavedState(had: CpuFeatures, facts: EngineFacts, keepsTo: boolean): string | null {
+  const more = keepsTo ? 0 : facts.xcr0Mask & ~had.xcr0;
   if (more === 0) return null;
   return (more & XSTATE_AVX512) !== 0 ? 'AVX-512' : `XCR0 ${more.toString(16)}`;
 }

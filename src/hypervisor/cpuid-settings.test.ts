@@ -1,7 +1,8 @@
 import { expect, test } from 'vitest';
 import { cpuid as wasmCpuid } from '../engine/wasm/cpuid.ts';
+import { cpuFeatures, missingFeatures } from './cpu-features.ts';
 import { cpuidPolicy, offeredXcr0, XSTATE_AVX } from './cpuid-policy.ts';
-import { type CpuidStatement, cpuidSettings } from './cpuid-settings.ts';
+import { type CpuidStatement, cpuidSettings, cutDownTo, NO_CPUID_SETTINGS } from './cpuid-settings.ts';
 import { TestGuest } from './testing.ts';
 
 function guestWith(...statements: CpuidStatement[]): TestGuest {
@@ -87,4 +88,27 @@ test('where programs see the CPU’s own state, features of state stay', () => {
   const statement = { leaf: 1, subleaf: null, registers: { ecx: bits({ 28: '0', 26: '0', 22: '0' }) } };
   expect(cpuidSettings([statement], false).without).toEqual(['movbe']);
   expect(cpuidSettings([statement]).without).toContain('avx512f');
+});
+
+test('a guest that may go to another CPU is shown what both have', () => {
+  const all = 0xffffffff;
+  const native = (leaf: number, subleaf: number) => {
+    if (leaf === 0) return { eax: 0xd, ebx: 0x68747541, ecx: 0x444d4163, edx: 0x69746e65 };
+    if (leaf === 0x80000000) return { eax: 0x80000021, ebx: 0, ecx: 0, edx: 0 };
+    return leaf === 0xd && subleaf > 1
+      ? { eax: 64, ebx: 576, ecx: 0, edx: 0 }
+      : { eax: all, ebx: all, ecx: all, edx: all };
+  };
+  const on = (cpuid: typeof native, xcr0Mask: number): TestGuest => {
+    const guest = new TestGuest({ ramPages: 16, cpuid: cutDownTo(NO_CPUID_SETTINGS, wasmCpuid) });
+    Object.assign(guest.engine, { facts: { ...guest.engine.facts, xcr0Mask }, cpuid });
+    return guest;
+  };
+  const [here, there] = [on(native, 0xe7), on(wasmCpuid, 7)];
+  expect(missingFeatures(cpuFeatures(here.vcpu), cpuFeatures(there.vcpu))).toEqual([]);
+  expect(missingFeatures(cpuFeatures(there.vcpu), cpuFeatures(here.vcpu))).toEqual([]);
+  expect(offeredXcr0(here.vcpu)).toBe(7);
+  const { ecx } = ask(here, 1);
+  // AES is gone; AVX, XSAVE and "there is a hypervisor" stay.
+  expect([25, 28, 26, 31].map((bit) => has(ecx, bit))).toEqual([false, true, true, true]);
 });

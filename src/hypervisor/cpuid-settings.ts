@@ -10,6 +10,7 @@
  */
 
 import { type CpuidRegister, FEATURE_WORDS } from '../abi/arch-x86/cpufeatureset.ts';
+import type { CpuidResult } from '../engine/engine.ts';
 
 /** For one register of a leaf. */
 export interface CpuidChange {
@@ -172,6 +173,30 @@ export function cpuidSettings(statements: readonly CpuidStatement[], hidesState 
     if (clear !== 0) changes.push({ leaf, subleaf, register, clear: clear >>> 0, set: 0 });
   }
   return { changes, without: [...without], ...limits };
+}
+
+/**
+ * The same for a guest that is to find its CPU on an engine that answers CPUID with `other`: features that this one lacks are taken away, and SYSENTER,
+ * which 64-bit code of one vendor's CPUs has only.
+ */
+export function cutDownTo(
+  { changes, without, ...limits }: CpuidSettings,
+  other: (leaf: number, subleaf: number) => CpuidResult,
+): CpuidSettings {
+  const cut = FEATURE_WORDS.map(({ leaf, subleaf, register, bits }) => {
+    let keep = other(leaf, subleaf ?? 0)[register];
+    if (leaf === 1 && register === 'edx') keep &= ~(1 << (bits.get('sep') ?? 0));
+    // Of the hypervisor's own doing, whatever the CPU has.
+    if (leaf === 1 && register === 'ecx')
+      keep |= (1 << (bits.get('osxsave') ?? 0)) | (1 << (bits.get('hypervisor') ?? 0));
+    return { leaf, subleaf, register, clear: ~keep >>> 0, set: 0, bits };
+  });
+  const lost = cut.flatMap(({ clear, bits }) => [...bits].filter(([, bit]) => ((clear >>> bit) & 1) !== 0));
+  return {
+    changes: [...changes, ...cut.map(({ bits, ...change }) => change)],
+    without: [...new Set([...without, ...lost.map(([name]) => name)])],
+    ...limits,
+  };
 }
 
 function secondMask(without: ReadonlySet<string>): number {

@@ -27,6 +27,7 @@ import {
   VCPU,
   VCPU_STATE_UP,
 } from '../machine/vcpu-block.ts';
+import { offeredXcr0, XSTATE_SSE, XSTATE_X87 } from './cpuid-policy.ts';
 import { DOMAIN, PARKED } from './domain.ts';
 import { setPending } from './event-channels.ts';
 import { emulateForcedCpuid } from './forced-cpuid.ts';
@@ -86,6 +87,8 @@ const DR6 = (VCPU.dr >> 2) + 12;
 const DR7 = (VCPU.dr >> 2) + 14;
 /** Single step. */
 const DR6_BS = 0x4000;
+/** Which components of an XSAVE area are not in their initial state. Source: Intel SDM vol. 1, 13.4.2. */
+const XSTATE_BV = 512;
 
 /** A fault that the page tables allow may come back this often (a table changed under the walk) before the guest gets it. */
 const SPURIOUS_MAX = 50;
@@ -446,7 +449,10 @@ function countParked({ domain }: Vcpu, change: 1 | -1): void {
 export function unpark(v: Vcpu): void {
   const { domain, engine, block } = v;
   const at = domain.parkedOffset(v.id);
-  engine.loadVectorState(domain.u8.subarray(at + PARKED.vector, at + PARKED.vector + VECTOR_STATE_BYTES));
+  const area = domain.u8.subarray(at + PARKED.vector, at + PARKED.vector + VECTOR_STATE_BYTES);
+  // What the guest's kernel does not switch begins as it is after a reset, for all of its programs.
+  area[XSTATE_BV] &= offeredXcr0(v) | XSTATE_X87 | XSTATE_SSE;
+  engine.loadVectorState(area);
   v.blocked = domain.u32[(at + PARKED.blocked) >> 2] !== 0;
   v.pollCount = domain.u32[(at + PARKED.pollCount) >> 2];
   v.pollDeadlineNs = domain.f64[(at + PARKED.pollDeadlineNs) >> 3];

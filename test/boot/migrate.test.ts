@@ -4,7 +4,6 @@
  */
 
 import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
@@ -15,7 +14,7 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs';
-import { type AddressInfo, connect, createServer } from 'node:net';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -29,6 +28,7 @@ import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
 import { checkedRounds } from './checked-rounds.ts';
 import { endDomains } from './domains.ts';
+import { freePort } from './free-port.ts';
 import { type GuestRun, xl as runXl } from './guest.ts';
 
 const LIMIT_MS = 120_000;
@@ -45,15 +45,6 @@ afterAll(async () => {
   }
   rmSync(folder, { recursive: true });
 });
-
-/** A port that is free now. */
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  return port;
-}
 
 async function untilListening(port: number): Promise<void> {
   const answers = (): Promise<boolean> =>

@@ -12,6 +12,7 @@ import { stopDaemon } from '../../src/host/domusd.ts';
 import { openSaved } from '../../src/host/restore-domain.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
+import { KEEPS_TO_BOTH } from './both-engines.ts';
 import { checkedRounds } from './checked-rounds.ts';
 import { endDomains, killDomain } from './domains.ts';
 import { type GuestRun, xl as runXl } from './guest.ts';
@@ -186,4 +187,39 @@ test('a guest goes from one engine to the other where it finds the CPU that it h
     await untilRound(name, last(name) + 1);
     expect(rounds(name).at(-1)?.line).toMatch(/ same answered trouble=0 /);
   }
+});
+
+test('a guest whose engine may change goes on by the other one, and back', async (context) => {
+  const unusable = whyUnusable('kvm');
+  if (unusable !== null) return context.skip(unusable);
+  const { config } = await buildGuest();
+  const name = 'changes';
+  const disk = join(root, `${name}.img`);
+  writeFileSync(disk, '');
+  truncateSync(disk, 1 << 22);
+  const run = Buffer.from(SCRIPT).toString('base64');
+  const created = await xl([
+    ...['create', '-q', config, `name="${name}"`, 'engine_may_change=1', 'engine="kvm"', 'vcpus=2'],
+    ...[
+      `cmdline="console=hvc0 ${KEEPS_TO_BOTH} domus.run=${run}"`,
+      `disk=["${disk},raw,xvda,w"]`,
+      'vif=["script=vif-nat"]',
+    ],
+  ]);
+  expect(created.log).toBe('');
+  await untilRound(name, 2);
+  const file = join(root, `${name}.save`);
+  for (const [from, to] of [
+    ['kvm', 'wasm'],
+    ['wasm', 'kvm'],
+  ]) {
+    expect((await xl(['save', name, file])).code).toBe(0);
+    const { domain, close } = await openSaved(file);
+    close();
+    expect(domain.description).toMatchObject({ engine: from, cpu: { xcr0: 7 } });
+    expect(await xl(['restore', file], to)).toMatchObject({ code: 0, log: expect.not.stringContaining('error') });
+    await untilRound(name, last(name) + 2);
+  }
+  expectUnbroken(name);
+  expect((await xl(['destroy', name])).code).toBe(0);
 });

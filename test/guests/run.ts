@@ -60,6 +60,7 @@ function configFor(engine: EngineKind, kernel: string, vcpus: number): DomainCon
     vifs: [],
     vfbs: [],
     channels: [],
+    engineMayChange: false,
     driverDomain: false,
   };
 }

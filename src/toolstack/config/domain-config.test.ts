@@ -67,6 +67,7 @@ describe('readDomainConfig()', () => {
       onCrash: 'preserve',
       onSoftReset: 'soft-reset',
       engine: 'wasm',
+      engineMayChange: false,
       cpuid: { cpuid: [], msr: [] },
       disks: [],
       vifs: [],
@@ -86,7 +87,9 @@ describe('readDomainConfig()', () => {
       ramdisk: null,
       cmdline: '',
       engine: 'auto',
+      engineMayChange: false,
     });
+    expect(read('name = "d"\nkernel = "k"\nengine_may_change = 1').config.engineMayChange).toBe(true);
     expect(config.uuid.length).toBe(16);
     expect(config.uuid[6] >> 4).toBe(4);
     expect(config.uuid[8] >> 6).toBe(2);
@@ -207,6 +210,7 @@ describe('readDomainConfig()', () => {
       'on_crash',
       'uuid',
       'engine',
+      'engine_may_change',
       'disk',
       'cpus',
     ];

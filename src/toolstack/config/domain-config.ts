@@ -100,6 +100,8 @@ export interface DomainConfig {
   readonly onCrash: ShutdownAction;
   readonly onSoftReset: ShutdownAction;
   readonly engine: EngineChoice;
+  /** It is shown a CPU that both engines have, and its programs use no other. */
+  readonly engineMayChange: boolean;
   readonly cpuid: CpuidConfig;
   readonly disks: readonly DiskConfig[];
   readonly vifs: readonly VifConfig[];
@@ -133,6 +135,8 @@ export interface StatedConfig {
   readonly onCrash: ShutdownAction;
   readonly onSoftReset: ShutdownAction;
   readonly engine: EngineChoice;
+  /** It is shown a CPU that both engines have, and its programs use no other. */
+  readonly engineMayChange: boolean;
   readonly cpuid: CpuidConfig;
   readonly disks: readonly DiskConfig[];
   readonly vifs: readonly VifConfig[];
@@ -234,6 +238,7 @@ export function readStated(source: string, text: string, options: ReadOptions): 
     disks: readStrings(config, 'disk').map((spec) => parseDisk(source, spec)),
     vifs: readStrings(config, 'vif').map((spec, devid) => parseVif(source, spec, devid, options.warn)),
     vfbs: readStrings(config, 'vfb').map(parseVfb),
+    engineMayChange: (config.getLong('engine_may_change') ?? 0n) !== 0n,
     driverDomain: (config.getLong('driver_domain') ?? 0n) !== 0n,
     channels: readStrings(config, 'channel').map((spec, index) => parseChannel(spec, index, options.warn)),
   };
@@ -312,6 +317,7 @@ export function configJson(stated: StatedConfig): string {
     on_crash: actionJson(stated.onCrash),
     on_soft_reset: actionJson(stated.onSoftReset),
     engine: stated.engine === 'auto' ? undefined : stated.engine,
+    engine_may_change: stated.engineMayChange ? 'True' : undefined,
   };
   return libxlJson(value);
 }
