@@ -7,7 +7,7 @@
  */
 
 import { execFile } from 'node:child_process';
-import { closeSync, mkdirSync, mkdtempSync, openSync, readSync, rmSync, statSync } from 'node:fs';
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -130,6 +130,9 @@ export async function measureMoves(engine: DomusEngine, guest: MovedGuest, runs:
       const [first] = ticks.all;
       const last = before.all.findLast(({ number }) => number < first.number);
       note('fork, all of it', forked.ms);
+      const [, asked, stopped] = /first instruction came (\d+) ms .*, (\d+) ms/.exec(logOf(here, 'copy')) ?? [];
+      note('fork: to the first instruction of the copy, since it was asked for', Number(asked));
+      note('fork: to the first instruction of the copy, since the other one was stopped', Number(stopped));
       note('fork: to the first line of the copy', first.atMs - (last?.atMs ?? Number.NaN));
       const during = before.all.filter(({ number }) => number >= first.number && number < first.number + STEADY);
       note('fork: longest pause of the one that is copied, seen inside', longest(during));
@@ -159,6 +162,11 @@ function configOf(engine: DomusEngine, { kernel, ramdisk }: MovedGuest): string[
     ...['name="mover"', `kernel="${kernel}"`, `ramdisk="${ramdisk}"`, `memory=${MEMORY_MIB}`, `engine="${engine}"`],
     `cmdline="console=hvc0 domus.run=${script}"`,
   ];
+}
+
+/** What a domain's process has logged. */
+function logOf(root: string, name: string): string {
+  return readFileSync(join(root, 'log', `xl-${name}.log`), 'utf8');
 }
 
 /** Waits until it has run for a while from now on. @throws RunError */

@@ -10,6 +10,7 @@ import type { MovedDisk } from '../toolstack/config/device-specs.ts';
 import type { Sink } from '../toolstack/saved/save-file.ts';
 import { encodeM2p, encodePages } from '../toolstack/saved/saved-memory.ts';
 import { encodeDomain, NotSavable } from '../toolstack/saved/saved-state.ts';
+import { monotonicNs } from './clock.ts';
 import { type CopiedMemory, frozenDomain, type Release } from './copied-memory.ts';
 import { DiskLayers, type FrozenDisk } from './disk-layers.ts';
 import type { DomainWriterOptions } from './domain-writer.ts';
@@ -42,7 +43,7 @@ export interface Fork extends ForkState {
   readonly disks: readonly FrozenDisk[];
 }
 
-interface Taken extends Pick<Fork, 'disks' | 'stoppedMs'> {}
+interface Taken extends Pick<Fork, 'disks' | 'stoppedNs'> {}
 
 /** Where a stream goes that is read by `path`. */
 interface Target {
@@ -109,6 +110,7 @@ export class DomainCopies {
 
   /** What copies begin with; the domain goes on. @throws NotSavable, and what writing throws */
   async fork(): Promise<Fork> {
+    const askedNs = monotonicNs();
     const { memory, isShared } = this.#options;
     const key = ++this.#lastKey;
     const target = this.#openTarget(key);
@@ -119,7 +121,7 @@ export class DomainCopies {
     const known = await this.#takeReady();
     try {
       let frozen: ForkState['memory'] = null;
-      const { disks, stoppedMs } = await this.#withLayers('copied', async (saved) => {
+      const { disks, stoppedNs } = await this.#withLayers('copied', async (saved) => {
         const options = { codec: PLAIN_CODEC, ...(known === null ? {} : { nodes: () => known.current() }) };
         if (memory === null) return await writeDomain(saved, target.sink, options);
         // Pages are elsewhere.
@@ -129,7 +131,7 @@ export class DomainCopies {
         releases.push(letGo);
       });
       this.#keep(key, release);
-      return { key, state: target.path, memory: frozen, disks, stoppedMs };
+      return { key, state: target.path, memory: frozen, disks, askedNs, stoppedNs };
     } catch (error) {
       release();
       throw error;
@@ -218,7 +220,7 @@ export class DomainCopies {
         join(disksFolder(root, name), `${vdev}.${Date.now().toString(36)}.qcow2`);
       const layers = await DiskLayers.prepare(devices.disks, { domid, store, elsewhere, onMoved: onDiskMoved });
       let disks: FrozenDisk[] | null = null;
-      const stoppedMs = Date.now();
+      const stoppedNs = monotonicNs();
       try {
         await freezer.whileFrozen(async () => {
           this.#mustBeAlone();
@@ -230,8 +232,8 @@ export class DomainCopies {
         if (disks === null) await layers.abandon();
         throw error instanceof HostError ? new NotSavable(error.message) : error;
       }
-      note(`Domain ${domid} has been ${what}: it stood still for ${Date.now() - stoppedMs} ms`);
-      return { disks: disks ?? [], stoppedMs };
+      note(`Domain ${domid} has been ${what}: it stood still for ${Math.round((monotonicNs() - stoppedNs) / 1e6)} ms`);
+      return { disks: disks ?? [], stoppedNs };
     } finally {
       this.#isBusy = false;
     }

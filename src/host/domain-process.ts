@@ -153,8 +153,6 @@ async function run(request: ToDomainProcess): Promise<void> {
       onStart: () => {
         saved?.close();
         arriving?.started();
-        if (source !== null)
-          note(`Domain ${domid} is a copy, and goes on ${Date.now() - source.stoppedMs} ms after it was taken`);
         void say({ kind: 'started', domid });
       },
       nextConfig: () => config,
@@ -165,6 +163,13 @@ async function run(request: ToDomainProcess): Promise<void> {
         writeRecord(root, domid, { ...record, config: next.config, configText: next.text });
         writeFileSync(join(domainFolder(root, domid), 'config.json'), configJson(next.config), { mode: 0o600 });
         configText = withMovedDisk({ config, text: configText }, moved).text;
+      },
+      onWentOn: (atNs) => {
+        if (source === null) return;
+        const [asked, stopped] = [source.askedNs, source.stoppedNs].map((ns) => Math.round((atNs - ns) / 1e6));
+        note(
+          `Domain ${domid} is a copy: its first instruction came ${asked} ms after it was asked for, ${stopped} ms after the other one was stopped`,
+        );
       },
       onAllocated: (allocated) => {
         domid = allocated;

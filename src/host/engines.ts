@@ -77,13 +77,20 @@ export function createStoreListener(handle: EngineHandle, domain: Domain): (offs
   };
 }
 
-/** For the vCPU's worker: of the engines, which are large, only its own is loaded there. */
-export async function openVcpu(handle: EngineHandle, domain: Domain, vcpuId: number): Promise<Engine> {
+/**
+ * For the vCPU's worker: of the engines, which are large, only its own is loaded there. `hasTime`: the vCPU comes from elsewhere, and nobody waits for it yet.
+ */
+export async function openVcpu(handle: EngineHandle, domain: Domain, vcpuId: number, hasTime = false): Promise<Engine> {
   if (handle.kind === 'kvm') {
     const { openKvmVcpu } = await import('../engine/kvm/kvm-vcpu.ts');
     return openKvmVcpu(handle.kvm, domain.machine, domain.vcpus[vcpuId]);
   }
   const { WasmVcpu } = await import('../engine/wasm/wasm-vcpu.ts');
   const countInstructions = process.env['DOMUS_STATS'] === 'instructions';
-  return new WasmVcpu(handle, domain.machine, domain.vcpus, vcpuId, { monotonicNs, countInstructions });
+  const host = { monotonicNs, countInstructions };
+  if (hasTime) {
+    const { rehearse } = await import('../engine/wasm/rehearsal.ts');
+    rehearse(domain.machine.layout, host);
+  }
+  return new WasmVcpu(handle, domain.machine, domain.vcpus, vcpuId, host);
 }

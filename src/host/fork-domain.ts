@@ -187,5 +187,5 @@ async function sourceOf({ folder, config }: Copy, gate: Gate): Promise<ForkSourc
     return createOverlay(disks[id], base, { sync: false });
   });
   await Promise.all(made);
-  return { state: fork.state, memory: fork.memory, stoppedMs: fork.stoppedMs, disks };
+  return { state: fork.state, memory: fork.memory, askedNs: fork.askedNs, stoppedNs: fork.stoppedNs, disks };
 }

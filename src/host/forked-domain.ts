@@ -41,8 +41,9 @@ export interface RestorableDomain {
 export interface ForkState {
   readonly state: string;
   readonly memory: FrozenMemory | null;
-  /** When the domain was stopped for it: ms since 1970. */
-  readonly stoppedMs: number;
+  /** When the copy was asked for, and the domain stopped for it: the host's monotonic clock, ns. */
+  readonly askedNs: number;
+  readonly stoppedNs: number;
 }
 
 /** What a process is told of a copy before there is one. */

@@ -4,7 +4,7 @@
  */
 
 import { resolve as resolvePath } from 'node:path';
-import { setImmediate } from 'node:timers/promises';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import {
   SHUTDOWN_crash,
   SHUTDOWN_poweroff,
@@ -86,6 +86,8 @@ export interface RunOptions {
   readonly xenstore?: XenstoreChoice;
   /** Called once, when the domain has been built and is about to run: nothing that the user gave can be wrong any more. */
   readonly onStart?: () => void;
+  /** Called once, for a domain that was restored and is not paused: when its first vCPU went on, in ns of the host's monotonic clock. */
+  readonly onWentOn?: (atNs: number) => void;
   /** The vCPUs do not run before somebody unpauses the domain. Not so after a restart. */
   readonly paused?: boolean;
   /** Whatever ends the domain, it stays as it is until it is destroyed: no on_* action is done. */
@@ -125,6 +127,8 @@ export interface DomainEnd {
 
 /** Exit code of a domain that crashed and is not restarted. */
 const EXIT_CRASH = 4;
+/** How long a moment is waited for that only the log hears of. */
+const WENT_ON_LIMIT_MS = 1000;
 
 const REASONS: Readonly<Record<number, EndReason>> = {
   [SHUTDOWN_poweroff]: 'poweroff',
@@ -610,6 +614,13 @@ async function runBuilt(run: BuiltRun): Promise<EndReason> {
     // Before anything can go wrong that would make the source take it back.
     options.onStart?.();
     await devices.watch();
+    if (!options.paused) void tellWhenItWentOn();
+  };
+  /** Its vCPU's thread may not have been given a CPU yet. */
+  const tellWhenItWentOn = async (): Promise<void> => {
+    const wentOnNs = (): number => domain.f64[DOMAIN.wentOnNs >> 3];
+    for (let ms = 0; ms < WENT_ON_LIMIT_MS && wentOnNs() === 0 && !stopped; ms++) await sleep(1);
+    if (wentOnNs() !== 0) options.onWentOn?.(wentOnNs());
   };
   try {
     if (restoring === null) await beginBuilt();

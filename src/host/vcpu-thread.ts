@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { parentPort, workerData } from 'node:worker_threads';
 import type { Engine } from '../engine/engine.ts';
 import { cpuFeatures } from '../hypervisor/cpu-features.ts';
-import { DOMAIN, Domain, FRAME_LEVEL_MASK } from '../hypervisor/domain.ts';
+import { DOMAIN, Domain, rootFrames } from '../hypervisor/domain.ts';
 import { runVcpu, unpark } from '../hypervisor/run-vcpu.ts';
 import { startClock, writeTimeInfo } from '../hypervisor/time.ts';
 import { crashDomain } from '../hypervisor/traps.ts';
@@ -27,9 +27,8 @@ async function commanded(command: VcpuWorkerCommand): Promise<void> {
 }
 
 /** All roots that the guest has made, of which this engine has not seen one. */
-function prepareRoots({ frameTypes }: Domain, engine: Engine): void {
-  for (let frame = 0; frame < frameTypes.length; frame++)
-    if ((frameTypes[frame] & FRAME_LEVEL_MASK) === 4) engine.prepareRoot(frame * PAGE_SIZE);
+function prepareRoots(domain: Domain, engine: Engine): void {
+  for (const frame of rootFrames(domain)) engine.prepareRoot(frame * PAGE_SIZE);
 }
 
 async function main(data: VcpuWorkerData): Promise<void> {
@@ -37,7 +36,7 @@ async function main(data: VcpuWorkerData): Promise<void> {
   const domain = new Domain(data.domain);
   ringByPipe(domain, data.doorbellFd);
   const block = domain.vcpus[data.vcpuId];
-  const engine = await openVcpu(data.engine, domain, data.vcpuId);
+  const engine = await openVcpu(data.engine, domain, data.vcpuId, data.restored);
   try {
     const foreign = data.hasPeers ? new ForeignCalls(domain, block, (call) => say({ kind: 'foreign', call })) : null;
     const host = createVcpuHost(domain, data.vcpuId, foreign, (line) => say({ kind: 'log', line }));

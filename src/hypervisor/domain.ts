@@ -73,6 +73,8 @@ export const DOMAIN = {
   mainSleeps: 0x94,
   /** i32: version of the grant table, 1 or 2. */
   grantVersion: 0x98,
+  /** f64: host monotonic ns when a vCPU last went on after a pause. */
+  wentOnNs: 0xa0,
   /** i32: console_io bytes lock etc. unused space up to 0x100. */
   /** i32[128]: bit per local port whose Dom0 end has been signalled. */
   dom0Pending: 0x100,
@@ -112,6 +114,7 @@ export const EVTCHN_RECORD = 16;
 
 /** Frame types: 0 plain; 1..4 = in use as a page table of that level; pinned; being validated. */
 export const FRAME_LEVEL_MASK = 7;
+const ROOT_LEVEL = 4;
 export const FRAME_VALIDATING = 0x40;
 export const FRAME_PINNED = 0x80;
 
@@ -238,4 +241,13 @@ export function createDomain(
   domain.i32[DOMAIN.weight >> 2] = WEIGHT_DEFAULT;
   domain.u8.set(uuid, DOMAIN.uuid);
   return domain;
+}
+
+/** Frames of root page tables. Domains stand still for it while they move, so the search is the JavaScript engine's own. */
+export function rootFrames({ frameTypes }: Domain): number[] {
+  const frames: number[] = [];
+  for (const type of [ROOT_LEVEL, ROOT_LEVEL | FRAME_PINNED])
+    for (let frame = frameTypes.indexOf(type); frame >= 0; frame = frameTypes.indexOf(type, frame + 1))
+      frames.push(frame);
+  return frames;
 }

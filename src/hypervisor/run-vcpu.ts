@@ -422,6 +422,7 @@ function waitUnpaused(v: Vcpu): void {
     rest(v, domain.i32, paused, 1);
   }
   countParked(v, -1);
+  domain.f64[DOMAIN.wentOnNs >> 3] = v.host.monotonicNs();
   if (isUp && !v.blocked) setRunstate(v, RUNSTATE_running);
 }
 

@@ -7,7 +7,7 @@
  *                stream of a domain that runs within a part
  */
 
-import { type Domain, FRAME_LEVEL_MASK } from '../../hypervisor/domain.ts';
+import { type Domain, rootFrames } from '../../hypervisor/domain.ts';
 import { HOLE_END_SLOT, HOLE_FIRST_SLOT } from '../../hypervisor/guest-access.ts';
 import { GRANT_STATUS_FRAMES_MAX, type MachineLayout, type MachineMemory, PAGE_SIZE } from '../../machine/memory.ts';
 import { SaveFileError } from './save-file.ts';
@@ -139,8 +139,8 @@ export function compareZeros(machine: MachineMemory, after: number, before: numb
 }
 
 /** What an engine has put into the slots of root page tables that are Xen's. The next engine puts in its own. */
-export function clearHoles({ frameTypes, machine: { u32 } }: Domain): void {
-  for (let frame = 0; frame < frameTypes.length; frame++)
-    if ((frameTypes[frame] & FRAME_LEVEL_MASK) === 4)
-      u32.fill(0, frame * 1024 + HOLE_FIRST_SLOT * 2, frame * 1024 + HOLE_END_SLOT * 2);
+export function clearHoles(domain: Domain): void {
+  const { u32 } = domain.machine;
+  for (const frame of rootFrames(domain))
+    u32.fill(0, frame * 1024 + HOLE_FIRST_SLOT * 2, frame * 1024 + HOLE_END_SLOT * 2);
 }

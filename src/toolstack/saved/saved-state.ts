@@ -140,9 +140,13 @@ export function decodeDomain(bytes: Uint8Array, domain: Domain): void {
     if (!isSane) throw new SaveFileError(`event channel ${port} in state ${state} on vCPU ${vcpu} cannot be`);
     setPort(domain, port, state, vcpu, a, b);
   }
-  const types = bytes.subarray(framesAt);
+  const types = bytes.slice(framesAt);
+  // Nearly all frames are no page tables, and the domain stands still meanwhile.
+  const fours = new Uint32Array(types.buffer, 0, types.length >> 2);
   const ram = layout.maxPages;
   for (let frame = 0; frame < types.length; frame++) {
+    if ((frame & 3) === 0) while (frame >> 2 < fours.length && fours[frame >> 2] === 0) frame += 4;
+    if (frame >= types.length) break;
     const level = types[frame] & FRAME_LEVEL_MASK;
     const isSane =
       (types[frame] & ~(FRAME_LEVEL_MASK | FRAME_PINNED)) === 0 && level <= 4 && (frame < ram || level === 0);
