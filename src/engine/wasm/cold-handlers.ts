@@ -32,12 +32,17 @@ export interface ColdEnvironment {
 
 type ColdHandler = (microOp: number, tlb: number) => number;
 
+/** What the rehearsal (rehearsal.ts) has made is made for the guest. */
+const modules = new Map<string, WebAssembly.Module>();
+
 /** A function to stand in all places of the table that cold handlers have: it makes the one that is called for. */
 export function createColdHandlers(environment: ColdEnvironment, guestPages: number, cpuPages: number): ColdHandler {
   const u16 = new Uint16Array(environment.cpu.buffer);
   return (microOp, tlb) => {
     const number = u16[(microOp + MICRO_OP.handler) >>> 1] - FIRST_COLD;
-    const module = new WebAssembly.Module(build(COLD[number], guestPages, cpuPages));
+    const key = `${number}:${guestPages}:${cpuPages}`;
+    const module = modules.get(key) ?? new WebAssembly.Module(build(COLD[number], guestPages, cpuPages));
+    modules.set(key, module);
     const instance = new WebAssembly.Instance(module, { e: { ...environment } });
     const handler = instance.exports['handler'] as ColdHandler;
     environment.table.set(COLD_SLOT + number, handler);

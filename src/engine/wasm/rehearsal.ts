@@ -176,7 +176,7 @@ export function rehearse({ ramPages, maxPages }: MachineLayout, host: WasmHost):
   entry(ROOT, 0, L3);
   entry(L3, 0, L2);
   entry(L2, 0, L1);
-  [CODE_VA, DATA_VA, STACK_VA].forEach((va, i) => entry(L1, va / PAGE_SIZE, FIRST + i));
+  for (const [i, va] of [CODE_VA, DATA_VA, STACK_VA].entries()) entry(L1, va / PAGE_SIZE, FIRST + i);
   const bytes = PROGRAM.match(/^[0-9a-f]+/gm)?.join('') ?? '';
   for (let at = 0; at < bytes.length; at += 2)
     machine.u8[FIRST * PAGE_SIZE + at / 2] = Number.parseInt(bytes.slice(at, at + 2), 16);
