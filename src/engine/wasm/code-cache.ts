@@ -351,7 +351,9 @@ export class CodeCache {
     const first = Math.max(0, offset - INSTRUCTION_MAX + 1);
     const end = offset + size;
     if (this.#last[frame] >= 0) {
-      for (let at = first; at < end; at++) if (this.isDecoded(frame, at)) this.#starts.delete(frame * 4096 + at);
+      const bits = this.#decodedBits.get(frame);
+      for (let at = first; bits !== undefined && at < end; at++)
+        if ((bits[at >>> 3] & (1 << (at & 7))) !== 0) this.#starts.delete(frame * 4096 + at);
       this.#void(frame, first, end);
     }
     for (let at = Math.max(first, 4096 - INSTRUCTION_MAX + 1); at < end; at++)

@@ -42,6 +42,8 @@ const HOLE_END_SLOT = 272;
 
 /** More entries than this are flushed all at once. */
 const FILLS_MAX = 1024;
+/** Of `#storableEntries`. */
+const SEVERAL = 0xffff;
 /** Words of what a translation was found by: index of the table entry and its two words, from level 1 to 4. */
 const PATH_WORDS = 12;
 const SLOTS = 16;
@@ -87,6 +89,8 @@ export class GuestMemory {
   /** By TLB entry: the flush that has looked at it. */
   readonly #seen = new Uint32Array(TLB_ENTRIES);
   #flushes = 0;
+  /** By mode and frame: the one entry (+ 1) that stores into the frame may pass by, SEVERAL = look at all, 0 = there is none. */
+  readonly #storableEntries: readonly Uint16Array[];
   readonly scratch: number;
   #slot = 0;
   /** What a scratch slot stands for: two pieces, by offset in memory 0; the length of the first. */
@@ -105,6 +109,8 @@ export class GuestMemory {
     this.machine = machine;
     this.block = block;
     this.#code = code;
+    const frames = machine.u8.length >>> 12;
+    this.#storableEntries = [new Uint16Array(frames), new Uint16Array(frames)];
     this.#kernelCode = new CodeMappings(machine.u32, this.#path);
     this.#lowCode = new CodeMappings(machine.u32, this.#path);
     this.scratch = machine.layout.scratchOffset + block.vcpuId * SCRATCH_BYTES;
@@ -205,7 +211,7 @@ export class GuestMemory {
     if (count < FILLS_MAX) {
       const fills = this.#fills[kind];
       for (let i = 0; i < count; i++) this.#drop(base + fills[i] * TLB_ENTRY);
-    } else for (let i = 0; i < TLB_ENTRIES; i++) this.#drop(base + i * TLB_ENTRY);
+    } else this.block.u32.fill(0xffffffff, base >>> 2, (base + TLB_SIZE) >>> 2);
     this.#fillCounts[kind] = 0;
   }
 
@@ -256,13 +262,34 @@ export class GuestMemory {
 
   /** Code of a frame is about to be decoded: stores into it must come here from now on. */
   dropWrites(frame: number): void {
-    const u32 = this.block.u32;
-    for (let i = 0; i < 2 * TLB_ENTRIES; i++) {
-      const entry = STATE.tlb + i * TLB_ENTRY;
-      if (u32[(entry + TLB_FRAME) >>> 2] !== frame) continue;
-      u32[(entry + TLB_WRITE) >>> 2] = 0xffffffff;
-      u32[(entry + TLB_WRITE + 4) >>> 2] = 0xffffffff;
+    for (let mode = 0; mode < 2; mode++) {
+      const entries = this.#storableEntries[mode];
+      const known = entries[frame];
+      const base = STATE.tlb + mode * TLB_SIZE;
+      if (known === SEVERAL) for (let i = 0; i < TLB_ENTRIES; i++) this.#dropWrite(base + i * TLB_ENTRY, frame);
+      else if (known !== 0) this.#dropWrite(base + (known - 1) * TLB_ENTRY, frame);
+      entries[frame] = 0;
     }
+  }
+
+  #dropWrite(entry: number, frame: number): void {
+    const u32 = this.block.u32;
+    if (u32[(entry + TLB_FRAME) >>> 2] !== frame) return;
+    u32[(entry + TLB_WRITE) >>> 2] = 0xffffffff;
+    u32[(entry + TLB_WRITE + 4) >>> 2] = 0xffffffff;
+  }
+
+  /** An entry is about to let stores into a frame pass. */
+  #letStore(index: number, frame: number): void {
+    const { mode } = this;
+    const entries = this.#storableEntries[mode];
+    const known = entries[frame];
+    if (known === SEVERAL || known === index + 1) return;
+    const entry = STATE.tlb + mode * TLB_SIZE + (known - 1) * TLB_ENTRY;
+    const { u32 } = this.block;
+    const isElsewhere =
+      known !== 0 && u32[(entry + TLB_FRAME) >>> 2] === frame && u32[(entry + TLB_WRITE) >>> 2] !== 0xffffffff;
+    entries[frame] = isElsewhere ? SEVERAL : index + 1;
   }
 
   #pageFault(lo: number, hi: number, error: number): -1 {
@@ -424,6 +451,7 @@ export class GuestMemory {
     u32[(entry + TLB_READ + 4) >>> 2] = hi;
     u32[(entry + TLB_WRITE) >>> 2] = storable ? tag : 0xffffffff;
     u32[(entry + TLB_WRITE + 4) >>> 2] = storable ? hi : 0xffffffff;
+    if (storable) this.#letStore(index, frame);
     u32[(entry + TLB_ADDEND) >>> 2] = page - tag;
     u32[(entry + TLB_FRAME) >>> 2] = frame;
     const kind = mode !== 0 ? USER_MODE : hi >>> 31 !== 0 ? KERNEL_HALF : LOW_HALF;

@@ -36,14 +36,14 @@ export const STATE = {
   executed: 0x2500,
   /** Two translation caches, of kernel and of user mode: TLB_ENTRIES of TLB_ENTRY bytes each. */
   tlb: 0x10000,
-  jumpCache: 0x60000,
+  jumpCache: 0x110000,
   /** Times that addresses were entered, i32, by a hash of the address: HOT_COUNTS of them. */
   hotCounts: 0x8000,
   /** Micro-ops to the end of the memory. */
-  microOps: 0x160000,
+  microOps: 0x210000,
 } as const;
 
-export const TLB_ENTRIES = 4096;
+export const TLB_ENTRIES = 16384;
 /** Mask of an entry's offset in an address moved down by 7. */
 export const TLB_MASK = (TLB_ENTRIES - 1) << 5;
 /** { i64 readTag, i64 writeTag, i32 addend, i32 frame }: a tag is the page's address, or TLB_INVALID. */

@@ -59,6 +59,8 @@ export class RegionCache {
   readonly table: WebAssembly.Table;
   readonly #host: RegionHost;
   readonly #regions = new Map<number, Region>();
+  /** By frame: 1 = some region has been wanted that starts there. */
+  readonly #starts: Uint8Array;
   /** Regions with code in a frame. */
   readonly #byFrame = new Map<number, Set<Region>>();
   #pending: Region[] = [];
@@ -72,6 +74,7 @@ export class RegionCache {
 
   constructor(host: RegionHost) {
     this.#host = host;
+    this.#starts = new Uint8Array(host.u8.length >>> 12);
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: FIRST_SLOT + 1024 });
   }
 
@@ -86,6 +89,7 @@ export class RegionCache {
   clear(): void {
     for (const region of this.#regions.values()) if (region.slot !== 0) this.table.set(region.slot, null);
     this.#regions.clear();
+    this.#starts.fill(0);
     this.#byFrame.clear();
     this.#pending = [];
     this.#nextSlot = FIRST_SLOT;
@@ -93,6 +97,7 @@ export class RegionCache {
 
   /** Slot of the region at an address whose page is `frame`, 0 = none. */
   find(frame: number, lo: number, hi: number, user: boolean): number {
+    if (this.#starts[frame] === 0) return 0;
     const region = this.#regions.get(keyOf(frame, lo & 0xfff, user));
     if (region === undefined || region.slot === 0) return 0;
     for (const [relative, expected] of region.pages) {
@@ -122,6 +127,7 @@ export class RegionCache {
     const { pages } = graph;
     const region: Region = { key, graph, pages, pieces: piecesOf(graph), frame, user, lo, slot: 0 };
     this.#regions.set(key, region);
+    this.#starts[frame] = 1;
     for (const page of graph.pages.values()) {
       const known = this.#byFrame.get(page);
       if (known === undefined) this.#byFrame.set(page, new Set([region]));
