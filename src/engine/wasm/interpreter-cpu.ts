@@ -339,7 +339,7 @@ export class InterpreterCpu implements Cpu {
   }
 
   requireVectors(): void {
-    this.f.if(i32.load(CPU, zeroAddress, VCPU.cr0Ts), () => this.raise(7));
+    this.f.seldom(i32.load(CPU, zeroAddress, VCPU.cr0Ts), () => this.raise(7));
   }
 
   exactVector(operation: Node, a: Node, b: Node): Node {
@@ -356,12 +356,12 @@ export class InterpreterCpu implements Cpu {
     });
     const [first] = operands;
     const number = first.length === 2 ? i32.or(operation, i32.const(TWO_HALVES)) : operation;
-    f.if(call(vector, I32, number), () => this.raise(19));
+    f.seldom(call(vector, I32, number), () => this.raise(19));
     return first.map((_half, i) => f.let(simdLoad(0, CPU, zeroAddress, STATE.vector + 16 * i)));
   }
 
   requireAligned(address: Node, alignment: 16 | 32 = 16): void {
-    this.f.if(i64.ne(i64.and(address, i64.small(alignment - 1)), i64.small(0)), () => this.raise(13));
+    this.f.seldom(i64.ne(i64.and(address, i64.small(alignment - 1)), i64.small(0)), () => this.raise(13));
   }
 
   readUpper(index: number): Node {

@@ -201,7 +201,7 @@ export class RegionCpu extends InterpreterCpu {
     const { f } = this;
     const { entry, tag } = this.#entry(address, access);
     const last = size === 1 ? address : i64.add(address, i64.small(size - 1));
-    f.if(i64.ne(tag, i64.and(last, i64.small(-4096))), () => this.frame.leave());
+    f.seldom(i64.ne(tag, i64.and(last, i64.small(-4096))), () => this.frame.leave());
     return f.let(i32.add(i32.wrap(address), i32.load(CPU, entry, this.#tlb + TLB_ADDEND)));
   }
 
@@ -229,12 +229,12 @@ export class RegionCpu extends InterpreterCpu {
   }
 
   override requireVectors(): void {
-    this.f.if(i32.load(CPU, zeroAddress, VCPU.cr0Ts), () => this.frame.leave());
+    this.f.seldom(i32.load(CPU, zeroAddress, VCPU.cr0Ts), () => this.frame.leave());
   }
 
   override requireAvx(): void {
     const missing = i32.xor(i32.load(CPU, zeroAddress, VCPU.xcr0), i32.const(XCR0_SSE_AVX));
     const wanted = i32.and(missing, i32.const(XCR0_SSE_AVX));
-    this.f.if(i32.or(wanted, i32.load(CPU, zeroAddress, VCPU.cr0Ts)), () => this.frame.leave());
+    this.f.seldom(i32.or(wanted, i32.load(CPU, zeroAddress, VCPU.cr0Ts)), () => this.frame.leave());
   }
 }

@@ -372,7 +372,9 @@ class RegionWriter {
     const { dirty, dirtyFlags } = this.#flow.of(block);
     f.set(budget, i32.sub(budget, i32.const(1)));
     const wanted = i32.load(CPU, zeroAddress, VCPU.flags);
-    f.if(i32.or(i32.leS(budget, i32.const(0)), wanted), () => this.#leave(block.start, INTERRUPTED, dirty, dirtyFlags));
+    f.seldom(i32.or(i32.leS(budget, i32.const(0)), wanted), () =>
+      this.#leave(block.start, INTERRUPTED, dirty, dirtyFlags),
+    );
     f.releaseTemporaries();
   }
 
@@ -441,7 +443,7 @@ class RegionWriter {
     this.#store(dirty, dirtyFlags);
     this.#storeRip(this.#address(at.position));
     const answer = f.let(call(this.#rare, I32, zeroAddress));
-    f.if(i32.ne(answer, i32.const(NEXT)), () => f.return(answer));
+    f.seldom(i32.ne(answer, i32.const(NEXT)), () => f.return(answer));
     this.#load(live, liveFlags);
     this.#flags.known = ANY_KIND;
     f.releaseTemporaries();
@@ -485,7 +487,7 @@ class RegionWriter {
   /** A branch to an address that is not canonical is #GP where it stands: the interpreter raises it. */
   #requireCanonical(to: Node): void {
     const extended = i64.shrS(i64.shl(to, i64.small(16)), i64.small(16));
-    this.#f.if(i64.ne(extended, to), () => this.#cpu.raise(GENERAL_PROTECTION));
+    this.#f.seldom(i64.ne(extended, to), () => this.#cpu.raise(GENERAL_PROTECTION));
   }
 
   #indirect(at: RegionInstruction, flow: InstructionFlow): void {
@@ -526,13 +528,13 @@ class RegionWriter {
     const { tlb, userBit } = this.#target;
     const tag = userBit === 0 ? to : i64.xor(to, i64.const(0, userBit));
     // Whoever goes on at `to` instead finds it in rip.
-    f.if(i32.leS(this.#depth, i32.const(0)), () => f.return(i32.const(CONTINUE)));
+    f.seldom(i32.leS(this.#depth, i32.const(0)), () => f.return(i32.const(CONTINUE)));
     const isKnown = i64.eq(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag);
     // Who calls no region (slot 0) comes back at once.
     const slot = select(i32.load(CPU, entry, STATE.jumpCache + JUMP_SLOT), i32.const(0), isKnown);
     const depth = i32.sub(this.#depth, i32.const(1));
     const reason = f.let(callIndirect(this.#types.region, I32, to, depth, slot));
-    f.if(i32.or(reason, i64.ne(i64.load(CPU, zeroAddress, VCPU.rip), back)), () => {
+    f.seldom(i32.or(reason, i64.ne(i64.load(CPU, zeroAddress, VCPU.rip), back)), () => {
       const parameters = [back, depth, reason, i32.const(tlb), i32.const(userBit)];
       f.set(reason, callIndirect(this.#types.nest, I32, ...parameters, i32.const(NEST_SLOT)));
       f.if(reason, () => f.return(reason));

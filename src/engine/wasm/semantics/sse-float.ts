@@ -54,7 +54,7 @@ export function exactlyAll(
 ): Vector {
   const { f } = cpu;
   const kept = keepAll(cpu, results);
-  f.if(slow, () => replaceAll(cpu, kept, cpu.exactVectors(operation, ...operands)));
+  f.seldom(slow, () => replaceAll(cpu, kept, cpu.exactVectors(operation, ...operands)));
   return kept;
 }
 
@@ -106,7 +106,7 @@ function finish(cpu: Cpu, work: Arithmetic, a: Vector, b: Vector, results: Vecto
     results.map((result, i) => s.put(left[i], result)),
   );
   const suspicious = anyHalf(s, results, (i) => isSuspicious(s, a[i], b[i], results[i]));
-  f.if(i32.or(suspicious, inexactCounts(cpu)), () => {
+  f.seldom(i32.or(suspicious, inexactCounts(cpu)), () => {
     const doubts = anyHalf(s, results, (i) => doubtful(s, a[i], b[i], results[i]));
     f.if(i32.or(doubts, inexactCounts(cpu)), () => replaceAll(cpu, kept, cpu.exactVectors(operation, left, right)));
   });
