@@ -46,6 +46,8 @@ export class RegionCpu extends InterpreterCpu {
   #flow!: InstructionFlow;
   #position = 0;
   #isLea = false;
+  /** CR0.TS is clear. */
+  #hasVectors = false;
 
   constructor(frame: Frame, runtime: Runtime, flags: RegionFlags, registers: readonly (Node | null)[], base: Node) {
     super(frame, runtime, flags);
@@ -228,8 +230,16 @@ export class RegionCpu extends InterpreterCpu {
     this.frame.leave();
   }
 
+  /** Nothing is known any more of what has been looked at: a block begins, or others have run. */
+  forget(): void {
+    this.#hasVectors = false;
+  }
+
+  /** Nobody sets TS within a block. */
   override requireVectors(): void {
+    if (this.#hasVectors) return;
     this.f.seldom(i32.load(CPU, zeroAddress, VCPU.cr0Ts), () => this.frame.leave());
+    this.#hasVectors = true;
   }
 
   override requireAvx(): void {

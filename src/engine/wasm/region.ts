@@ -74,6 +74,9 @@ export const LEFT = 16;
 export const NEST_SLOT = 1;
 export const NEST_PARAMETERS: readonly ValueType[] = [I64, I32, I32, I32, I32];
 
+/** Turns of loops, a power of two, of which one looks at the flag word. */
+const POLL = 32;
+
 const RCX = 1;
 const GENERAL_PROTECTION = 13;
 const zeroAddress = i32.const(0);
@@ -364,17 +367,22 @@ class RegionWriter {
     else this.#tree(to);
   }
 
-  /** At a loop's head: time is up, or somebody wants something. */
+  /**
+   * At a loop's head: time is up, or somebody wants something. Every turn counts, but only one in POLL looks: whoever counts down to a
+   * multiple of POLL is who looks.
+   */
   #poll(block: Block): void {
     const f = this.#f;
     const budget = this.#budget;
     if (budget === null) throw new Error('bug: a loop without a budget');
     const { dirty, dirtyFlags } = this.#flow.of(block);
     f.set(budget, i32.sub(budget, i32.const(1)));
-    const wanted = i32.load(CPU, zeroAddress, VCPU.flags);
-    f.seldom(i32.or(i32.leS(budget, i32.const(0)), wanted), () =>
-      this.#leave(block.start, INTERRUPTED, dirty, dirtyFlags),
-    );
+    f.seldom(i32.eqz(i32.and(budget, i32.const(POLL - 1))), () => {
+      const wanted = i32.load(CPU, zeroAddress, VCPU.flags);
+      f.if(i32.or(i32.leS(budget, i32.const(0)), wanted), () =>
+        this.#leave(block.start, INTERRUPTED, dirty, dirtyFlags),
+      );
+    });
     f.releaseTemporaries();
   }
 
@@ -384,6 +392,7 @@ class RegionWriter {
     const f = this.#f;
     const flow = this.#flow.of(block);
     this.#flags.known = flow.known;
+    this.#cpu.forget();
     if (this.#target.counting) addExecuted(f, TRANSLATED, block.instructions.length);
     const { end } = block;
     const hasBranch = end.kind === 'branch' || end.kind === 'call' || end.kind === 'leave' || this.#endsInJump(block);
@@ -446,6 +455,7 @@ class RegionWriter {
     f.seldom(i32.ne(answer, i32.const(NEXT)), () => f.return(answer));
     this.#load(live, liveFlags);
     this.#flags.known = ANY_KIND;
+    this.#cpu.forget();
     f.releaseTemporaries();
   }
 

@@ -14,7 +14,7 @@ import { operationNumber } from '../../x86/sse-operations.ts';
 import type { Cpu } from '../cpu.ts';
 import { STATE } from '../layout.ts';
 import { i32, i64, type Node, shuffle, V128 } from '../nodes.ts';
-import { f32x4, f64x2, i32x4, v128 } from '../simd.ts';
+import { f32x4, f64x2, i32x4, i64x2, v128 } from '../simd.ts';
 import type { Meaning } from './common.ts';
 import {
   byImmediate,
@@ -105,22 +105,33 @@ function finish(cpu: Cpu, work: Arithmetic, a: Vector, b: Vector, results: Vecto
     cpu,
     results.map((result, i) => s.put(left[i], result)),
   );
-  const suspicious = anyHalf(s, results, (i) => isSuspicious(s, a[i], b[i], results[i]));
-  f.seldom(i32.or(suspicious, inexactCounts(cpu)), () => {
+  f.block((done) => {
+    f.block((suspicious) => {
+      // A square root is of the right operand alone; horizontal operations are of other lanes than their operands'.
+      const [x, y] = s.scalar ? [a === b ? right : left, right] : [a, b];
+      kept.forEach((z, i) => {
+        f.brIf(suspicious, isSuspicious(s, x[i], y[i], z), false);
+      });
+      f.brIf(done, i32.eqz(inexactCounts(cpu)), true);
+    });
     const doubts = anyHalf(s, results, (i) => doubtful(s, a[i], b[i], results[i]));
     f.if(i32.or(doubts, inexactCounts(cpu)), () => replaceAll(cpu, kept, cpu.exactVectors(operation, left, right)));
   });
   return kept;
 }
 
-/** Some value is tiny or zero, or the result infinite or a NaN. */
+/**
+ * Some value is tiny or zero, or the result infinite or a NaN: then result - result is a NaN, which makes the least of their absolute
+ * values one. Of vectors, whose lowest lane counts if they are scalars. i32: 0 or not.
+ */
 function isSuspicious(s: Shape, a: Node, b: Node, result: Node): Node {
-  const [x, y, z] = [a, b, result].map(s.abs);
-  const isSmall = (value: Node): Node => s.le(value, s.leastNormal);
-  const small = s.scalar
-    ? anyOf(s, isSmall(x), isSmall(y), isSmall(z))
-    : isSmall((s.single ? f32x4 : f64x2).pmin((s.single ? f32x4 : f64x2).pmin(x, y), z));
-  return s.or(small, isSpecial(s, result));
+  const packed = s.single ? f32x4 : f64x2;
+  const [x, y, z] = [a, b, result].map(packed.abs);
+  const least = a === b ? packed.pmin(x, z) : packed.pmin(packed.pmin(x, y), z);
+  const lane = s.take(result);
+  const isNormal = s.lt(s.leastNormal, s.add(s.take(least), s.sub(lane, lane)));
+  if (s.scalar) return i32.eqz(isNormal);
+  return s.single ? i32.ne(i32x4.bitmask(isNormal), i32.const(15)) : i32.ne(i64x2.bitmask(isNormal), i32.const(3));
 }
 
 /** a op b. */
