@@ -40,7 +40,7 @@ import { MICRO_OP } from './micro-op.ts';
 import { ModuleBuilder } from './module-builder.ts';
 import { call, callIndirect, I32, I64, i32, i64, local, type Node, select } from './nodes.ts';
 import { JUMP, NEXT } from './rare-status.ts';
-import { CONTINUE, LEFT, NEST_PARAMETERS, RESUME, UNWIND } from './region.ts';
+import { CONTINUE, INTERRUPTED, LEFT, NEST_PARAMETERS, RESUME, UNWIND } from './region.ts';
 import { knownKind, RegionFlags } from './region-flags.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
@@ -128,7 +128,7 @@ function build(guestPages: number, cpuPages: number, counting: boolean): Uint8Ar
   const run = m.declare(RUN_PARAMETERS, [I32]);
   const nest = m.declare(NEST_PARAMETERS, [I32]);
   m.element(0, [none, nest, ...handlers.COLD.map(() => cold)]);
-  m.define(nest, nestFunction(run));
+  m.define(nest, nestFunction(run, m.type([I64, I32], [I32])));
   m.define(
     run,
     interpretFunction(runtime, counting, {
@@ -159,12 +159,35 @@ function build(guestPages: number, cpuPages: number, counting: boolean): Uint8Ar
 /** TLB, user bit, rip to stop at if this is not the outermost, calls that may nest, whether to start at rip without its region. */
 const RUN_PARAMETERS = [I32, I32, I64, I32, I32] as const;
 
-/** What regions call. A callee that ended with more than CONTINUE or RESUME has ended for all. */
-function nestFunction(run: number): FunctionBuilder {
+/**
+ * What regions call. A callee that ended with more than CONTINUE or RESUME has ended for all. One that went on elsewhere (a jump at its
+ * end, or by way of a table of addresses) often leads to another region: the interpreter is for the rest.
+ */
+function nestFunction(run: number, regionType: number): FunctionBuilder {
   const f = new FunctionBuilder(NEST_PARAMETERS);
   const back = local(0, I64);
   const depth = local(1, I32);
   const reason = local(2, I32);
+  f.loop((again) => {
+    f.if(i32.eqz(reason), () => {
+      const to = f.let(i64.load(CPU, zeroAddress, VCPU.rip));
+      f.if(i64.eq(to, back), () => f.return(i32.const(CONTINUE)));
+      const low = i32.wrap(to);
+      const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(JUMP_SHIFT))), i32.const(JUMP_ENTRIES - 1));
+      const entry = f.let(i32.mul(hash, i32.const(JUMP_ENTRY)));
+      const tag = i64.xor(to, i64.shl(i64.extendI32U(local(4, I32)), i64.small(32)));
+      const isHere = i64.eq(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag);
+      const slot = f.let(select(i32.load(CPU, entry, STATE.jumpCache + JUMP_SLOT), i32.const(0), isHere));
+      f.if(slot, () => {
+        const budget = f.let(i32.sub(i32.load(CPU, zeroAddress, STATE.budget), i32.const(1)));
+        f.store(4, CPU, zeroAddress, STATE.budget, budget);
+        const wanted = i32.load(CPU, zeroAddress, VCPU.flags);
+        f.seldom(i32.or(i32.leS(budget, i32.const(0)), wanted), () => f.return(i32.const(INTERRUPTED)));
+        f.set(reason, callIndirect(regionType, I32, to, depth, slot));
+        f.br(again);
+      });
+    });
+  });
   f.if(i32.gtU(reason, i32.const(RESUME)), () => f.return(reason));
   const resuming = i32.eq(reason, i32.const(RESUME));
   const end = f.let(call(run, I32, local(3, I32), local(4, I32), back, depth, resuming));

@@ -6,6 +6,7 @@
  * slow to make, and its code lies badly in the caches. Source: design measurements, modules of one function cost 45-75 us each.
  */
 
+import { JUMP_MEMORY } from './handlers.ts';
 import { FIRST_SLOT } from './interpreter.ts';
 import { JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
 import { translateRegions } from './region.ts';
@@ -209,10 +210,12 @@ export class RegionCache {
 }
 
 /**
- * One instruction: a return or a jump, which are no quicker in a region, or the call that begins an indirect branch of a kernel that
- * distrusts its CPU. Nobody comes back behind that one: whoever called from a region would wait for it, and all be interpreted.
+ * One instruction: a return, which is no quicker in a region, or the call that begins an indirect branch of a kernel that
+ * distrusts its CPU. Nobody comes back behind that one: whoever called from a region would wait for it, and all be interpreted. A jump by
+ * way of memory is what calls of other libraries go by, from regions to regions.
  */
-const isTrivial = ({ instructions, blocks }: RegionGraph): boolean => instructions === 1 && !blocks[0].isLoop;
+const isTrivial = ({ instructions, blocks }: RegionGraph): boolean =>
+  instructions === 1 && !blocks[0].isLoop && blocks[0].instructions[0].handler !== JUMP_MEMORY;
 
 /** The runs of adjacent instructions. */
 function piecesOf(graph: RegionGraph): Int32Array {

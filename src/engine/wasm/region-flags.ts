@@ -26,7 +26,7 @@ import {
 } from './flags.ts';
 import type { FunctionBuilder } from './function-builder.ts';
 import { CPU, STATE } from './layout.ts';
-import { i32, i64, type Node } from './nodes.ts';
+import { choice, i32, i64, type Node } from './nodes.ts';
 
 /** What `known` is when the kind is to be read when the code runs. */
 export const ANY_KIND = -1;
@@ -131,7 +131,17 @@ export class RegionFlags implements Flags {
 
   carry(): Node {
     if (this.isDead) return i32.const(0);
-    return this.known !== ANY_KIND ? this.#carry() : i32.and(this.bits(), i32.const(CF));
+    return this.known !== ANY_KIND ? this.#carry() : this.#carryOfAny();
+  }
+
+  /** INC and DEC ask for it, in loops above all: without a call for what is common. */
+  #carryOfAny(): Node {
+    const { kind, a, b } = this.#locals;
+    const is = (which: number): Node => i32.eq(i32.and(kind, i32.const(3)), i32.const(which));
+    const shift = i64.extendI32U(i32.shrU(kind, i32.const(8)));
+    const ofResult = choice(is(FLAGS_RESULT), this.#bit(b, CF), i32.and(this.bits(), i32.const(CF)));
+    const ofSub = choice(is(FLAGS_SUB), i64.ltU(i64.shl(a, shift), i64.shl(b, shift)), ofResult);
+    return choice(i32.and(kind, i32.const(FLAGS_STEP)), stepCarry(kind), ofSub);
   }
 
   get #size(): IntegerSize {
