@@ -13,7 +13,8 @@
  *
  * Registers are locals; region-flow.ts says when they are loaded and who stores which. A guest CALL is a call: the callee's region is
  * looked up in the jump cache; when it comes back with CONTINUE and the expected rip, this region goes on. If there is no such region,
- * or it ends elsewhere or with RESUME, an interpreter is called (NEST_SLOT, interpreter.ts) that runs until rip is as expected.
+ * or it ends elsewhere or with RESUME, an interpreter is called (NEST_SLOT, interpreter.ts) that runs until rip is as expected; it
+ * looks for a region there first.
  * Otherwise all of the caller would be interpreted behind the call, and its callers too. All else unwinds.
  * Loops are real loops, in the structure that the dominator tree gives. Source: N. Ramsey, "Beyond Relooper", ICFP 2022.
  */
