@@ -1,4 +1,4 @@
-/** What xl logs of each vCPU under DOMUS_STATS: exits (src/host/run-domain.ts) and the engine's own counts. */
+/** What xl logs of each vCPU under DOMUS_STATS: exits (src/host/domain-life.ts) and the engine's own counts. */
 
 export type Counts = Readonly<Record<string, number>>;
 
