@@ -1,9 +1,6 @@
 /**
- * How a vCPU reaches memory 0: the page walk, its software TLB, accesses that cross pages, and stores into pages with code.
- *
- * Each mode (kernel, user) has a TLB of its own, because each has a root of its own. An entry gives reads and writes their own tag:
- * a write tag is there only when nothing is left to do for a store: the page is writable, its dirty bit is set, no code of it
- * has been decoded, and it has its mark if writes are tracked (dirty-frames.ts). Everything else comes here as a miss.
+ * How a vCPU reaches memory 0: the page walk, accesses that the TLB (tlb.ts) does not let pass, those that cross pages, and stores into
+ * pages with code.
  *
  * An access that crosses pages, or a store into a page with code, gets a place in the vCPU's scratch area in memory 0 instead; after
  * the store `commit` moves the bytes to where they belong. Faults are left in the block: vector, error code, CR2.
@@ -16,7 +13,8 @@ import { PTE_A, PTE_D, PTE_P, PTE_PSE, PTE_RW, PTE_US } from '../../machine/page
 import { NO_ROOT, VCPU, type VcpuBlock } from '../../machine/vcpu-block.ts';
 import type { Breakpoints } from './breakpoints.ts';
 import { CodeMappings } from './code-mappings.ts';
-import { STATE, TLB_ADDEND, TLB_ENTRIES, TLB_ENTRY, TLB_FRAME, TLB_READ, TLB_SIZE, TLB_WRITE } from './layout.ts';
+import { STATE, TLB_ADDEND, TLB_ENTRIES, TLB_ENTRY, TLB_READ, TLB_SIZE, TLB_WRITE } from './layout.ts';
+import { type Path, Tlb } from './tlb.ts';
 
 export const ERROR_P = 1;
 export const ERROR_W = 2;
@@ -33,19 +31,12 @@ export const READ = 0;
 export const WRITE = 1;
 export const FETCH = 2;
 
-/** What a TLB entry is of: it may outlive the others. */
-const KERNEL_HALF = 0;
-const LOW_HALF = 1;
-const USER_MODE = 2;
-/** First L4 slot behind Xen's hole. */
-const HOLE_END_SLOT = 272;
-
-/** More entries than this are flushed all at once. */
-const FILLS_MAX = 1024;
-/** Of `#storableEntries`. */
-const SEVERAL = 0xffff;
-/** Words of what a translation was found by: index of the table entry and its two words, from level 1 to 4. */
-const PATH_WORDS = 12;
+/**
+ * Stores beside the code of a frame, each of which comes here, until the frame counts as data and its code is forgotten: Linux gives the
+ * memory of its __init functions away. Where there is code again, twice as many the next time: it may be both.
+ */
+const BESIDE_CODE = 16;
+const TIMES_DATA_MAX = 16;
 const SLOTS = 16;
 const SLOT_BYTES = SCRATCH_BYTES / SLOTS;
 
@@ -71,26 +62,20 @@ export class GuestMemory {
   readonly machine: MachineMemory;
   readonly block: VcpuBlock;
   readonly #code: CodeWatcher;
-  /** Entries filled since they were last forgotten, by KERNEL_HALF, LOW_HALF and USER_MODE. */
-  readonly #fills = [new Uint16Array(FILLS_MAX), new Uint16Array(FILLS_MAX), new Uint16Array(FILLS_MAX)];
-  /** As if all had been filled: a new TLB's zeros would be page 0. */
-  readonly #fillCounts = [FILLS_MAX, FILLS_MAX, FILLS_MAX];
   /** Code of the kernel's half in kernel mode; the rest, which another root maps otherwise. */
   readonly #kernelCode: CodeMappings;
   readonly #lowCode: CodeMappings;
-  /** Word indexes of the entries that the last walk went by, by level - 1, and what it left in them. */
-  readonly #path = new Uint32Array(4);
-  readonly #pathLo = new Uint32Array(4);
-  readonly #pathHi = new Uint32Array(4);
-  /** The last walk went by tables of the guest. */
-  #hasPath = false;
-  /** By what the fills of the kernel's half were found, PATH_WORDS each; an index of 0 at level 1 = by no tables. */
-  readonly #kernelPaths = new Uint32Array(FILLS_MAX * PATH_WORDS);
-  /** By TLB entry: the flush that has looked at it. */
-  readonly #seen = new Uint32Array(TLB_ENTRIES);
-  #flushes = 0;
-  /** By mode and frame: the one entry (+ 1) that stores into the frame may pass by, SEVERAL = look at all, 0 = there is none. */
-  readonly #storableEntries: readonly Uint16Array[];
+  readonly #path: Path = {
+    at: new Uint32Array(4),
+    lo: new Uint32Array(4),
+    hi: new Uint32Array(4),
+    isKnown: false,
+    isWritable: false,
+  };
+  readonly #tlb: Tlb;
+  /** By frame: stores beside its code, and how often the code was forgotten for them. */
+  readonly #besideCode: Uint32Array;
+  readonly #timesData: Uint8Array;
   readonly scratch: number;
   #slot = 0;
   /** What a scratch slot stands for: two pieces, by offset in memory 0; the length of the first. */
@@ -109,10 +94,11 @@ export class GuestMemory {
     this.machine = machine;
     this.block = block;
     this.#code = code;
-    const frames = machine.u8.length >>> 12;
-    this.#storableEntries = [new Uint16Array(frames), new Uint16Array(frames)];
-    this.#kernelCode = new CodeMappings(machine.u32, this.#path);
-    this.#lowCode = new CodeMappings(machine.u32, this.#path);
+    this.#besideCode = new Uint32Array(machine.u8.length >>> 12);
+    this.#timesData = new Uint8Array(machine.u8.length >>> 12);
+    this.#tlb = new Tlb(machine, block, code.granules, this.#path);
+    this.#kernelCode = new CodeMappings(machine.u32, this.#path.at);
+    this.#lowCode = new CodeMappings(machine.u32, this.#path.at);
     this.scratch = machine.layout.scratchOffset + block.vcpuId * SCRATCH_BYTES;
     this.flush(() => undefined);
   }
@@ -132,12 +118,13 @@ export class GuestMemory {
   }
 
   /**
-   * Forgets translations of data, but those of the kernel's half that a walk would find again: some hundred of them would cost a fork
-   * and exec, which flushes 12 times, 1100 misses. `gone` gets the code pages that are not mapped any more as they were. */
+   * Forgets translations of data, but those of the kernel's half that a walk would find again. `gone` gets the code pages that
+   * are not mapped any more as they were.
+   */
   flush(gone: (lo: number, hi: number) => void): void {
-    this.#checkKernelHalf();
-    this.#forget(LOW_HALF);
-    this.#forget(USER_MODE);
+    if (this.#isShut) this.#tlb.flushKernelHalf();
+    else this.#tlb.checkKernelHalf();
+    this.#tlb.flushLowHalf();
     const { u32 } = this.block;
     const kernelRoot = u32[VCPU.kernelRoot >> 2];
     const userRoot = u32[VCPU.userRoot >> 2];
@@ -147,84 +134,18 @@ export class GuestMemory {
 
   /** Forgets all translations but those of the kernel's half in kernel mode. */
   flushLowHalf(): void {
-    this.#forget(LOW_HALF);
-    this.#forget(USER_MODE);
+    this.#tlb.flushLowHalf();
     this.#lowCode.clear();
   }
 
-  #checkKernelHalf(): void {
-    const count = this.#fillCounts[KERNEL_HALF];
-    const root = this.block.u32[VCPU.kernelRoot >> 2];
-    const isEmpty = this.watch !== null || this.checksAlignment;
-    if (count >= FILLS_MAX || isEmpty || root >= this.machine.layout.nameableFrames) {
-      this.#forget(KERNEL_HALF);
-      return;
-    }
-    const fills = this.#fills[KERNEL_HALF];
-    const paths = this.#kernelPaths;
-    this.#flushes++;
-    let kept = FILLS_MAX;
-    // From the youngest: of an entry that was filled twice the older path says nothing any more.
-    for (let i = count - 1; i >= 0; i--) {
-      const index = fills[i];
-      if (this.#seen[index] === this.#flushes) continue;
-      this.#seen[index] = this.#flushes;
-      if (!this.#stands(i * PATH_WORDS, root)) {
-        this.#drop(STATE.tlb + index * TLB_ENTRY);
-        continue;
-      }
-      this.#checkWrites(STATE.tlb + index * TLB_ENTRY);
-      kept--;
-      fills[kept] = index;
-      paths.copyWithin(kept * PATH_WORDS, i * PATH_WORDS, (i + 1) * PATH_WORDS);
-    }
-    fills.copyWithin(0, kept);
-    paths.copyWithin(0, kept * PATH_WORDS);
-    this.#fillCounts[KERNEL_HALF] = FILLS_MAX - kept;
-  }
-
-  /** Whether the table entries of a path are what they were, from a root that may be another one with the same entry. */
-  #stands(path: number, root: number): boolean {
-    const { u32 } = this.machine;
-    const paths = this.#kernelPaths;
-    if (paths[path] === 0) return false;
-    for (let at = path; at < path + PATH_WORDS; at += 3) {
-      const isTop = at === path + PATH_WORDS - 3;
-      const entry = isTop ? root * 1024 + (paths[at] & 1023) : paths[at];
-      if (u32[entry] !== paths[at + 1] || u32[entry + 1] !== paths[at + 2]) return false;
-    }
-    return true;
-  }
-
-  /** An entry stays, but stores into its frame may have to be seen now. */
-  #checkWrites(entry: number): void {
-    const { u32 } = this.block;
-    const frame = u32[(entry + TLB_FRAME) >>> 2];
-    if (this.#code.granules[frame] === 0 && this.machine.dirty.isKnown(frame)) return;
-    u32[(entry + TLB_WRITE) >>> 2] = 0xffffffff;
-    u32[(entry + TLB_WRITE + 4) >>> 2] = 0xffffffff;
-  }
-
-  #forget(kind: number): void {
-    const count = this.#fillCounts[kind];
-    const base = STATE.tlb + (kind === USER_MODE ? TLB_SIZE : 0);
-    if (count < FILLS_MAX) {
-      const fills = this.#fills[kind];
-      for (let i = 0; i < count; i++) this.#drop(base + fills[i] * TLB_ENTRY);
-    } else this.block.u32.fill(0xffffffff, base >>> 2, (base + TLB_SIZE) >>> 2);
-    this.#fillCounts[kind] = 0;
+  /** Every access is to come here. */
+  get #isShut(): boolean {
+    return this.watch !== null || this.checksAlignment;
   }
 
   /** Whether two roots map the kernel's half alike, but for accessed bits. */
   sharesKernelHalf(root: number, other: number): boolean {
-    const { u32, layout } = this.machine;
-    if (root >= layout.nameableFrames || other >= layout.nameableFrames) return false;
-    for (let slot = HOLE_END_SLOT * 2; slot < 1024; slot += 2) {
-      const a = root * 1024 + slot;
-      const b = other * 1024 + slot;
-      if (((u32[a] ^ u32[b]) & ~PTE_A) !== 0 || u32[a + 1] !== u32[b + 1]) return false;
-    }
-    return true;
+    return this.#tlb.sharesKernelHalf(root, other);
   }
 
   /** Frame of the code at an address, or -1 with a fault in the block. */
@@ -243,53 +164,16 @@ export class GuestMemory {
     return page >>> 12;
   }
 
-  #drop(entry: number): void {
-    const u32 = this.block.u32;
-    u32[(entry + TLB_READ) >>> 2] = 0xffffffff;
-    u32[(entry + TLB_READ + 4) >>> 2] = 0xffffffff;
-    u32[(entry + TLB_WRITE) >>> 2] = 0xffffffff;
-    u32[(entry + TLB_WRITE + 4) >>> 2] = 0xffffffff;
-  }
-
   /** Forgets the page of an address, in both modes. True when code has run there. */
   flushPage(lo: number, hi: number): boolean {
-    const index = (lo >>> 12) & (TLB_ENTRIES - 1);
-    this.#drop(STATE.tlb + index * TLB_ENTRY);
-    this.#drop(STATE.tlb + TLB_SIZE + index * TLB_ENTRY);
+    this.#tlb.flushPage(lo);
     const kernelCode = this.#kernelCode.forgetPage(lo, hi);
     return this.#lowCode.forgetPage(lo, hi) || kernelCode;
   }
 
   /** Code of a frame is about to be decoded: stores into it must come here from now on. */
   dropWrites(frame: number): void {
-    for (let mode = 0; mode < 2; mode++) {
-      const entries = this.#storableEntries[mode];
-      const known = entries[frame];
-      const base = STATE.tlb + mode * TLB_SIZE;
-      if (known === SEVERAL) for (let i = 0; i < TLB_ENTRIES; i++) this.#dropWrite(base + i * TLB_ENTRY, frame);
-      else if (known !== 0) this.#dropWrite(base + (known - 1) * TLB_ENTRY, frame);
-      entries[frame] = 0;
-    }
-  }
-
-  #dropWrite(entry: number, frame: number): void {
-    const u32 = this.block.u32;
-    if (u32[(entry + TLB_FRAME) >>> 2] !== frame) return;
-    u32[(entry + TLB_WRITE) >>> 2] = 0xffffffff;
-    u32[(entry + TLB_WRITE + 4) >>> 2] = 0xffffffff;
-  }
-
-  /** An entry is about to let stores into a frame pass. */
-  #letStore(index: number, frame: number): void {
-    const { mode } = this;
-    const entries = this.#storableEntries[mode];
-    const known = entries[frame];
-    if (known === SEVERAL || known === index + 1) return;
-    const entry = STATE.tlb + mode * TLB_SIZE + (known - 1) * TLB_ENTRY;
-    const { u32 } = this.block;
-    const isElsewhere =
-      known !== 0 && u32[(entry + TLB_FRAME) >>> 2] === frame && u32[(entry + TLB_WRITE) >>> 2] !== 0xffffffff;
-    entries[frame] = isElsewhere ? SEVERAL : index + 1;
+    this.#tlb.dropWrites(frame);
   }
 
   #pageFault(lo: number, hi: number, error: number): -1 {
@@ -312,7 +196,7 @@ export class GuestMemory {
   nonCanonicalLo = 0;
 
   /** Whether the last `walk` allows a store that needs nothing more. */
-  #storable = false;
+  #isStorable = false;
 
   /** Offset in memory 0 of the page of an address, or -1 with a fault in the block. Sets accessed and dirty bits. */
   walk(lo: number, hi: number, access: number): number {
@@ -325,8 +209,9 @@ export class GuestMemory {
     }
     const { machine } = this;
     const { i32, dirty } = machine;
-    this.#storable = false;
-    this.#hasPath = false;
+    const path = this.#path;
+    this.#isStorable = false;
+    path.isKnown = false;
     const slot = (hi >>> 7) & 511;
     if (slot >= 256 && slot < 272) return this.#m2p(lo, hi, access, error);
     const root = this.#root();
@@ -343,10 +228,11 @@ export class GuestMemory {
               ? (lo >>> 21) & 511
               : (lo >>> 12) & 511;
       const at = (table + index * 8) >>> 2;
-      this.#path[level - 1] = at;
+      path.at[level - 1] = at;
       const entry = i32[at];
       if ((entry & PTE_P) === 0) return this.#pageFault(lo, hi, error & ~ERROR_P);
       const entryHi = i32[at + 1];
+      if (level === 1) path.isWritable = writable;
       if ((entry & PTE_RW) === 0) writable = false;
       if ((entry & PTE_US) === 0) return this.#pageFault(lo, hi, error | ERROR_P);
       if (access === FETCH && entryHi < 0) return this.#pageFault(lo, hi, error | ERROR_P);
@@ -358,8 +244,8 @@ export class GuestMemory {
           Atomics.or(i32, at, PTE_A);
           dirty.mark(table >>> 12);
         }
-        this.#pathLo[level - 1] = entry | PTE_A;
-        this.#pathHi[level - 1] = entryHi;
+        path.lo[level - 1] = entry | PTE_A;
+        path.hi[level - 1] = entryHi;
         table = page;
         continue;
       }
@@ -373,10 +259,10 @@ export class GuestMemory {
         }
         dirty.mark(table >>> 12);
       }
-      this.#storable = writable && ((entry | wanted) & PTE_D) !== 0;
-      this.#pathLo[0] = entry | wanted;
-      this.#pathHi[0] = entryHi;
-      this.#hasPath = true;
+      this.#isStorable = writable && ((entry | wanted) & PTE_D) !== 0;
+      path.lo[0] = entry | wanted;
+      path.hi[0] = entryHi;
+      path.isKnown = true;
       return page;
     }
   }
@@ -413,14 +299,13 @@ export class GuestMemory {
     const page = this.walk(low, high, access);
     if (page < 0) return -1;
     const frame = page >>> 12;
-    const hasCode = this.#code.granules[frame] !== 0;
-    const { dirty } = this.machine;
     // Before the store: dirty-frames.ts says why that will do.
-    if (access === WRITE) dirty.mark(frame);
-    this.#fill(low, high, page, frame, this.#storable && !hasCode && dirty.isKnown(frame));
+    if (access === WRITE) this.machine.dirty.mark(frame);
+    if (!this.#isShut) this.#tlb.fill(this.mode, low, high, page, this.#isStorable);
     const at = page + (low & 0xfff);
-    if (access === WRITE && hasCode && this.#touchesCode(at, size)) return this.#scratchFor(at, size, 0, size) | 0;
-    return at | 0;
+    const isSeen =
+      access === WRITE && this.#code.granules[frame] !== 0 && (this.#touchesCode(at, size) || this.#isDataNow(frame));
+    return (isSeen ? this.#scratchFor(at, size, 0, size) : at) | 0;
   };
 
   /** #AC, unless the address is not canonical. */
@@ -440,42 +325,6 @@ export class GuestMemory {
     return (u32[(entry + TLB_ADDEND) >>> 2] + low) | 0;
   }
 
-  #fill(lo: number, hi: number, page: number, frame: number, storable: boolean): void {
-    if (this.watch !== null || this.checksAlignment) return;
-    const u32 = this.block.u32;
-    const { mode } = this;
-    const index = (lo >>> 12) & (TLB_ENTRIES - 1);
-    const entry = STATE.tlb + mode * TLB_SIZE + index * TLB_ENTRY;
-    const tag = lo & ~0xfff;
-    u32[(entry + TLB_READ) >>> 2] = tag;
-    u32[(entry + TLB_READ + 4) >>> 2] = hi;
-    u32[(entry + TLB_WRITE) >>> 2] = storable ? tag : 0xffffffff;
-    u32[(entry + TLB_WRITE + 4) >>> 2] = storable ? hi : 0xffffffff;
-    if (storable) this.#letStore(index, frame);
-    u32[(entry + TLB_ADDEND) >>> 2] = page - tag;
-    u32[(entry + TLB_FRAME) >>> 2] = frame;
-    const kind = mode !== 0 ? USER_MODE : hi >>> 31 !== 0 ? KERNEL_HALF : LOW_HALF;
-    const count = this.#fillCounts[kind];
-    if (count < FILLS_MAX) {
-      this.#fills[kind][count] = index;
-      this.#fillCounts[kind] = count + 1;
-      if (kind === KERNEL_HALF) this.#keepPath(count * PATH_WORDS);
-    }
-  }
-
-  #keepPath(path: number): void {
-    const paths = this.#kernelPaths;
-    if (!this.#hasPath) {
-      paths[path] = 0;
-      return;
-    }
-    for (let level = 0; level < 4; level++) {
-      paths[path + level * 3] = this.#path[level];
-      paths[path + level * 3 + 1] = this.#pathLo[level];
-      paths[path + level * 3 + 2] = this.#pathHi[level];
-    }
-  }
-
   /** Some code of the page of an offset in memory 0 has been decoded. */
   hasCode(at: number): boolean {
     return this.#code.granules[at >>> 12] !== 0;
@@ -487,6 +336,12 @@ export class GuestMemory {
     const last = ((at + size - 1) & 0xfff) >>> 7;
     for (let granule = first; granule <= last; granule++) if ((granules & (1 << granule)) !== 0) return true;
     return false;
+  }
+
+  /** A store beside the code of a frame has come here: whether there have been so many that the frame must be data. */
+  #isDataNow(frame: number): boolean {
+    this.#besideCode[frame]++;
+    return this.#besideCode[frame] >= BESIDE_CODE << this.#timesData[frame];
   }
 
   #crossing(lo: number, hi: number, size: number, access: number): number {
@@ -529,6 +384,13 @@ export class GuestMemory {
     for (let i = 0; i < size; i++) u8[to + i] = u8[from + i];
     const frame = to >>> 12;
     this.machine.dirty.mark(frame);
-    if (this.#code.granules[frame] !== 0) this.#code.changed(frame, to & 0xfff, size);
+    if (this.#code.granules[frame] === 0) return;
+    if (this.#besideCode[frame] < BESIDE_CODE << this.#timesData[frame]) {
+      this.#code.changed(frame, to & 0xfff, size);
+      return;
+    }
+    this.#besideCode[frame] = 0;
+    if (this.#timesData[frame] < TIMES_DATA_MAX) this.#timesData[frame]++;
+    this.#code.changed(frame, 0, 4096);
   }
 }
