@@ -63,6 +63,7 @@ import {
   needsOf,
   PEER_SCRIPT,
   PLAIN_LOADS,
+  repeated,
   SHELL_MARK,
   SOURCE_FUNCTIONS,
   SOURCE_PATH,
@@ -131,6 +132,7 @@ type Guest = BuiltGuest & {
 async function prepareGuest(options: Options): Promise<{ guest: Guest; absent: string[] }> {
   let loads: readonly Load[] = LOADS.filter(({ name }) => options.loads?.includes(name));
   if (options.loads === null) loads = PLAIN_LOADS;
+  loads = repeated(loads, options.again);
   const needs = needsOf(loads);
   const compiles = needs.has('gcc');
   const built = await buildGuest({

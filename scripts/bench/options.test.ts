@@ -7,6 +7,7 @@ test('all engines, QEMU and all loads unless told otherwise', () => {
     engines: null,
     qemu: true,
     loads: null,
+    again: 0,
     profile: true,
     moves: false,
     json: null,
@@ -27,6 +28,7 @@ test.each([
     ['--loads', 'sha256,'],
     '--loads: expected names of sha256, ash, fork, gzip, awk, nbody, disk-read, disk-random, disk-write-random, disk-write, net-in, net-out, net-guests, gcc, found `',
   ],
+  [['--again', '9'], '--again: expected a number from 0 to 8, found `9'],
   [['more'], 'more'],
 ])('%j is refused', (args, message) => {
   expect(() => readOptions(args)).toThrow(UsageError);

@@ -19,6 +19,7 @@ Options:
                       .join(', ')},
                     or none
   --moves           instead of all that: how long a guest stands still that is saved, migrated or copied, on each engine of Domus
+  --again N         each load N times more in the same boot, with rows of their own: what code and caches that are warm change
   --no-profile      without the boots under V8's profiler and with counted instructions
   --json FILE       also write every single figure to FILE
   -h, --help        print this text
@@ -26,6 +27,7 @@ Options:
 
 const RUNS_MAX = 1000;
 const RUNS_DEFAULT = '5';
+const AGAIN_MAX = 8;
 
 export interface Options {
   readonly runs: number;
@@ -34,6 +36,8 @@ export interface Options {
   readonly qemu: boolean;
   /** Null: all that need nothing of the host. */
   readonly loads: readonly string[] | null;
+  /** Times more that each load runs. */
+  readonly again: number;
   readonly profile: boolean;
   readonly moves: boolean;
   readonly json: string | null;
@@ -51,12 +55,16 @@ export function readOptions(args: readonly string[]): Options | null {
   const runs = values.runs ?? RUNS_DEFAULT;
   if (!/^\d+$/.test(runs) || Number(runs) < 1 || Number(runs) > RUNS_MAX)
     throw new UsageError(`--runs: expected a number from 1 to ${RUNS_MAX}, found \`${runs}'`);
+  const again = values.again ?? '0';
+  if (!/^\d$/.test(again) || Number(again) > AGAIN_MAX)
+    throw new UsageError(`--again: expected a number from 0 to ${AGAIN_MAX}, found \`${again}'`);
   const names = LOADS.map((load) => load.name);
   return {
     runs: Number(runs),
     engines: values.engines === undefined ? null : readList('--engines', values.engines, DOMUS_ENGINES),
     qemu: !values['no-qemu'],
     loads: values.loads === undefined ? null : values.loads === 'none' ? [] : readList('--loads', values.loads, names),
+    again: Number(again),
     profile: !values['no-profile'],
     moves: values.moves === true,
     json: values.json ?? null,
@@ -81,6 +89,7 @@ function parse(args: readonly string[]) {
         engines: { type: 'string' },
         'no-qemu': { type: 'boolean' },
         loads: { type: 'string' },
+        again: { type: 'string' },
         'no-profile': { type: 'boolean' },
         moves: { type: 'boolean' },
         json: { type: 'string' },

@@ -82,14 +82,14 @@ export const LOADS: readonly Load[] = [
     title: 'dd: 256 MiB from a disk',
     prepare: 'echo 3 >/proc/sys/vm/drop_caches',
     command: 'dd if=$disk of=/dev/null bs=1M 2>/dev/null',
-    wanted: null,
+    wanted: 1,
     needs: ['disk'],
   },
   {
     name: 'disk-random',
     title: '4 x 1000 random reads of 4 KiB, direct',
     command: '/randio $disk r || echo "randio: failed"',
-    wanted: null,
+    wanted: 1,
     programs: ['randio'],
     needs: ['disk'],
   },
@@ -97,7 +97,7 @@ export const LOADS: readonly Load[] = [
     name: 'disk-write-random',
     title: '4 x 1000 random writes of 4 KiB, direct',
     command: '/randio $disk w || echo "randio: failed"',
-    wanted: null,
+    wanted: 1,
     programs: ['randio'],
     needs: ['disk'],
   },
@@ -105,21 +105,21 @@ export const LOADS: readonly Load[] = [
     name: 'disk-write',
     title: 'dd: 128 MiB to a disk, with fsync',
     command: 'dd if=/dev/zero of=$disk bs=1M count=128 conv=fsync 2>/dev/null',
-    wanted: null,
+    wanted: 1,
     needs: ['disk'],
   },
   {
     name: 'net-in',
     title: 'wget: 64 MiB from the host',
     command: 'wget -q -O /dev/null http://10.0.2.2:$source/ || echo "net-in: failed"',
-    wanted: null,
+    wanted: 1,
     needs: ['host'],
   },
   {
     name: 'net-out',
     title: '64 MiB to the host, 64 KiB at a time',
     command: '/send $sink || echo "net-out: failed"',
-    wanted: null,
+    wanted: 1,
     programs: ['send'],
     needs: ['host'],
   },
@@ -127,7 +127,7 @@ export const LOADS: readonly Load[] = [
     name: 'net-guests',
     title: 'wget: 64 MiB from another guest',
     command: 'wget -q -O /dev/null http://192.168.77.2/z || echo "net-guests: failed"',
-    wanted: null,
+    wanted: 1,
     needs: ['peer'],
   },
   {
@@ -146,6 +146,13 @@ export const needsDevices = (needs: ReadonlySet<Need>): boolean => [...needs].so
 
 /** The loads that need nothing. */
 export const PLAIN_LOADS = LOADS.filter(({ needs }) => needs === undefined);
+
+/** Each load and, behind it, the same as often again. */
+export const repeated = (loads: readonly Load[], again: number): readonly Load[] =>
+  loads.flatMap((load) => [
+    load,
+    ...Array.from({ length: again }, (_, i) => ({ ...load, name: `${load.name}-${i + 2}`, title: `- time ${i + 2}` })),
+  ]);
 
 /** The mark that ends the boot. */
 export const SHELL_MARK = 'shell';
