@@ -53,6 +53,8 @@ export interface Cpu {
 
   /** Address of the memory operand, i64, kept. */
   address(operand: number): Node;
+  /** Address that a general register and a displacement make, as it is now: for `translate`, before a register is written. */
+  based(register: number, displacement: number): Node;
   /** Offset in memory 0 (i32, kept) of `size` (at most 64) bytes at a guest address; leaves with a page fault if there is none. */
   translate(address: Node, size: number, access: Access): Node;
   /** i64, zero-extended; `at` from `translate`. */

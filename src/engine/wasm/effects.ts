@@ -23,6 +23,15 @@ import { I32, I64, i32, i64, type Node, V128 } from './nodes.ts';
 import { ANY_KIND, knownKind } from './region-flags.ts';
 import { stem } from './semantics/table.ts';
 
+/** An access of memory that takes place whenever its instruction does not leave, at an address of registers that it has not written yet. */
+export interface NotedAccess {
+  /** General register that the address is the sum of, with a displacement; -1: the memory operand. */
+  readonly register: number;
+  readonly displacement: number;
+  readonly size: number;
+  readonly access: Access;
+}
+
 export interface Effects {
   /** Masks. In `kills`: all of it is written, in any case. */
   readonly reads: number;
@@ -42,6 +51,8 @@ export interface Effects {
   /** All six are written, in any case; their `knownKind` then, or ANY_KIND. */
   readonly killsFlags: boolean;
   readonly flagsKind: number;
+  /** In their order; others may take place too. */
+  readonly accesses: readonly NotedAccess[];
 }
 
 /** A note about a register operand. */
@@ -58,6 +69,8 @@ interface Notes extends Effects {
   readonly operands: readonly Note[];
   readonly usesAddress: boolean;
 }
+
+const isGeneralWrite = ({ isWrite, vector }: Note): boolean => isWrite && !vector;
 
 const NO_RUNTIME: Runtime = {
   miss: 0,
@@ -134,7 +147,10 @@ class NotingCpu extends InterpreterCpu {
   kills = 0;
   clears = 0;
   spoils = 0;
+  readonly accesses: NotedAccess[] = [];
   usesAddress = false;
+  #operand: Node | null = null;
+  #based: { readonly address: Node; readonly register: number; readonly displacement: number } | null = null;
   mayLeave = false;
   leavesLate = false;
 
@@ -189,11 +205,24 @@ class NotingCpu extends InterpreterCpu {
 
   override address(): Node {
     this.usesAddress = true;
-    return this.f.temporary(I64);
+    this.#operand = this.f.temporary(I64);
+    return this.#operand;
   }
 
-  override translate(_address: Node, _size: number, _access: Access): Node {
+  override based(register: number, displacement: number): Node {
+    const address = this.gpr(register);
+    this.#based = { address, register, displacement };
+    return address;
+  }
+
+  override translate(address: Node, size: number, access: Access): Node {
+    const isFirst = this.f.depth === 0 && (this.writes & 0xffff) === 0 && !this.notes.some(isGeneralWrite);
     this.#leave();
+    if (isFirst && address === this.#operand) this.accesses.push({ register: -1, displacement: 0, size, access });
+    else if (isFirst && address === this.#based?.address) {
+      const { register, displacement } = this.#based;
+      this.accesses.push({ register, displacement, size, access });
+    }
     return this.f.temporary(I32);
   }
 
@@ -283,6 +312,7 @@ function note(variant: Variant, immediate: Node | null): Notes {
     writesFlags: noted.writes,
     killsFlags: noted.kills,
     flagsKind: noted.kind,
+    accesses: cpu.accesses,
   };
 }
 

@@ -14,6 +14,7 @@ import {
   type Node,
   V128,
   type ValueType,
+  WITHIN,
 } from './nodes.ts';
 
 /** A block, loop or if that is open; `br` names it. */
@@ -111,15 +112,36 @@ export class FunctionBuilder {
       code.u8(0x0b);
       return;
     }
+    if (value.kind === WITHIN) {
+      this.emit(value.operands[0]);
+      code.u8(0x41);
+      code.s32(value.lo);
+      code.u8(value.opcode);
+      return;
+    }
+    if (value.kind === MEMORY) {
+      const [address, ...others] = value.operands;
+      const offset = this.#address(address) + value.lo;
+      for (const operand of others) this.emit(operand);
+      this.#opcode(value.opcode);
+      this.#memoryArgument(value.hi & 0xff, value.hi >> 8, offset);
+      return;
+    }
     for (const operand of value.operands) this.emit(operand);
     this.#opcode(value.opcode);
-    if (value.kind === MEMORY) this.#memoryArgument(value.hi & 0xff, value.hi >> 8, value.lo);
-    else if (value.kind === CALL) code.u32(value.lo);
+    if (value.kind === CALL) code.u32(value.lo);
     else if (value.kind === CALL_INDIRECT) {
       code.u32(value.hi);
       code.u8(0);
     } else if (value.bytes !== null) for (const byte of value.bytes) code.u8(byte);
     else if (value.lo >= 0) code.u8(value.lo);
+  }
+
+  /** Writes the address of a load or store. Returns what belongs to its offset. */
+  #address(address: Node): number {
+    const isWithin = address.kind === WITHIN;
+    this.emit(isWithin ? address.operands[0] : address);
+    return isWithin ? address.lo : 0;
   }
 
   #opcode(opcode: number): void {
@@ -140,14 +162,14 @@ export class FunctionBuilder {
 
   /** Stores the low bytes of an integer. `size` in bytes; an i64 value may be stored in 1, 2, 4 or 8, an i32 in 1, 2 or 4. */
   store(size: 1 | 2 | 4 | 8 | 16, memory: number, address: Node, offset: number, value: Node): void {
-    this.emit(address);
+    const offsetToo = this.#address(address) + offset;
     this.emit(value);
     if (value.type === V128) this.#opcode(0xfd000b);
     else if (value.type === I32) this.code.u8(size === 4 ? 0x36 : size === 2 ? 0x3b : 0x3a);
     else if (value.type === 0x7d) this.code.u8(0x38);
     else if (value.type === 0x7c) this.code.u8(0x39);
     else this.code.u8(size === 8 ? 0x37 : size === 4 ? 0x3e : size === 2 ? 0x3d : 0x3c);
-    this.#memoryArgument(0, memory, offset);
+    this.#memoryArgument(0, memory, offsetToo);
   }
 
   /** Fills bytes of a memory. */

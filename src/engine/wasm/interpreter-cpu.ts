@@ -244,6 +244,10 @@ export class InterpreterCpu implements Cpu {
     );
   }
 
+  based(register: number, displacement: number): Node {
+    return this.f.let(i64.add(this.gpr(register, 8), i64.small(displacement)));
+  }
+
   translate(address: Node, size: number, access: Access): Node {
     const { f } = this;
     const { tlb } = this.frame;

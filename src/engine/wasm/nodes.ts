@@ -25,13 +25,16 @@ export const CALL_INDIRECT = 6;
 /** `if` with a result. */
 export const CHOICE = 7;
 
+/** An i32 operand, and a number that is added to it without a carry: a load or store has it as its offset. */
+export const WITHIN = 8;
+
 /** Opcodes with a prefix byte stand as prefix << 16 | number. */
 export interface Node {
   readonly kind: number;
   readonly type: ValueType;
   readonly opcode: number;
   readonly operands: readonly Node[];
-  /** CONST: low word; LOCAL, GLOBAL, CALL: index; MEMORY: offset; OPERATION: lane or -1. */
+  /** CONST: low word; LOCAL, GLOBAL, CALL: index; MEMORY: offset; WITHIN: what is added; OPERATION: lane or -1. */
   readonly lo: number;
   /** CONST: high word; MEMORY: log2 of the alignment | memory << 8; CALL_INDIRECT: type index. */
   readonly hi: number;
@@ -57,6 +60,10 @@ export const choice = (condition: Node, yes: Node, no: Node): Node =>
   node(CHOICE, yes.type, 0x04, [condition, yes, no], 0, 0);
 export const select = (yes: Node, no: Node, condition: Node): Node =>
   node(OPERATION, yes.type, 0x1b, [yes, no, condition], -1, 0);
+
+/** `offset` bytes behind the first of a piece of memory, within the piece. */
+export const within = (first: Node, offset: number): Node =>
+  offset === 0 ? first : node(WITHIN, I32, 0x6a, [first], offset, 0);
 
 type Unary = (a: Node) => Node;
 type Binary = (a: Node, b: Node) => Node;

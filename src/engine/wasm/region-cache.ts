@@ -14,6 +14,11 @@ import { discover, type RegionGraph } from './region-graph.ts';
 
 /** The most regions that wait for a module. */
 const BATCH = 64;
+/**
+ * Times that a group of accesses may be left to the interpreter because its bytes lie in two pages, before the region is translated
+ * again: they cost as much as that does.
+ */
+const APART_MAX = 4096;
 /** Slots before everything is dropped and starts anew. */
 const SLOTS_MAX = 1 << 16;
 
@@ -24,13 +29,15 @@ interface Region {
   /** Relative page -> frame that it was read from. */
   readonly pages: ReadonlyMap<number, number>;
   /** Pairs of start and end of its pieces of code, from the start of the entry's page. */
-  readonly pieces: Int32Array;
+  pieces: Int32Array;
   readonly frame: number;
   readonly user: boolean;
   /** Low word of the address where it was wanted. */
   readonly lo: number;
   /** 0 = not translated yet. */
   slot: number;
+  /** Times that the bytes of a group of accesses lay in two pages, by the position of the first of them. */
+  readonly apart: Map<number, number>;
 }
 
 export interface RegionHost {
@@ -64,6 +71,9 @@ export class RegionCache {
   readonly #starts: Uint8Array;
   /** Regions with code in a frame. */
   readonly #byFrame = new Map<number, Set<Region>>();
+  /** By slot. */
+  readonly #translated: (Region | null)[] = [];
+  /** To be translated, or translated again. */
   #pending: Region[] = [];
   #nextSlot = FIRST_SLOT;
   /** For statistics. */
@@ -92,6 +102,7 @@ export class RegionCache {
     this.#regions.clear();
     this.#starts.fill(0);
     this.#byFrame.clear();
+    this.#translated.length = 0;
     this.#pending = [];
     this.#nextSlot = FIRST_SLOT;
   }
@@ -126,7 +137,7 @@ export class RegionCache {
     this.translationMs += performance.now() - start;
     if (graph === null || isTrivial(graph)) return;
     const { pages } = graph;
-    const region: Region = { key, graph, pages, pieces: piecesOf(graph), frame, user, lo, slot: 0 };
+    const region: Region = { key, graph, pages, pieces: piecesOf(graph), frame, user, lo, slot: 0, apart: new Map() };
     this.#regions.set(key, region);
     this.#starts[frame] = 1;
     for (const page of graph.pages.values()) {
@@ -152,18 +163,50 @@ export class RegionCache {
 
   /** Makes modules of what was requested. */
   translate(): void {
+    const pending = this.#pending;
+    this.#pending = [];
+    for (const region of pending) if (region.slot !== 0) this.#translateAgain(region);
     for (const user of [false, true]) {
-      const batch = this.#pending.filter((region) => region.user === user);
+      const batch = pending.filter((region) => region.user === user && region.slot === 0);
       if (batch.length > 0) this.#translate(batch, user);
     }
-    this.#pending = [];
   }
 
   #translate(batch: readonly Region[], user: boolean): void {
+    const first = this.#nextSlot;
+    if (first + batch.length > this.table.length) this.table.grow(Math.max(1024, batch.length));
+    const graphs = batch.flatMap((region) => region.graph ?? []);
+    this.#install(graphs, user, first, new Set());
+    batch.forEach((region, i) => {
+      region.slot = first + i;
+      this.#translated[region.slot] = region;
+      this.translated++;
+      this.instructions += region.graph?.instructions ?? 0;
+      region.graph = null;
+      this.#host.ready(region.frame, region.lo);
+    });
+    this.#nextSlot = first + batch.length;
+  }
+
+  /** The same code, without the groups that have often lain in two pages. */
+  #translateAgain(region: Region): void {
+    const { pages, lo, user, slot } = region;
+    const source = {
+      u8: this.#host.u8,
+      frame: (relative: number) => pages.get(relative) ?? -1,
+      isWarm: (frame: number, offset: number) => touches(region, frame, offset, 1),
+    };
+    const graph = discover(source, lo & 0xfff);
+    if (graph === null || this.#watch(graph)) return;
+    region.pieces = piecesOf(graph);
+    const often = [...region.apart].filter(([, times]) => times >= APART_MAX);
+    this.#install([graph], user, slot, new Set(often.map(([position]) => position)));
+  }
+
+  /** Makes a module of regions and puts it into the table's slots from `first` on. */
+  #install(graphs: readonly RegionGraph[], user: boolean, first: number, apart: ReadonlySet<number>): void {
     const start = performance.now();
     const { guest, cpu, scratch, divide, vector, rare } = this.#host;
-    const first = this.#nextSlot;
-    const graphs = batch.flatMap((region) => region.graph ?? []);
     const bytes = translateRegions(
       graphs,
       {
@@ -174,24 +217,25 @@ export class RegionCache {
         counting: this.#host.counting,
       },
       first,
+      apart,
     );
     const compiling = performance.now();
     this.translationMs += compiling - start;
-    if (first + batch.length > this.table.length) this.table.grow(Math.max(1024, batch.length));
     const global = new WebAssembly.Global({ value: 'i32' }, scratch | 0);
     new WebAssembly.Instance(new WebAssembly.Module(bytes), {
-      e: { guest, cpu, table: this.table, scratch: global, divide, vector, rare },
+      e: { guest, cpu, table: this.table, scratch: global, divide, vector, rare, apart: this.#liesApart },
     });
     this.compilationMs += performance.now() - compiling;
-    batch.forEach((region, i) => {
-      region.slot = first + i;
-      this.translated++;
-      this.instructions += region.graph?.instructions ?? 0;
-      region.graph = null;
-      this.#host.ready(region.frame, region.lo);
-    });
-    this.#nextSlot = first + batch.length;
   }
+
+  /** Regions say so when a group of accesses lies in two pages. */
+  readonly #liesApart = (slot: number, position: number): void => {
+    const region = this.#translated[slot];
+    if (region === null || region === undefined) return;
+    const times = (region.apart.get(position) ?? 0) + 1;
+    region.apart.set(position, times);
+    if (times === APART_MAX && !this.#pending.includes(region)) this.#pending.push(region);
+  };
 
   /** Code of a frame has changed somewhere in `offset` to `offset + size`. Calls `dropped` with the slots that are void now. */
   invalidate(frame: number, offset: number, size: number, dropped: (slot: number) => void): void {
@@ -203,8 +247,10 @@ export class RegionCache {
       for (const page of region.pages.values()) this.#byFrame.get(page)?.delete(region);
       if (region.slot !== 0) {
         this.table.set(region.slot, null);
+        this.#translated[region.slot] = null;
         dropped(region.slot);
-      } else this.#pending = this.#pending.filter((other) => other !== region);
+      }
+      this.#pending = this.#pending.filter((other) => other !== region);
     }
   }
 }

@@ -7,15 +7,32 @@ import type { Instruction } from '../x86/instruction.ts';
 import type { Access, RegisterField } from './cpu.ts';
 import { registerNumber } from './effects.ts';
 import type { IntegerSize } from './flags.ts';
+import { FunctionBuilder } from './function-builder.ts';
 import type { Variant } from './handlers.ts';
 import { type Frame, InterpreterCpu, type Runtime, XCR0_SSE_AVX } from './interpreter-cpu.ts';
 import { CPU, TLB_ADDEND, TLB_MASK, TLB_READ, TLB_WRITE } from './layout.ts';
-import { CONST, i32, i64, MEMORY, type Node, OPERATION } from './nodes.ts';
+import {
+  CONST,
+  call,
+  I32,
+  I64,
+  i32,
+  i64,
+  local,
+  MEMORY,
+  type Node,
+  OPERATION,
+  type ValueType,
+  within,
+} from './nodes.ts';
 import type { RegionFlags } from './region-flags.ts';
 import type { InstructionFlow } from './region-flow.ts';
+import type { Group, GroupedAccess } from './region-groups.ts';
 import { stem } from './semantics/table.ts';
 
 const zeroAddress = i32.const(0);
+
+const isShared = (group: Group | null): boolean => group !== null && group.members > 1 && !group.isApart;
 const LOAD_32U = i64.load32U(0, zeroAddress, 0).opcode;
 
 /** Operations whose low word depends on the low words alone. */
@@ -36,12 +53,60 @@ function lowWord(value: Node): Node {
   return i32.wrap(value);
 }
 
+/** Bytes less one, and where in a TLB entry the tag is. */
+const requestOf = (size: number, isWrite: boolean): number => (size - 1) | ((isWrite ? TLB_WRITE : TLB_READ) << 12);
+
+/** An address's TLB entry, as an offset in the TLB. */
+const entryOf = (address: Node): Node => i32.and(i32.wrap(i64.shrU(address, i64.small(7))), i32.const(TLB_MASK));
+
+const pageOf = (address: Node): Node => i64.and(address, i64.small(-4096));
+
+/** Index of `lookUpSpan`, and the region's slot. */
+export interface Span {
+  readonly index: number;
+  readonly slot: number;
+}
+
+/** Parameters of `lookUpSpan`: the first byte's address, what is asked for, the region's slot, and the position of the head. */
+export const SPAN_PARAMETERS: readonly ValueType[] = [I64, I32, I32, I32];
+
+/**
+ * Of a group whose bytes were not found in one page: their offset in memory 0 if the two pages that they lie in are neighbours there
+ * too, else 0. `apart` (slot, position) hears of those that are not.
+ */
+export function lookUpSpan(tlb: number, apart: number): FunctionBuilder {
+  const f = new FunctionBuilder(SPAN_PARAMETERS);
+  const low = local(0, I64);
+  const asked = local(1, I32);
+  const last = f.let(i64.add(low, i64.extendI32U(i32.and(asked, i32.const(0xfff)))));
+  const first = f.let(entryOf(low));
+  const second = f.let(entryOf(last));
+  f.if(i32.eq(first, second), () => f.return(i32.const(0)));
+  const tagAt = i32.shrU(asked, i32.const(12));
+  const isKnown = (address: Node, entry: Node): Node =>
+    i64.eq(i64.load(CPU, i32.add(entry, tagAt), tlb), pageOf(address));
+  const addend = (entry: Node): Node => i32.load(CPU, entry, tlb + TLB_ADDEND);
+  const areNeighbours = i32.eq(addend(first), addend(second));
+  f.if(i32.and(i32.and(isKnown(low, first), isKnown(last, second)), areNeighbours), () =>
+    f.return(i32.add(i32.wrap(low), addend(first))),
+  );
+  f.callVoid(apart, local(2, I32), local(3, I32));
+  f.return(i32.const(0));
+  return f;
+}
+
 export class RegionCpu extends InterpreterCpu {
   /** Locals of the registers (bits of effects.ts) that the region uses. */
   readonly #registers: readonly (Node | null)[];
   /** Local: address of the entry's page. */
   readonly #base: Node;
   readonly #tlb: number;
+  readonly #span: Span;
+  /** Addresses of the instruction's accesses that may be in groups: not kept, but computed where they are needed. */
+  #operand: Node | null = null;
+  #basedOn: Node | null = null;
+  /** Accesses of the instruction that have been written. */
+  #accessed = 0;
   #instruction!: Instruction;
   #flow!: InstructionFlow;
   #position = 0;
@@ -49,10 +114,18 @@ export class RegionCpu extends InterpreterCpu {
   /** CR0.TS is clear. */
   #hasVectors = false;
 
-  constructor(frame: Frame, runtime: Runtime, flags: RegionFlags, registers: readonly (Node | null)[], base: Node) {
+  constructor(
+    frame: Frame,
+    runtime: Runtime,
+    flags: RegionFlags,
+    registers: readonly (Node | null)[],
+    base: Node,
+    span: Span,
+  ) {
     super(frame, runtime, flags);
     this.#registers = registers;
     this.#base = base;
+    this.#span = span;
     if (frame.tlb.kind !== CONST) throw new Error("bug: a region's TLB is known");
     this.#tlb = frame.tlb.lo;
   }
@@ -61,6 +134,9 @@ export class RegionCpu extends InterpreterCpu {
   at(instruction: Instruction, position: number, variant: Variant | null, flow: InstructionFlow): void {
     this.#instruction = instruction;
     this.#flow = flow;
+    this.#operand = null;
+    this.#basedOn = null;
+    this.#accessed = 0;
     this.#position = position;
     this.#isLea = variant !== null && stem(variant.form) === 'lea';
     if (variant !== null) this.begin(variant.operands, variant.operandSize, variant.locked, variant.wide);
@@ -192,7 +268,18 @@ export class RegionCpu extends InterpreterCpu {
     if (i.addressSize === 4) sum = i64.and(sum, i64.const(-1, 0));
     if (i.segment >= 4 && !this.#isLea)
       sum = i64.add(sum, i64.load(CPU, zeroAddress, i.segment === 4 ? VCPU.fsBase : VCPU.gsBase));
-    return this.f.let(sum);
+    if (!this.#flow.accesses.some(({ noted, group }) => noted.register < 0 && isShared(group))) return this.f.let(sum);
+    this.#operand = { ...sum };
+    return this.#operand;
+  }
+
+  override based(register: number, displacement: number): Node {
+    const { accesses } = this.#flow;
+    const isGrouped = ({ noted, group }: GroupedAccess): boolean =>
+      noted.register === register && noted.displacement === displacement && isShared(group);
+    if (!accesses.some(isGrouped)) return super.based(register, displacement);
+    this.#basedOn = { ...i64.add(this.gpr(register, 8), i64.small(displacement)) };
+    return this.#basedOn;
   }
 
   /**
@@ -200,6 +287,8 @@ export class RegionCpu extends InterpreterCpu {
    * copies and sums: 1.25 times as fast as a call out of each access.
    */
   override translate(address: Node, size: number, access: Access): Node {
+    const grouped = this.#grouped(address, size, access);
+    if (grouped !== null) return this.#together(address, grouped, grouped.group as Group);
     const { f } = this;
     const { entry, tag } = this.#entry(address, access);
     const last = size === 1 ? address : i64.add(address, i64.small(size - 1));
@@ -207,9 +296,44 @@ export class RegionCpu extends InterpreterCpu {
     return f.let(i32.add(i32.wrap(address), i32.load(CPU, entry, this.#tlb + TLB_ADDEND)));
   }
 
+  /** The next access of the instruction that is in a group, if it is this one. */
+  #grouped(address: Node, size: number, access: Access): GroupedAccess | null {
+    const isOperand = address === this.#operand;
+    if (!isOperand && address !== this.#basedOn) return null;
+    const { accesses } = this.#flow;
+    while (this.#accessed < accesses.length) {
+      const next = accesses[this.#accessed++];
+      const { noted, group } = next;
+      if (noted.size !== size || noted.access !== access || noted.register < 0 !== isOperand) continue;
+      return isShared(group) ? next : null;
+    }
+    return null;
+  }
+
+  /** An access of a group: the first looks up the page for all. */
+  #together(address: Node, { displacement, isHead }: GroupedAccess, group: Group): Node {
+    const { f } = this;
+    if (isHead) {
+      const place = f.newLocal(I32);
+      group.at = place;
+      const low = f.let(i64.add(address, i64.small(group.low - displacement)));
+      const { entry, tag } = this.#entry(low, group.isWrite ? 'write' : 'read');
+      const bytes = group.high - group.low;
+      f.set(place, i32.add(i32.wrap(low), i32.load(CPU, entry, this.#tlb + TLB_ADDEND)));
+      f.seldom(i64.ne(tag, pageOf(i64.add(low, i64.small(bytes - 1)))), () => {
+        const { index, slot } = this.#span;
+        const asked = i32.const(requestOf(bytes, group.isWrite));
+        f.set(place, call(index, I32, low, asked, i32.const(slot), i32.const(this.#position)));
+        f.seldom(i32.eqz(place), () => this.frame.leave());
+      });
+    }
+    if (group.at === null) throw new Error('bug: an access comes before the first of its group');
+    return within(group.at, displacement - group.low);
+  }
+
   /** Offset of an address's TLB entry in the TLB, kept, and its tag. */
   #entry(address: Node, access: Access): { readonly entry: Node; readonly tag: Node } {
-    const entry = this.f.let(i32.and(i32.wrap(i64.shrU(address, i64.small(7))), i32.const(TLB_MASK)));
+    const entry = this.f.let(entryOf(address));
     return { entry, tag: i64.load(CPU, entry, this.#tlb + (access === 'read' ? TLB_READ : TLB_WRITE)) };
   }
 

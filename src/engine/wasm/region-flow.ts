@@ -15,7 +15,7 @@
  * Registers are bits as in effects.ts.
  */
 
-import { addressRegisters, type Effects, effectsOf } from './effects.ts';
+import { addressRegisters, type Effects, effectsOf, type NotedAccess } from './effects.ts';
 import {
   CALL,
   CALL_INDIRECT,
@@ -33,6 +33,7 @@ import {
 } from './handlers.ts';
 import { ANY_KIND } from './region-flags.ts';
 import type { Block, RegionGraph, RegionInstruction } from './region-graph.ts';
+import type { GroupedAccess } from './region-groups.ts';
 
 const RCX = 1 << 1;
 const RSP = 1 << 4;
@@ -50,16 +51,22 @@ const NOTHING: Effects = {
   writesFlags: false,
   killsFlags: false,
   flagsKind: ANY_KIND,
+  accesses: [],
 };
+
+const PUSH: NotedAccess = { register: 4, displacement: -8, size: 8, access: 'write' };
+const TOP: NotedAccess = { register: 4, displacement: 0, size: 8, access: 'read' };
+const TARGET: NotedAccess = { register: -1, displacement: 0, size: 8, access: 'read' };
 
 function branchEffects({ handler, instruction }: RegionInstruction): Effects {
   const rm = 1 << instruction.rm;
   switch (handler) {
     case CALL:
+      return { ...NOTHING, reads: RSP, writes: RSP, kills: RSP, spoils: RSP, mayLeave: true, accesses: [PUSH] };
     case RETURN:
-      return { ...NOTHING, reads: RSP, writes: RSP, kills: RSP, spoils: RSP, mayLeave: true };
+      return { ...NOTHING, reads: RSP, writes: RSP, kills: RSP, spoils: RSP, mayLeave: true, accesses: [TOP] };
     case CALL_INDIRECT:
-      return { ...NOTHING, reads: RSP | rm, writes: RSP, kills: RSP, spoils: RSP, mayLeave: true };
+      return { ...NOTHING, reads: RSP | rm, writes: RSP, kills: RSP, spoils: RSP, mayLeave: true, accesses: [PUSH] };
     case CALL_MEMORY:
       return {
         ...NOTHING,
@@ -68,11 +75,12 @@ function branchEffects({ handler, instruction }: RegionInstruction): Effects {
         kills: RSP,
         spoils: RSP,
         mayLeave: true,
+        accesses: [TARGET, PUSH],
       };
     case JUMP_INDIRECT:
       return { ...NOTHING, reads: rm, mayLeave: true };
     case JUMP_MEMORY:
-      return { ...NOTHING, reads: addressRegisters(instruction), mayLeave: true };
+      return { ...NOTHING, reads: addressRegisters(instruction), mayLeave: true, accesses: [TARGET] };
     case JRCXZ:
       return { ...NOTHING, reads: RCX };
     case LOOP:
@@ -99,6 +107,8 @@ export interface InstructionFlow {
   /** Behind it: of a boundary, what is to be loaded. */
   live: number;
   liveFlags: boolean;
+  /** Of `effects.accesses`: by region-groups.ts. */
+  accesses: readonly GroupedAccess[];
 }
 
 export interface BlockFlow {
@@ -329,6 +339,7 @@ function start(block: Block): BlockFlow {
       clear: 0,
       live: 0,
       liveFlags: false,
+      accesses: [],
     };
   });
   return {

@@ -56,10 +56,11 @@ import {
   type ValueType,
 } from './nodes.ts';
 import { NEXT } from './rare-status.ts';
-import { RegionCpu } from './region-cpu.ts';
+import { lookUpSpan, RegionCpu, SPAN_PARAMETERS, type Span } from './region-cpu.ts';
 import { ANY_KIND, RegionFlags } from './region-flags.ts';
 import { type InstructionFlow, RegionFlow } from './region-flow.ts';
 import { type Block, dominates, type RegionGraph, type RegionInstruction } from './region-graph.ts';
+import { groupAccesses } from './region-groups.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
 export const CONTINUE = 0;
@@ -93,22 +94,26 @@ export interface RegionTarget {
   readonly counting: boolean;
 }
 
-/** A module whose regions take the table's places from `firstSlot` on. */
+/** A module whose regions take the table's places from `firstSlot` on. `apart`: positions where no group of accesses begins. */
 export function translateRegions(
   graphs: readonly RegionGraph[],
   target: RegionTarget,
   firstSlot: number,
+  apart: ReadonlySet<number>,
 ): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
   const divide = m.importFunction('e', 'divide', [I32, I64, I64, I64], [I32]);
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
   const rare = m.importFunction('e', 'rare', [I32], [I32]);
+  const hearApart = m.importFunction('e', 'apart', [I32, I32]);
   m.importMemory('e', 'cpu', target.cpuPages, target.cpuPages);
   m.importMemory('e', 'guest', target.guestPages, target.guestPages);
   m.importTable('e', 'table', 1);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const compute = m.declare([I32, I64, I64], [I32]);
   m.define(compute, computeFlags());
+  const span = m.declare(SPAN_PARAMETERS, [I32]);
+  m.define(span, lookUpSpan(target.tlb, hearApart));
   const types = { region: m.type([I64, I32], [I32]), nest: m.type(NEST_PARAMETERS, [I32]) };
   // Those with -1 are never called in a region.
   const runtime: Runtime = {
@@ -121,9 +126,12 @@ export function translateRegions(
     computeFlags: compute,
     scratch,
   };
-  const functions = graphs.map((graph) => {
+  const functions = graphs.map((graph, i) => {
     const index = m.declare([I64, I32], [I32]);
-    m.define(index, new RegionWriter(graph, target, runtime, types, rare).write());
+    m.define(
+      index,
+      new RegionWriter(graph, target, runtime, types, rare, { index: span, slot: firstSlot + i }, apart).write(),
+    );
     return index;
   });
   m.element(firstSlot, functions);
@@ -161,13 +169,22 @@ class RegionWriter {
   readonly #merges = new Map<Block, Label>();
   readonly #blockAt = new Map<number, Block>();
 
-  constructor(graph: RegionGraph, target: RegionTarget, runtime: Runtime, types: CalleeTypes, rare: number) {
+  constructor(
+    graph: RegionGraph,
+    target: RegionTarget,
+    runtime: Runtime,
+    types: CalleeTypes,
+    rare: number,
+    span: Span,
+    apart: ReadonlySet<number>,
+  ) {
     const f = this.#f;
     this.#graph = graph;
     this.#target = target;
     this.#types = types;
     this.#rare = rare;
     this.#flow = new RegionFlow(graph);
+    groupAccesses(graph, this.#flow, apart);
     this.#base = f.newLocal(I64);
     this.#position = f.newLocal(I32);
     this.#reason = f.newLocal(I32);
@@ -193,7 +210,7 @@ class RegionWriter {
       },
     };
     this.#flags = new RegionFlags(f, flagLocals);
-    this.#cpu = new RegionCpu(frame, runtime, this.#flags, this.#registers, this.#base);
+    this.#cpu = new RegionCpu(frame, runtime, this.#flags, this.#registers, this.#base, span);
     for (const block of graph.blocks) this.#blockAt.set(block.start, block);
   }
 

@@ -20,15 +20,14 @@ const loadAddress: Meaning = (cpu) => cpu.write(0, cpu.address(1));
 
 /** Stores `value` below the stack pointer, which moves after the store: a fault changes nothing. */
 export function push(cpu: Cpu, size: IntegerSize, value: Node): void {
-  const { f } = cpu;
-  const top = f.let(i64.sub(cpu.gpr(RSP, 8), i64.small(size)));
+  const top = cpu.based(RSP, -size);
   cpu.store(cpu.translate(top, size, 'write'), size, value);
   cpu.setGpr(RSP, 8, top);
 }
 
 /** The value at the stack pointer, kept; moves nothing. */
 export function stackTop(cpu: Cpu, size: IntegerSize): Node {
-  return cpu.load(cpu.translate(cpu.f.let(cpu.gpr(RSP, 8)), size, 'read'), size);
+  return cpu.load(cpu.translate(cpu.based(RSP, 0), size, 'read'), size);
 }
 
 export function dropStack(cpu: Cpu, bytes: number): void {
@@ -58,9 +57,8 @@ const popOperand: Meaning = (cpu) => {
 };
 
 const leave: Meaning = (cpu) => {
-  const { f } = cpu;
   const size = cpu.instructionSize;
-  const frame = f.let(cpu.gpr(RBP, 8));
+  const frame = cpu.based(RBP, 0);
   const value = cpu.load(cpu.translate(frame, size, 'read'), size);
   cpu.setGpr(RSP, 8, i64.add(frame, i64.small(size)));
   cpu.setGpr(RBP, size, value);
