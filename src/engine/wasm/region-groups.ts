@@ -12,6 +12,7 @@
  */
 
 import { RIP } from '../x86/decoder.ts';
+import { FORMS } from '../x86/forms.ts';
 import type { Instruction } from '../x86/instruction.ts';
 import type { Operand } from './cpu.ts';
 import { type NotedAccess, registerNumber } from './effects.ts';
@@ -52,18 +53,27 @@ export interface GroupedAccess {
   readonly isHead: boolean;
 }
 
+/** Instructions that move a value, or add a constant to it; 0 = all others. */
+const MOTIONS = ['', 'push', 'pushf', 'pushfq', 'pop', 'leave', 'mov', 'add', 'sub', 'inc', 'dec', 'lea'] as const;
+type Motion = (typeof MOTIONS)[number];
+const MOTION_OF_FORM: readonly Motion[] = FORMS.map((form) => MOTIONS.find((name) => name === stem(form)) ?? '');
+
 /** What is known at a place. */
 interface State {
   /** Of each general register: number of its value, and what is added. */
   readonly values: number[];
   readonly added: number[];
-  groups: Group[];
+  groups: readonly Group[];
 }
+
+const NO_GROUPS: readonly Group[] = [];
 
 /** Values that are no register's: 0, and the address of the entry's page. */
 const ZERO = 0;
 const PAGE = 1;
 const FIRST_FREE = 2;
+
+const alone = (noted: NotedAccess): GroupedAccess => ({ noted, group: null, displacement: 0, isHead: false });
 
 /** Number of a 64-bit general register operand, or -1. */
 function wholeRegister(instruction: Instruction, operand: Operand | undefined): number {
@@ -91,9 +101,19 @@ class Grouping {
   }
 
   #fresh(): State {
-    const state: State = { values: [], added: [], groups: [] };
-    for (let register = 0; register < 16; register++) this.#spoil(state, register);
+    const state: State = { values: [], added: [], groups: NO_GROUPS };
+    this.#spoilAll(state);
     return state;
+  }
+
+  #spoilAll(state: State): void {
+    const { values, added } = state;
+    for (let register = 0; register < 16; register++) {
+      values[register] = this.#next + register;
+      added[register] = 0;
+    }
+    this.#next += 16;
+    state.groups = NO_GROUPS;
   }
 
   #spoil(state: State, register: number): void {
@@ -104,9 +124,9 @@ class Grouping {
   #block(block: Block): void {
     const state = this.#start(block);
     const flow = this.#flow.of(block);
-    block.instructions.forEach((at, i) => {
-      this.#instruction(state, block, at, flow.instructions[i]);
-    });
+    const { instructions } = block;
+    for (let i = 0; i < instructions.length; i++)
+      this.#instruction(state, block, instructions[i], flow.instructions[i]);
     this.#out.set(block, state);
   }
 
@@ -118,7 +138,7 @@ class Grouping {
       const out = this.#out.get(predecessor);
       if (out === undefined) {
         if (last === null || predecessor.order > last.order) last = predecessor;
-      } else if (state === null) state = { values: [...out.values], added: [...out.added], groups: out.groups };
+      } else if (state === null) state = { values: out.values.slice(), added: out.added.slice(), groups: out.groups };
       else this.#meet(state, out);
     }
     if (state === null || block.order === 0) return this.#fresh();
@@ -132,7 +152,7 @@ class Grouping {
         state.values[register] === other.values[register] && state.added[register] === other.added[register];
       if (!isSame) this.#spoil(state, register);
     }
-    state.groups = state.groups.filter((group) => other.groups.includes(group));
+    if (state.groups !== other.groups) state.groups = state.groups.filter((group) => other.groups.includes(group));
   }
 
   /** Of the loop it is known only that it lies between its head and its last block, in their order. */
@@ -141,7 +161,7 @@ class Grouping {
     for (let order = head.order; order <= last.order; order++)
       for (const { effects, isBoundary } of this.#flow.of(this.#graph.blocks[order]).instructions) {
         written |= isBoundary ? 0xffff : effects.writes;
-        if (isBoundary) state.groups = [];
+        if (isBoundary) state.groups = NO_GROUPS;
       }
     for (let register = 0; register < 16; register++)
       if ((written & (1 << register)) !== 0) this.#spoil(state, register);
@@ -152,8 +172,7 @@ class Grouping {
     if (effects.accesses.length > 0)
       flow.accesses = effects.accesses.map((noted) => this.#access(state, block, at, noted));
     if (flow.isBoundary) {
-      state.groups = [];
-      for (let register = 0; register < 16; register++) this.#spoil(state, register);
+      this.#spoilAll(state);
       return;
     }
     const writes = effects.writes & 0xffff;
@@ -177,10 +196,12 @@ class Grouping {
     variant: Variant,
     accesses: readonly NotedAccess[],
   ): boolean {
+    const motion = MOTION_OF_FORM[variant.form.index];
+    if (motion === '') return false;
     const { values, added } = state;
     const [first, second] = variant.operands;
     const to = wholeRegister(instruction, first);
-    switch (stem(variant.form)) {
+    switch (motion) {
       case 'push':
       case 'pushf':
       case 'pushfq':
@@ -205,14 +226,14 @@ class Grouping {
       case 'add':
       case 'sub': {
         if (to < 0 || second.kind !== 'immediate') return false;
-        const sign = stem(variant.form) === 'add' ? 1 : -1;
+        const sign = motion === 'add' ? 1 : -1;
         this.#set(state, to, values[to], added[to] + sign * instruction.immLo);
         return true;
       }
       case 'inc':
       case 'dec':
         if (to < 0) return false;
-        this.#set(state, to, values[to], added[to] + (stem(variant.form) === 'inc' ? 1 : -1));
+        this.#set(state, to, values[to], added[to] + (motion === 'inc' ? 1 : -1));
         return true;
       case 'lea': {
         const { base, index, displacement, addressSize } = instruction;
@@ -226,7 +247,6 @@ class Grouping {
   }
 
   #access(state: State, block: Block, at: RegionInstruction, noted: NotedAccess): GroupedAccess {
-    const alone: GroupedAccess = { noted, group: null, displacement: 0, isHead: false };
     const { values, added } = state;
     let key: number;
     let displacement: number;
@@ -235,7 +255,7 @@ class Grouping {
       displacement = added[noted.register] + noted.displacement;
     } else {
       const { base, index, scale, segment, addressSize } = at.instruction;
-      if (addressSize !== 8) return alone;
+      if (addressSize !== 8) return alone(noted);
       const isRelative = base === RIP;
       key = isRelative ? PAGE : base < 0 ? ZERO : values[base];
       displacement = at.instruction.displacement;
@@ -243,11 +263,11 @@ class Grouping {
       else if (base >= 0) displacement += added[base];
       if (index >= 0) {
         key += (values[index] * 4 + scale) * 0x10000;
-        displacement += added[index] * 2 ** scale;
+        displacement += added[index] * (1 << scale);
       }
       if (segment >= 4) key = -1 - key * 2 - (segment & 1);
     }
-    if (displacement <= -FAR || displacement >= FAR) return alone;
+    if (displacement <= -FAR || displacement >= FAR) return alone(noted);
     const high = displacement + noted.size;
     const isWrite = noted.access !== 'read';
     for (let i = state.groups.length - 1; i >= 0; i--) {
@@ -273,7 +293,7 @@ class Grouping {
       isApart: this.#apart.has(at.position),
       at: null,
     };
-    state.groups = [...state.groups, group];
+    state.groups = state.groups.concat(group);
     return { noted, group, displacement, isHead: true };
   }
 }
