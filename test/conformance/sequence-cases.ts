@@ -201,7 +201,9 @@ export class SequenceCases extends CaseWriter {
     for (const base of BASES) {
       const bits = values.random();
       const page = BigInt(DATA_VA + 0x1000 * (1 + (bits & 1))) + ((bits & 2) !== 0 ? HIGH_ALIAS : 0n);
-      const inside = page + BigInt(0x200 + ((bits >>> 4) & 0xbf0));
+      // Some have what is near them in two pages.
+      const isEdge = values.once(4);
+      const inside = page + BigInt(isEdge ? 0xf80 + ((bits >>> 4) & 0xff) : 0x200 + ((bits >>> 4) & 0xbf0));
       const near = base === RSP || !values.once(12);
       steering.set(slot, base, near ? inside : pickAddress(values, 16, false));
     }

@@ -120,9 +120,9 @@ export class FunctionBuilder {
       return;
     }
     if (value.kind === MEMORY) {
-      const [address, ...others] = value.operands;
-      const offset = this.#address(address) + value.lo;
-      for (const operand of others) this.emit(operand);
+      const { operands } = value;
+      const offset = this.#address(operands[0]) + value.lo;
+      for (let i = 1; i < operands.length; i++) this.emit(operands[i]);
       this.#opcode(value.opcode);
       this.#memoryArgument(value.hi & 0xff, value.hi >> 8, offset);
       return;

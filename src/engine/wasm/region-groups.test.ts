@@ -4,9 +4,9 @@
  */
 
 import { describe, expect, it } from 'vitest';
-import { RBX, RDI, RDX, RSI, RSP, VCPU } from '../../machine/vcpu-block.ts';
+import { RBX, RCX, RDI, RDX, RSI, RSP, VCPU } from '../../machine/vcpu-block.ts';
 import { CODE_VA, createTestBlock, createTestMachine, PTE_RW, pteOffset, setPte } from '../kvm/test-guest.ts';
-import { TRANSLATED } from './executed.ts';
+import { INTERPRETED, TRANSLATED } from './executed.ts';
 import { HOT } from './interpreter.ts';
 import { HOT_COUNTS, STATE } from './layout.ts';
 import { TestGuest } from './test-guest.ts';
@@ -120,6 +120,10 @@ const PIECES: Readonly<Record<string, Piece>> = {
   },
   'a loop that moves the base': {
     code: [0x6a, 4, 0x5e, ...LOAD_RAX, 0x48, 0x01, 0x43, 8, 0x48, 0x8d, 0x5b, 8, 0xff, 0xce, 0x75, 0xf1],
+    at: [RBX],
+  },
+  'a loop that moves the base of an access before it': {
+    code: [0x6a, 4, 0x5e, ...LOAD_RAX, 0x48, 0x03, 0x43, 8, 0x48, 0x8d, 0x5b, 8, 0xff, 0xce, 0x75, 0xf4],
     at: [RBX],
   },
   'a loop that does not': {
@@ -245,8 +249,8 @@ class Side {
     return this.guest.machine.u8.subarray(number * 4096, number * 4096 + 4096);
   }
 
-  get executed(): number {
-    return this.guest.block.f64[(STATE.executed + TRANSLATED) / 8];
+  executed(which: number): number {
+    return this.guest.block.f64[(STATE.executed + which) / 8];
   }
 }
 
@@ -261,8 +265,8 @@ describe('accesses by the same register end as if each had looked for itself', (
       // Until the region that is wanted now is made.
       for (let i = 0; i < 70; i++) side.run(piece, 0x800, i & 1);
     }
-    expect(sides[0].executed).toBe(0);
-    expect(sides[1].executed).toBeGreaterThan(2);
+    expect(sides[0].executed(TRANSLATED)).toBe(0);
+    expect(sides[1].executed(TRANSLATED)).toBeGreaterThan(2);
     let faults = 0;
     for (const kind of SECONDS)
       for (let distance = -8; distance < DISTANCE_MAX; distance++) {
@@ -281,4 +285,29 @@ describe('accesses by the same register end as if each had looked for itself', (
       }
     if (piece.high !== true) expect(faults).toBeGreaterThan(0);
   });
+});
+
+it('code whose accesses often lie in two pages that are no neighbours stays translated', () => {
+  const side = new Side(true);
+  const { guest } = side;
+  const turns = 20_000;
+  // mov rax, [rbx]; mov rcx, [rbx + 8]; dec esi; jnz
+  guest.machine.u8.set([...LOAD_RAX, ...LOAD_RCX, 0xff, 0xce, 0x75, 0xf5, ...UD2], CODE_VA);
+  const interpreted = (distance: number): number => {
+    guest.setGpr(RBX, EDGE - distance);
+    guest.setGpr(RSI, turns);
+    const before = side.executed(INTERPRETED);
+    guest.runAt(CODE_VA);
+    expect(guest.gpr(RSI)).toBe(0);
+    return side.executed(INTERPRETED) - before;
+  };
+  side.second('another frame');
+  interpreted(0x800);
+  expect(interpreted(0x800)).toBeLessThan(turns / 4);
+  expect(interpreted(8)).toBeGreaterThan(turns / 4);
+  for (let i = 0; i < 3; i++) interpreted(8);
+  expect(interpreted(8)).toBeLessThan(turns / 4);
+  guest.machine.u32[(0x308 * 4096) / 4] = 77;
+  interpreted(8);
+  expect(guest.gpr(RCX)).toBe(77);
 });
