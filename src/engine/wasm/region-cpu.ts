@@ -107,6 +107,9 @@ export class RegionCpu extends InterpreterCpu {
   #basedOn: Node | null = null;
   /** Accesses of the instruction that have been written. */
   #accessed = 0;
+  /** Locals of groups that lie in one block: of those before, and of this one. */
+  readonly #freePlaces: Node[] = [];
+  readonly #takenPlaces: Node[] = [];
   #instruction!: Instruction;
   #flow!: InstructionFlow;
   #position = 0;
@@ -310,11 +313,18 @@ export class RegionCpu extends InterpreterCpu {
     return null;
   }
 
+  /** A local for the place of a group: another one's, from a block that is done, or a new one. */
+  #newPlace({ isInBlock }: Group): Node {
+    const place = (isInBlock ? this.#freePlaces.pop() : undefined) ?? this.f.newLocal(I32);
+    if (isInBlock) this.#takenPlaces.push(place);
+    return place;
+  }
+
   /** An access of a group: the first looks up the page for all. */
   #together(address: Node, { displacement, isHead }: GroupedAccess, group: Group): Node {
     const { f } = this;
     if (isHead) {
-      const place = f.newLocal(I32);
+      const place = this.#newPlace(group);
       group.at = place;
       const low = f.let(i64.add(address, i64.small(group.low - displacement)));
       const { entry, tag } = this.#entry(low, group.isWrite ? 'write' : 'read');
@@ -357,6 +367,8 @@ export class RegionCpu extends InterpreterCpu {
   /** Nothing is known any more of what has been looked at: a block begins, or others have run. */
   forget(): void {
     this.#hasVectors = false;
+    for (const place of this.#takenPlaces) this.#freePlaces.push(place);
+    this.#takenPlaces.length = 0;
   }
 
   /** Nobody sets TS within a block. */

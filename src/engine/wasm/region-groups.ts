@@ -38,6 +38,8 @@ export interface Group {
   high: number;
   isWrite: boolean;
   members: number;
+  /** All of them are in the head's block. */
+  isInBlock: boolean;
   /** Each of its accesses looks for itself. */
   readonly isApart: boolean;
   /** Local (i32): offset in memory 0 of `low`, or 0 if each looks for itself. */
@@ -281,6 +283,7 @@ class Grouping {
       group.low = Math.min(group.low, displacement);
       group.high = Math.max(group.high, high);
       group.members++;
+      if (group.head !== block) group.isInBlock = false;
       return { noted, group, displacement, isHead: false };
     }
     const group: Group = {
@@ -290,6 +293,7 @@ class Grouping {
       high,
       isWrite,
       members: 1,
+      isInBlock: true,
       isApart: this.#apart.has(at.position),
       at: null,
     };
