@@ -7,7 +7,7 @@
  *   statusOffset        status frames of a grant table of version 2         (grantStatusFramesMax frames)
  *   foreignOffset       frames of other domains that this one has mapped    (FOREIGN_FRAMES frames)
  *   m2pOffset           machine-to-physical table, u64 an entry: index = MFN - MFN_BASE
- *   scratchOffset       an engine's own, for accesses that cross pages    (SCRATCH_BYTES for each vCPU)
+ *   scratchOffset       an engine's own, for accesses that cross pages    (SCRATCH_BYTES for each vCPU), and a word as a lock
  *
  * MFN = (offset >> 12) + MFN_BASE for every frame, so that a PFN used as an MFN (or the reverse) never works by luck.
  * A guest can name RAM, shared_info, the grant table frames, with version 2 the status frames, and the foreign ones; the M2P is shown to it read-only by the engine.
@@ -39,6 +39,9 @@ export const RAM_PAGES_MAX = 0xfe000;
 
 /** Of one vCPU. */
 export const SCRATCH_BYTES = 2048;
+/** Bytes from `scratchOffset` to the engine's lock. */
+export const ENGINE_LOCK: number = XEN_LEGACY_MAX_VCPUS * SCRATCH_BYTES;
+const ENGINE_LOCK_BYTES = 8;
 
 const WASM_PAGE_SIZE = 65536;
 
@@ -69,7 +72,7 @@ export function machineLayout(ramPages: number, maxPages: number): MachineLayout
   const m2pOffset = nameableFrames * PAGE_SIZE;
   const m2pPages = Math.ceil((nameableFrames * 8) / PAGE_SIZE);
   const scratchOffset = m2pOffset + m2pPages * PAGE_SIZE;
-  const sizeBytes = Math.ceil((scratchOffset + XEN_LEGACY_MAX_VCPUS * SCRATCH_BYTES) / WASM_PAGE_SIZE) * WASM_PAGE_SIZE;
+  const sizeBytes = Math.ceil((scratchOffset + ENGINE_LOCK + ENGINE_LOCK_BYTES) / WASM_PAGE_SIZE) * WASM_PAGE_SIZE;
   return {
     ramPages,
     maxPages,
@@ -143,7 +146,7 @@ export function createMachineMemory(ramPages: number, maxPages: number): Machine
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const machine = new MachineMemory({ layout, memory });
   const base = layout.m2pOffset / 4;
-  const end = layout.sizeBytes / 4;
+  const end = layout.scratchOffset / 4;
   machine.u32.fill(0xffffffff, base, end);
   for (let pfn = 0; pfn < ramPages; pfn++) {
     machine.u32[base + pfn * 2] = pfn;

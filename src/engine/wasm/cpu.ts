@@ -22,12 +22,16 @@ export type Operand =
   | { readonly kind: 'memory'; readonly size: number }
   | { readonly kind: 'xmm'; readonly size: number; readonly field: RegisterField }
   | { readonly kind: 'mmx'; readonly size: 8; readonly field: RegisterField }
+  | { readonly kind: 'segment'; readonly size: 2 }
   | { readonly kind: 'other'; readonly type: string };
 
 export type Access = 'read' | 'write' | 'modify';
 
 /** What `modify` can do; 'negate' not under LOCK. */
 export type Modification = AtomicOperation | 'negate';
+
+/** Low and high. */
+export type Pair = readonly [Node, Node];
 
 export interface Cpu {
   readonly f: FunctionBuilder;
@@ -40,7 +44,7 @@ export interface Cpu {
   /** A LOCK prefix is there and the operand is memory. */
   readonly locked: boolean;
 
-  /** Integer operand as i64: registers and memory zero-extended, immediates sign-extended. Register reads are not kept: `f.let` them. */
+  /** Integer operand as i64: registers (the selectors of segments too) and memory zero-extended, immediates sign-extended. Register reads are not kept: `f.let` them. */
   read(operand: number): Node;
   /** The low bytes of `value` become the operand; a 4-byte register write clears the upper half. Memory: may fault. */
   write(operand: number, value: Node): void;
@@ -64,6 +68,14 @@ export interface Cpu {
 
   /** `modify` of memory at an address and its offset from `translate`, behind which nothing has been written: it may leave. */
   modifyAt(address: Node, at: Node, size: IntegerSize, operation: Modification, value: Node, replacement?: Node): Node;
+
+  /**
+   * Two quadwords at an address that is a multiple of 16, and at its offset from `translate`, behind which nothing has been written: what is
+   * there, low one first and kept; if that is as expected, the replacement is there now. Locked: while no other vCPU does this. Others may
+   * change one of the two meanwhile: the low one is exchanged first, and put back if the high one is not as expected any more. (Both changed
+   * by others in between, or the new low one read there: quirks.md.)
+   */
+  exchangePair(address: Node, at: Node, expected: Pair, replacement: Pair): Pair;
 
   /** Vector operand as v128 (MMX register, memory of 4 or 8 bytes: the rest zero). Kept if memory. */
   readVector(operand: number): Node;

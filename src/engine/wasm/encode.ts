@@ -49,6 +49,9 @@ const GPR = 1;
 const GPR8 = 2;
 /** Registers of 16 bytes. */
 const WIDE = 3;
+const SEGMENT = 4;
+/** In the block, of ES CS SS DS FS GS. */
+export const SELECTORS: readonly number[] = [VCPU.es, VCPU.cs, VCPU.ss, VCPU.ds, VCPU.fs, VCPU.gs];
 
 function registerKinds(place: OperandPlace): Uint8Array {
   return Uint8Array.from(FORMS, (form) => {
@@ -57,6 +60,7 @@ function registerKinds(place: OperandPlace): Uint8Array {
       if (info.place !== place) continue;
       if (info.class === 'gpr') return info.size === 1 ? GPR8 : GPR;
       if (info.class === 'xmm' || info.class === 'mmx') return WIDE;
+      if (info.class === 'segment') return SEGMENT;
     }
     return NO_REGISTER;
   });
@@ -70,6 +74,7 @@ const NO_SEGMENT = Uint8Array.from(FORMS, (form) => (stem(form) === 'lea' ? 1 : 
 
 function registerOffset(kind: number, number: number, rex: number): number {
   if (kind === WIDE) return number << 4;
+  if (kind === SEGMENT) return SELECTORS[number];
   if (kind === GPR8 && rex === 0 && number >= 4 && number < 8) return ((number - 4) << 3) | 1;
   return number << 3;
 }

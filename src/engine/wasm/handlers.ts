@@ -115,7 +115,7 @@ const SMALL = new Set(['mov', 'cmp', 'test', 'movzx', 'movsx']);
 
 function isOften(form: Form, operandSize: number, locked: boolean): boolean {
   const name = stem(form);
-  if (locked) return false;
+  if (locked || form.operands.includes('Sw')) return false;
   if (operandSize === 2 && !SMALL.has(name)) return false;
   return OFTEN.has(name) || name.startsWith('cmov') || (name.startsWith('set') && form.operands[0] === 'Eb');
 }
@@ -232,6 +232,8 @@ for (const form of FORMS) {
         const operands = resolveOperands(form.operands, operandSize, memory);
         const string = stringMeaning(form);
         if (string === undefined && operands.some((operand) => operand.kind === 'other')) continue;
+        // What loads a segment looks at descriptors.
+        if (operands[0]?.kind === 'segment') continue;
         const wide = name === 'mov' && operandSize === 8 && form.operands[1] === 'Iv';
         const variant = { form, operands, operandSize, locked: locked || (name === 'xchg' && memory), wide };
         const integer = string ?? integerMeaning(form);

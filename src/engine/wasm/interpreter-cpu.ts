@@ -1,9 +1,10 @@
 /** The `Cpu` of the interpreter: registers are in memory 1, where they are is read from the micro-op at run time. */
 
+import { ENGINE_LOCK } from '../../machine/memory.ts';
 import { VCPU } from '../../machine/vcpu-block.ts';
 import { TWO_HALVES } from '../x86/sse-operations.ts';
 import { X87_STATE } from '../x86/x87/state.ts';
-import type { Access, Cpu, Modification, Operand, RegisterField } from './cpu.ts';
+import type { Access, Cpu, Modification, Operand, Pair, RegisterField } from './cpu.ts';
 import { type FlagLocals, type Flags, type IntegerSize, LazyFlags } from './flags.ts';
 import type { FunctionBuilder } from './function-builder.ts';
 import { CPU, GUEST, STATE, TLB_ADDEND, TLB_MASK, TLB_READ, TLB_WRITE } from './layout.ts';
@@ -101,6 +102,11 @@ export class InterpreterCpu implements Cpu {
     return i32.and(i32.load8U(CPU, pc, MICRO_OP.immediate), i32.const(0xf0));
   }
 
+  /** Where the selector of a segment operand is. */
+  protected selector(): Node {
+    return this.field(0);
+  }
+
   immediate(): Node {
     if (this.#wide) return i64.load(CPU, this.frame.pc, MICRO_OP.wide);
     return i64.load32S(CPU, this.frame.pc, MICRO_OP.immediate);
@@ -117,6 +123,8 @@ export class InterpreterCpu implements Cpu {
         return this.immediate();
       case 'one':
         return i64.small(1);
+      case 'segment':
+        return i64.load16U(CPU, this.selector(), 0);
       case 'memory': {
         const size = operand.size as IntegerSize;
         return this.load(this.translate(this.address(index), size, 'read'), size);
@@ -197,13 +205,17 @@ export class InterpreterCpu implements Cpu {
     f.if(
       direct,
       () => f.set(old, atomicRmw(operation, size, GUEST, at, ...values)),
-      () => this.modifyAlone(address, size, old, (seen) => this.#changed(operation, seen, value, replacement)),
+      () =>
+        this.alone(address, size, (there) => {
+          f.set(old, loadInteger(GUEST, size, there, 0));
+          this.store(there, size, this.#changed(operation, old, value, replacement));
+        }),
     );
     return old;
   }
 
   /** What WebAssembly's atomics cannot do. */
-  protected modifyAlone(address: Node, size: IntegerSize, old: Node, change: (old: Node) => Node): void {
+  protected alone(address: Node, size: number, body: (at: Node) => void): void {
     const { f } = this;
     f.callVoid(this.#runtime.stop);
     const at = f.let(this.#miss(address, size, 'modify'));
@@ -211,9 +223,55 @@ export class InterpreterCpu implements Cpu {
       f.callVoid(this.#runtime.start);
       this.frame.leave();
     });
-    f.set(old, loadInteger(GUEST, size, at, 0));
-    this.store(at, size, change(old));
+    body(at);
     f.callVoid(this.#runtime.start);
+  }
+
+  exchangePair(address: Node, at: Node, expected: Pair, replacement: Pair): Pair {
+    const { f } = this;
+    const low = f.temporary(I64);
+    const high = f.temporary(I64);
+    const isExpected = i32.and(i64.eq(low, expected[0]), i64.eq(high, expected[1]));
+    const look = (from: Node): void => {
+      f.set(low, i64.load(GUEST, from, 0));
+      f.set(high, i64.load(GUEST, from, 8));
+    };
+    const exchange = (to: Node): void => {
+      look(to);
+      f.if(isExpected, () => {
+        f.store(8, GUEST, to, 0, replacement[0]);
+        f.store(8, GUEST, to, 8, replacement[1]);
+        this.commit(to, 16);
+      });
+    };
+    if (!this.locked) {
+      exchange(at);
+      return [low, high];
+    }
+    const scratch = globalGet(this.#runtime.scratch, I32);
+    f.if(
+      i32.ltU(at, scratch),
+      () => {
+        const lock = f.let(i32.add(scratch, i32.const(ENGINE_LOCK)));
+        const isTaken = atomicRmw('xchg', 4, GUEST, lock, i64.small(1));
+        f.loop((again) => f.if(i64.ne(isTaken, i64.small(0)), () => f.br(again), undefined, false));
+        look(at);
+        f.if(isExpected, () => {
+          f.set(low, atomicRmw('cmpxchg', 8, GUEST, at, expected[0], replacement[0]));
+          f.if(i64.eq(low, expected[0]), () => {
+            const next = f.let(i32.add(at, i32.const(8)));
+            f.set(high, atomicRmw('cmpxchg', 8, GUEST, next, expected[1], replacement[1]));
+            f.seldom(i64.ne(high, expected[1]), () =>
+              f.drop(atomicRmw('cmpxchg', 8, GUEST, at, replacement[0], expected[0])),
+            );
+          });
+        });
+        f.drop(atomicRmw('xchg', 4, GUEST, lock, i64.small(0)));
+      },
+      () => this.alone(address, 16, exchange),
+      true,
+    );
+    return [low, high];
   }
 
   #miss(address: Node, size: number, access: Access): Node {

@@ -50,6 +50,8 @@ export function resolveOperands(
         return { kind: 'fixed', size: 8, gpr: 7 };
       case 'one':
         return { kind: 'one', size: 1 };
+      case 'segment':
+        return { kind: 'segment', size: 2 };
       case 'xmm':
         return { kind: 'xmm', size, field: FIELDS[info.place] };
       case 'mmx':

@@ -57,19 +57,6 @@ export function loadSegment(p: Processor, d: Descriptors): number {
   return NEXT;
 }
 
-/** MOV RvMw, Sw */
-export function storeSegment(p: Processor): number {
-  const i = p.instruction;
-  const selector = p.u32[SELECTORS[i.reg]] & 0xffff;
-  if (i.mod === 3) p.setGpr(i.rm, i.operandSize, selector, 0);
-  else {
-    p.effective();
-    if (!p.write(p.lo, p.hi, 2, selector, 0)) return EXIT_EXCEPTION;
-  }
-  p.advance();
-  return NEXT;
-}
-
 /** PUSH of a segment register */
 export function pushSegment(p: Processor, register: number): number {
   const size = p.instruction.operandSize;

@@ -17,8 +17,6 @@ export interface RareHost {
   startWorld(): void;
   /** A SYSCALL has been executed but for what comes of it: NEXT, JUMP, or the ExitKind to leave with. */
   systemCall(): number;
-  /** Runs `body` while no other vCPU of the domain runs one. */
-  exclusively(body: () => void): void;
 }
 
 export type RareInstruction = (p: Processor, d: Descriptors, host: RareHost) => number;

@@ -12,7 +12,6 @@ import { handlerOf, RARE } from './handlers.ts';
 import { STATE } from './layout.ts';
 import type { Processor } from './processor.ts';
 import * as code32 from './rare-32.ts';
-import { compareExchangePair } from './rare-exchange.ts';
 import { gatherInstruction } from './rare-gather.ts';
 import * as segments from './rare-segments.ts';
 import { JUMP, NEXT, type RareHost, type RareInstruction } from './rare-status.ts';
@@ -393,7 +392,6 @@ const BY_MNEMONIC: Readonly<Record<string, RareInstruction>> = {
   enter,
   xlatb: translateByte,
   xlat: translateByte,
-  cmpxchg8b: compareExchangePair,
   lar: loadAccessRights,
   lsl: loadLimit,
   verr: verify(false),
@@ -431,7 +429,6 @@ const BY_KEY: Readonly<Record<string, RareInstruction>> = {
   'mov rAX,Ov': absoluteMove(false),
   'mov Ob,AL': absoluteMove(true),
   'mov Ov,rAX': absoluteMove(true),
-  'mov RvMw,Sw': segments.storeSegment,
   'mov Sw,Ew': segments.loadSegment,
   'jmp Jz': relativeBranch(-1, false),
   'call Jz': relativeBranch(-1, true),

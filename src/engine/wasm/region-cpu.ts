@@ -6,6 +6,7 @@ import { FORMS } from '../x86/forms.ts';
 import type { Instruction } from '../x86/instruction.ts';
 import type { Access, RegisterField } from './cpu.ts';
 import { registerNumber } from './effects.ts';
+import { SELECTORS } from './encode.ts';
 import type { IntegerSize } from './flags.ts';
 import { FunctionBuilder } from './function-builder.ts';
 import type { Variant } from './handlers.ts';
@@ -158,6 +159,10 @@ export class RegionCpu extends InterpreterCpu {
 
   protected override field(field: RegisterField): Node {
     return i32.const(this.#number(field) << 4);
+  }
+
+  protected override selector(): Node {
+    return i32.const(SELECTORS[this.#instruction.reg]);
   }
 
   override immediate(): Node {
@@ -348,7 +353,7 @@ export class RegionCpu extends InterpreterCpu {
   }
 
   /** The interpreter can. */
-  protected override modifyAlone(): void {
+  protected override alone(): void {
     this.frame.leave();
   }
 

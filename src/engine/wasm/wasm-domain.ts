@@ -2,7 +2,7 @@
  * What the vCPUs of a domain share in this engine: which bytes of which frames have been decoded, and the news that some changed.
  *
  *   words 0 to frames - 1    granules: a bit for each 128 bytes of a frame with code decoded by any vCPU
- *   then                     the lock of `exclusively`; whether the world is stopped (world.ts)
+ *   then                     whether the world is stopped (world.ts)
  *   then, for each vCPU      lock, count of news, CHANGES records of frame * 32 + granule
  */
 
@@ -48,7 +48,7 @@ export function createWasmDomain(
   tscKhz: number = WASM_FACTS.tscKhz,
 ): WasmDomainHandle {
   const frames = machine.layout.nameableFrames;
-  const shared = new SharedArrayBuffer((frames + 2 + vcpus * QUEUE_WORDS) * 4);
+  const shared = new SharedArrayBuffer((frames + 1 + vcpus * QUEUE_WORDS) * 4);
   const tsc = new SharedArrayBuffer(16);
   return { kind: 'wasm', shared, frames, facts: { ...WASM_FACTS, tscKhz }, tsc };
 }
@@ -73,7 +73,7 @@ export class CodeNews {
   constructor(handle: WasmDomainHandle) {
     this.#words = new Int32Array(handle.shared);
     this.granules = new Int32Array(handle.shared, 0, handle.frames);
-    this.#queues = handle.frames + 2;
+    this.#queues = handle.frames + 1;
   }
 
   #locked(lock: number, body: () => void): void {
@@ -116,12 +116,8 @@ export class CodeNews {
     return true;
   }
 
-  exclusively(body: () => void): void {
-    this.#locked(this.granules.length, body);
-  }
-
   /** This vCPU's part in stopping the world. */
   world(block: VcpuBlock, others: readonly VcpuBlock[]): World {
-    return new World(this.#words, this.granules.length + 1, block, others);
+    return new World(this.#words, this.granules.length, block, others);
   }
 }

@@ -134,7 +134,6 @@ export class WasmVcpu implements Engine {
     this.#rare = new Rare(this.#processor, {
       readTsc: (out) => this.#tsc(out),
       systemCall: () => this.#systemCall(),
-      exclusively: (body) => this.#news.exclusively(body),
       stopWorld: () => this.#stopWorld(),
       startWorld: () => this.#world.start(),
     });

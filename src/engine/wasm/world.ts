@@ -1,6 +1,6 @@
 /**
  * One vCPU's part in stopping the world: while a vCPU has stopped it, no other one of its domain executes guest instructions.
- * For what WebAssembly's atomics cannot do: LOCK on operands that are not aligned, and CMPXCHG16B.
+ * For what WebAssembly's atomics cannot do: LOCK on operands that are not aligned.
  *
  *     who stops                                   the others
  *     1 takes the word (waits while it is taken)  1 inGuest = 1

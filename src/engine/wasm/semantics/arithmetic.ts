@@ -1,10 +1,14 @@
 /** Integer arithmetic and logic. Source: Intel SDM vol. 2, the page of each mnemonic. */
 
-import type { Cpu } from '../cpu.ts';
-import { AF, CF, type IntegerSize, OF } from '../flags.ts';
+import type { Cpu, Pair } from '../cpu.ts';
+import { AF, ARITHMETIC_FLAGS, CF, type IntegerSize, OF, ZF } from '../flags.ts';
 import { I64, i32, i64, type Node } from '../nodes.ts';
 import { type Meaning, maskTo, signExtend, zeroExtend } from './common.ts';
 
+const RAX = 0;
+const RCX = 1;
+const RDX = 2;
+const RBX = 3;
 const ZERO = i64.small(0);
 
 function addition(operation: 'add' | 'sub'): Meaning {
@@ -136,6 +140,37 @@ const compareExchange: Meaning = (cpu) => {
   const old = cpu.modify(0, 'cmpxchg', accumulator, source);
   f.if(i64.ne(old, accumulator), () => cpu.setGpr(0, size, old));
   cpu.flags.sub(size, accumulator, old);
+};
+
+/** The same as `Cpu.exchangePair` with two words, as one quadword. */
+function exchangeWords(cpu: Cpu, address: Node, at: Node, expected: Pair, replacement: Pair): Pair {
+  const { f } = cpu;
+  const joined = ([low, high]: Pair): Node => f.let(i64.or(low, i64.shl(high, i64.small(32))));
+  const old = cpu.modifyAt(address, at, 8, 'cmpxchg', joined(expected), joined(replacement));
+  return [f.let(i64.and(old, i64.const(-1, 0))), f.let(i64.shrU(old, i64.small(32)))];
+}
+
+/** CMPXCHG8B and CMPXCHG16B. Only ZF changes. */
+const compareExchangePair: Meaning = (cpu) => {
+  const { f } = cpu;
+  const half = cpu.instructionSize === 8 ? 8 : 4;
+  const address = cpu.address(0);
+  if (half === 8) cpu.requireAligned(address);
+  const at = cpu.translate(address, 2 * half, 'modify');
+  const both = (low: number, high: number): Pair => [f.let(cpu.gpr(low, half)), f.let(cpu.gpr(high, half))];
+  const expected = both(RAX, RDX);
+  const replacement = both(RBX, RCX);
+  const old =
+    half === 8
+      ? cpu.exchangePair(address, at, expected, replacement)
+      : exchangeWords(cpu, address, at, expected, replacement);
+  const isEqual = f.let(i32.and(i64.eq(old[0], expected[0]), i64.eq(old[1], expected[1])));
+  f.if(i32.eqz(isEqual), () => {
+    cpu.setGpr(RAX, half, old[0]);
+    cpu.setGpr(RDX, half, old[1]);
+  });
+  const others = i32.and(cpu.flags.bits(), i32.const(ARITHMETIC_FLAGS & ~ZF));
+  cpu.flags.explicit(f.let(i64.extendI32U(i32.or(others, i32.mul(isEqual, i32.const(ZF))))));
 };
 
 /** The high 64 bits of a * b, unsigned. */
@@ -278,6 +313,7 @@ export const ARITHMETIC: Readonly<Record<string, Meaning>> = {
   xadd: exchangeAdd,
   xchg: exchange,
   cmpxchg: compareExchange,
+  cmpxchg8b: compareExchangePair,
   mul: multiply(false),
   imul: (cpu) => (cpu.operands.length === 1 ? multiply(true)(cpu) : multiplyTo(cpu)),
   div: divide(false),
