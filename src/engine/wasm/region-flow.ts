@@ -333,7 +333,7 @@ function start(block: Block): BlockFlow {
     const isCall = at.handler === CALL || at.handler === CALL_INDIRECT || at.handler === CALL_MEMORY;
     return {
       effects,
-      isBoundary: isCall || at.handler === RARE,
+      isBoundary: (isCall && block.end.kind !== 'enter') || at.handler === RARE,
       dirty: 0,
       dirtyFlags: false,
       clear: 0,

@@ -4,6 +4,10 @@
  * It starts where execution often enters, follows direct jumps and goes on behind calls, over at most PAGES_MAX pages around the
  * entry, and stops at INSTRUCTIONS_MAX. What leaves it is an exit. Positions are bytes from the start of the entry's page, so that
  * one translation serves all addresses at which its frames are mapped.
+ *
+ * Small functions that it calls become part of it, each call with a copy of its own: a kernel calls one every twenty-odd instructions, and
+ * a call of a region takes and brings all registers by way of memory. CALL and RET stay what they are, so that the stack is as it should
+ * be wherever the region is left.
  */
 
 import { DECODE_OK, DECODE_SHORT, decode } from '../x86/decoder.ts';
@@ -27,6 +31,12 @@ import {
 
 export const INSTRUCTIONS_MAX = 240;
 const PAGES_MAX = 3;
+/** Of a function that becomes part of its caller: instructions, and calls one in the other. */
+const INLINE_INSTRUCTIONS_MAX = 24;
+const INLINE_DEPTH_MAX = 3;
+/** With all that became part of it. */
+const INSTRUCTIONS_IN_ALL_MAX = 360;
+const PAGES_IN_ALL_MAX = 10;
 
 export interface RegionInstruction {
   /** Bytes from the start of the entry's page. */
@@ -43,13 +53,26 @@ export type BlockEnd =
   | { readonly kind: 'branch'; readonly target: number; readonly next: number }
   /** CALL: `target` -1 = indirect; comes back at `next`. */
   | { readonly kind: 'call'; readonly target: number; readonly next: number }
+  /** CALL of a function that is part of the region. */
+  | { readonly kind: 'enter'; readonly body: Body }
+  /** RET of such a function, if it comes back where it should. */
+  | { readonly kind: 'return' }
   /** RET, an indirect jump, or a rare instruction that goes elsewhere: the last instruction says where to. */
   | { readonly kind: 'leave' }
   /** The interpreter goes on at `next`: what is there is not translated. */
   | { readonly kind: 'resume'; readonly next: number };
 
+/** The code that was entered as the region, or by one call. */
+export interface Body {
+  readonly entry: number;
+  /** Who calls it, and where it comes back; null = the region's own. */
+  readonly caller: { readonly body: Body; readonly next: number } | null;
+  readonly blocks: Map<number, Block>;
+}
+
 export interface Block {
   readonly start: number;
+  readonly body: Body;
   readonly instructions: RegionInstruction[];
   end: BlockEnd;
   /** Index in the region's `blocks`, which are in reverse postorder. */
@@ -110,12 +133,17 @@ function copy(from: Instruction): Instruction {
 const work = new Instruction();
 const gathered = new Uint8Array(16);
 
-/** Decodes the instruction at a position; null when it cannot be part of a region. */
-function decodeAt(source: CodeSource, pages: Map<number, number>, position: number): RegionInstruction | null {
+/** Decodes the instruction at a position; null when it cannot be part of a region that has `pagesMax` pages. */
+function decodeAt(
+  source: CodeSource,
+  pages: Map<number, number>,
+  pagesMax: number,
+  position: number,
+): RegionInstruction | null {
   const frameOf = (relative: number): number => {
     const known = pages.get(relative);
     if (known !== undefined) return known;
-    if (pages.size >= PAGES_MAX) return -1;
+    if (pages.size >= pagesMax) return -1;
     const frame = source.frame(relative);
     if (frame >= 0) pages.set(relative, frame);
     return frame;
@@ -169,24 +197,51 @@ function endOf(at: RegionInstruction): BlockEnd | null {
 
 /** Positions that a region may be entered at or branch to: within its pages, as signed 32-bit numbers. */
 const inReach = (position: number): boolean => position >= -8192 && position < 12288;
+/** Where its callees may be: they and what is behind them are such numbers too. */
+const isNear = (position: number): boolean => Math.abs(position) < 0x7fff0000;
 
-/** Discovers the region that starts at `entry` (0-4095). Null when its first instruction cannot be translated. */
-export function discover(source: CodeSource, entry: number): RegionGraph | null {
-  const pages = new Map<number, number>();
-  const found = new Map<number, RegionInstruction>();
-  const leaders = new Set<number>([entry]);
-  const pending: number[] = [entry];
-  while (pending.length > 0 && found.size < INSTRUCTIONS_MAX) {
+/** What is known of a body while it is explored. */
+interface Found {
+  readonly body: Body;
+  readonly depth: number;
+  readonly instructions: Map<number, RegionInstruction>;
+  readonly leaders: Set<number>;
+  /** Calls that may become part of it, by the position of the CALL. */
+  readonly calls: Map<number, { readonly target: number; readonly next: number }>;
+  /** Those that have. */
+  readonly entered: Map<number, Body>;
+}
+
+const newFound = (entry: number, caller: Body['caller'], depth: number): Found => ({
+  body: { entry, caller, blocks: new Map() },
+  depth,
+  instructions: new Map(),
+  leaders: new Set([entry]),
+  calls: new Map(),
+  entered: new Map(),
+});
+
+/** Follows the code of a body as far as it goes, at most `max` instructions. False when there was more. */
+function explore(source: CodeSource, pages: Map<number, number>, pagesMax: number, max: number, found: Found): boolean {
+  const { instructions, leaders, calls, body } = found;
+  const pending: number[] = [body.entry];
+  let isWhole = true;
+  while (pending.length > 0 && instructions.size < max) {
     let position = pending.shift() as number;
-    while (!found.has(position) && found.size < INSTRUCTIONS_MAX) {
-      const at = decodeAt(source, pages, position);
-      if (at === null) break;
-      found.set(position, at);
-      position += at.instruction.length;
+    while (!instructions.has(position)) {
+      if (instructions.size === max) return false;
+      const at = decodeAt(source, pages, pagesMax, position);
+      if (at === null) {
+        isWhole = false;
+        break;
+      }
+      instructions.set(position, at);
+      const next = position + at.instruction.length;
       const end = endOf(at);
+      position = next;
       if (end === null) continue;
       const follow = (to: number): void => {
-        if (!inReach(to)) return;
+        if (!inReach(to - (body.entry & ~0xfff))) return;
         const frame = pages.get(to >> 12) ?? source.frame(to >> 12);
         if (frame < 0 || !source.isWarm(frame, to & 0xfff)) return;
         leaders.add(to);
@@ -194,53 +249,108 @@ export function discover(source: CodeSource, entry: number): RegionGraph | null 
       };
       if (end.kind === 'jump' || end.kind === 'branch') follow(end.target);
       if (end.kind === 'branch' || end.kind === 'call') follow(end.next);
+      if (end.kind === 'call' && end.target !== -1 && leaders.has(end.next))
+        calls.set(at.position, { target: end.target, next: end.next });
       break;
     }
   }
-  if (!found.has(entry)) return null;
+  return isWhole && pending.every((position) => instructions.has(position));
+}
 
-  const blocks = new Map<number, Block>();
+/** The function that a call enters, if it is small, known, and comes back. */
+function callee(
+  source: CodeSource,
+  pages: Map<number, number>,
+  caller: Found,
+  { target, next }: { readonly target: number; readonly next: number },
+): Found | null {
+  if (caller.depth === INLINE_DEPTH_MAX || !isNear(target)) return null;
+  for (let body: Body | undefined = caller.body; body !== undefined; body = body.caller?.body)
+    if (body.entry === target) return null;
+  const frame = pages.get(target >> 12) ?? source.frame(target >> 12);
+  if (frame < 0 || !source.isWarm(frame, target & 0xfff)) return null;
+  const found = newFound(target, { body: caller.body, next }, caller.depth + 1);
+  const tried = new Map(pages);
+  if (!explore(source, tried, PAGES_IN_ALL_MAX, INLINE_INSTRUCTIONS_MAX, found)) return null;
+  if (![...found.instructions.values()].some(({ handler }) => handler === RETURN)) return null;
+  for (const [relative, page] of tried) pages.set(relative, page);
+  return found;
+}
+
+/** Discovers the region that starts at `entry` (0-4095). Null when its first instruction cannot be translated. */
+export function discover(source: CodeSource, entry: number): RegionGraph | null {
+  const pages = new Map<number, number>();
+  const root = newFound(entry, null, 0);
+  explore(source, pages, PAGES_MAX, INSTRUCTIONS_MAX, root);
+  if (!root.instructions.has(entry)) return null;
+  const bodies: Found[] = [root];
+  const refused = new Set<number>();
+  let count = root.instructions.size;
+  for (const found of bodies)
+    for (const [position, call] of found.calls) {
+      if (refused.has(call.target)) continue;
+      const inner = callee(source, pages, found, call);
+      if (inner === null) refused.add(call.target);
+      if (inner === null || count + inner.instructions.size > INSTRUCTIONS_IN_ALL_MAX) continue;
+      count += inner.instructions.size;
+      found.entered.set(position, inner.body);
+      bodies.push(inner);
+    }
+  for (const found of bodies) makeBlocks(source, pages, found);
+  const blocks = bodies.flatMap(({ body }) => [...body.blocks.values()]);
+  return order(root.body.blocks.get(entry) as Block, blocks, pages);
+}
+
+function makeBlocks(source: CodeSource, pages: Map<number, number>, found: Found): void {
+  const { body, leaders } = found;
   for (const start of leaders) {
-    if (!found.has(start)) continue;
+    if (!found.instructions.has(start)) continue;
     const instructions: RegionInstruction[] = [];
     let position = start;
     let end: BlockEnd | null = null;
     while (end === null) {
-      const at = found.get(position);
+      const at = found.instructions.get(position);
       if (at === undefined) {
         // What did not fit may become a region of its own.
-        const more = position !== start && decodeAt(source, pages, position) !== null;
+        const more = position !== start && decodeAt(source, pages, pages.size, position) !== null;
         end = more ? { kind: 'jump', target: position } : { kind: 'resume', next: position };
       } else if (position !== start && leaders.has(position)) end = { kind: 'jump', target: position };
       else {
         instructions.push(at);
         position += at.instruction.length;
         end = endOf(at);
+        const entered = found.entered.get(at.position);
+        if (entered !== undefined) end = { kind: 'enter', body: entered };
+        else if (at.handler === RETURN && body.caller !== null) end = { kind: 'return' };
       }
     }
-    const fresh = { start, instructions, end, order: -1, dominator: null, successors: [], predecessors: [] };
-    blocks.set(start, { ...fresh, isLoop: false, isMerge: false, children: [] });
+    const fresh = { start, body, instructions, end, order: -1, dominator: null, successors: [], predecessors: [] };
+    body.blocks.set(start, { ...fresh, isLoop: false, isMerge: false, children: [] });
   }
-  return order(entry, blocks, pages);
 }
 
-function order(entry: number, blocks: ReadonlyMap<number, Block>, pages: Map<number, number>): RegionGraph {
-  const first = blocks.get(entry) as Block;
-  for (const block of blocks.values()) {
-    const { end } = block;
-    const to =
-      end.kind === 'jump'
-        ? [end.target]
-        : end.kind === 'branch'
-          ? [end.target, end.next]
-          : end.kind === 'call'
-            ? [end.next]
-            : [];
-    for (const position of to) {
-      const successor = blocks.get(position);
-      if (successor !== undefined && !block.successors.includes(successor)) block.successors.push(successor);
-    }
+/** The blocks that a block may go on at, as far as they are in the region. */
+function successorsOf({ body, end }: Block): (Block | undefined)[] {
+  switch (end.kind) {
+    case 'jump':
+      return [body.blocks.get(end.target)];
+    case 'branch':
+      return [body.blocks.get(end.target), body.blocks.get(end.next)];
+    case 'call':
+      return [body.blocks.get(end.next)];
+    case 'enter':
+      return [end.body.blocks.get(end.body.entry)];
+    case 'return':
+      return [body.caller?.body.blocks.get(body.caller.next)];
+    default:
+      return [];
   }
+}
+
+function order(first: Block, blocks: readonly Block[], pages: Map<number, number>): RegionGraph {
+  for (const block of blocks)
+    for (const successor of successorsOf(block))
+      if (successor !== undefined && !block.successors.includes(successor)) block.successors.push(successor);
   // Reverse postorder, without recursion.
   const postorder: Block[] = [];
   const seen = new Set<Block>([first]);
@@ -275,7 +385,7 @@ function order(entry: number, blocks: ReadonlyMap<number, Block>, pages: Map<num
     block.dominator?.children.push(block);
     instructions += block.instructions.length;
   }
-  return { entry, blocks: ordered, pages, instructions };
+  return { entry: first.start, blocks: ordered, pages, instructions };
 }
 
 /** Immediate dominators. Source: Cooper, Harvey, Kennedy, "A Simple, Fast Dominance Algorithm". */

@@ -2,7 +2,7 @@
  * Which accesses of memory in a region share a look-up in the TLB: those that are near each other by the same registers.
  *
  * An access is known by what its address is the sum of: a value (nobody knows which, but where it came to be), and a displacement.
- * Values go with MOV, and with what adds a constant: PUSH, POP, ADD, SUB, LEA. Accesses of one value form a group if the first of
+ * Values go with MOV, and with what adds a constant: PUSH, POP, ADD, SUB, LEA, and CALL and RET of what is part of the region. Accesses of one value form a group if the first of
  * them, the head, has run whenever another one runs, with nothing in between that may change the TLB: calls, and instructions by
  * TypeScript. The head looks up the page for all; if they do not lie in one page, or if it is not there, each looks for
  * itself (region-cpu.ts), so only the access itself ever faults.
@@ -16,7 +16,7 @@ import { FORMS } from '../x86/forms.ts';
 import type { Instruction } from '../x86/instruction.ts';
 import type { Operand } from './cpu.ts';
 import { type NotedAccess, registerNumber } from './effects.ts';
-import type { Variant } from './handlers.ts';
+import { CALL, RETURN, type Variant } from './handlers.ts';
 import type { Node } from './nodes.ts';
 import type { InstructionFlow, RegionFlow } from './region-flow.ts';
 import type { Block, RegionGraph, RegionInstruction } from './region-graph.ts';
@@ -179,6 +179,11 @@ class Grouping {
     }
     const writes = effects.writes & 0xffff;
     if (writes === 0) return;
+    if (at.handler === CALL || at.handler === RETURN) {
+      const change = at.handler === CALL ? -8 : 8 + (at.instruction.immLo & 0xffff);
+      this.#set(state, RSP, state.values[RSP], state.added[RSP] + change);
+      return;
+    }
     if (at.variant === null || !this.#moves(state, at, at.variant, effects.accesses))
       for (let register = 0; register < 16; register++)
         if ((writes & (1 << register)) !== 0) this.#spoil(state, register);

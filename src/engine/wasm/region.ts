@@ -59,7 +59,7 @@ import { NEXT } from './rare-status.ts';
 import { lookUpSpan, RegionCpu, SPAN_PARAMETERS, type Span } from './region-cpu.ts';
 import { ANY_KIND, RegionFlags } from './region-flags.ts';
 import { type InstructionFlow, RegionFlow } from './region-flow.ts';
-import { type Block, dominates, type RegionGraph, type RegionInstruction } from './region-graph.ts';
+import { type Block, type Body, dominates, type RegionGraph, type RegionInstruction } from './region-graph.ts';
 import { groupAccesses } from './region-groups.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
@@ -167,7 +167,6 @@ class RegionWriter {
   #leaving = 0;
   readonly #loops = new Map<Block, Label>();
   readonly #merges = new Map<Block, Label>();
-  readonly #blockAt = new Map<number, Block>();
 
   constructor(
     graph: RegionGraph,
@@ -211,7 +210,6 @@ class RegionWriter {
     };
     this.#flags = new RegionFlags(f, flagLocals);
     this.#cpu = new RegionCpu(frame, runtime, this.#flags, this.#registers, this.#base, span);
-    for (const block of graph.blocks) this.#blockAt.set(block.start, block);
   }
 
   write(): FunctionBuilder {
@@ -358,9 +356,9 @@ class RegionWriter {
   }
 
   /** Goes to the block at a position, from the end of `source`. */
-  #go(source: Block, position: number): void {
+  #go(source: Block, position: number, body: Body = source.body): void {
     const f = this.#f;
-    const to = this.#blockAt.get(position);
+    const to = body.blocks.get(position);
     const outside = (): void => {
       const { dirtyOut, dirtyFlagsOut } = this.#flow.of(source);
       if (position === (position | 0)) this.#leave(position, CONTINUE, dirtyOut, dirtyFlagsOut);
@@ -413,7 +411,7 @@ class RegionWriter {
     this.#cpu.forget();
     if (this.#target.counting) addExecuted(f, TRANSLATED, block.instructions.length);
     const { end } = block;
-    const hasBranch = end.kind === 'branch' || end.kind === 'call' || end.kind === 'leave' || this.#endsInJump(block);
+    const hasBranch = (end.kind !== 'jump' && end.kind !== 'resume') || this.#endsInJump(block);
     const straight = hasBranch ? block.instructions.length - 1 : block.instructions.length;
     for (let i = 0; i < straight; i++) this.#straight(block.instructions[i], flow.instructions[i]);
     const last = block.instructions[straight] as RegionInstruction;
@@ -432,6 +430,15 @@ class RegionWriter {
       case 'call':
         this.#call(last, lastFlow, end.target, end.next);
         this.#go(block, end.next);
+        return;
+      case 'enter':
+        this.#begin(last, lastFlow);
+        push(this.#cpu, 8, this.#address(last.position + last.instruction.length));
+        f.releaseTemporaries();
+        this.#go(block, end.body.entry, end.body);
+        return;
+      case 'return':
+        this.#return(block, last, lastFlow);
         return;
       default:
         this.#indirect(last, lastFlow);
@@ -538,6 +545,22 @@ class RegionWriter {
       this.#leaveTo(this.#targetOperand(at), dirty, flow.dirtyFlags);
     else throw new Error('bug: a block ends in what is no branch');
     f.releaseTemporaries();
+  }
+
+  /** RET of a function that is part of the region: to where it was called, unless the stack says otherwise. */
+  #return(block: Block, at: RegionInstruction, flow: InstructionFlow): void {
+    const f = this.#f;
+    const { caller } = block.body;
+    if (caller === null) throw new Error('bug: nobody has called');
+    this.#begin(at, flow);
+    const to = stackTop(this.#cpu, 8);
+    this.#requireCanonical(to);
+    dropStack(this.#cpu, 8 + (at.instruction.immLo & 0xffff));
+    f.seldom(i64.ne(to, this.#address(caller.next)), () =>
+      this.#leaveTo(to, flow.dirty | flow.effects.writes, flow.dirtyFlags),
+    );
+    f.releaseTemporaries();
+    this.#go(block, caller.next, caller.body);
   }
 
   #call(at: RegionInstruction, flow: InstructionFlow, position: number, next: number): void {
