@@ -7,6 +7,7 @@ import { createDomain, type Domain } from '../hypervisor/domain.ts';
 import { createMachineMemory, type MachineMemory, RAM_PAGES_MAX } from '../machine/memory.ts';
 import { BuildError } from '../toolstack/builder/build-error.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
+import { domainLimits } from '../toolstack/config/domain-limits.ts';
 import { introduceControlDomain, nameMustBeFree } from '../toolstack/xenstore-nodes.ts';
 import type { BootFiles } from './boot-files.ts';
 import { CopiedMemory } from './copied-memory.ts';
@@ -147,7 +148,7 @@ async function runOnce(run: OneRun): Promise<EndReason> {
   const engine = createEngineDomain(run.engine, machine, vcpus, restore?.outline.tscKhz);
   try {
     const cpuid = await cpuidOf(config, interceptsCpuid(engine), run.options.log);
-    const domain = createDomain(machine, domid, vcpus, config.uuid, cpuid);
+    const domain = createDomain(machine, domid, vcpus, config.uuid, cpuid, domainLimits(config.limits));
     const hide = hasPeers ? showState(domain, seenStatePath(stateRoot(), domid)) : () => {};
     const doorbell = new Doorbell(domain);
     // They load the engine while this thread builds the domain.

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { EVTCHNOP_alloc_unbound, EVTCHNOP_close, EVTCHNOP_send } from '../abi/event-channel.ts';
 import { Dom0Channels } from './dom0-channels.ts';
-import { EVENT_CHANNELS } from './domain.ts';
+import { EVENT_CHANNELS } from './domain-limits.ts';
 import { isPending } from './event-channels.ts';
 import { eventChannelOp } from './hypercalls/event-channel.ts';
 import { KERNEL_VA, TestGuest, va } from './testing.ts';

@@ -7,7 +7,8 @@
  */
 
 import type { Kicker } from '../engine/engine.ts';
-import { DOMAIN, type Domain, EVENT_CHANNELS } from './domain.ts';
+import { DOMAIN, type Domain } from './domain.ts';
+import { EVENT_CHANNELS } from './domain-limits.ts';
 import {
   ECS_INTERDOMAIN,
   ECS_RESERVED,

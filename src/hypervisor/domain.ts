@@ -10,8 +10,8 @@
 import { MachineMemory, type MachineMemoryHandle } from '../machine/memory.ts';
 import { createVcpuBlock, VcpuBlock } from '../machine/vcpu-block.ts';
 import { type CpuidSettings, NO_CPUID_SETTINGS } from './cpuid-settings.ts';
+import { type DomainLimits, EVENT_CHANNELS, MAPTRACK_ENTRIES, maptrackEntries, NO_LIMITS } from './domain-limits.ts';
 
-export const EVENT_CHANNELS = 4096;
 /** Of a domain whose config says nothing. Source: xl.cfg(5), cpu_weight. */
 export const WEIGHT_DEFAULT = 256;
 
@@ -75,6 +75,11 @@ export const DOMAIN = {
   grantVersion: 0x98,
   /** f64: host monotonic ns when a vCPU last went on after a pause. */
   wentOnNs: 0xa0,
+  /** i32: the most that the domain may have (domain-limits.ts): frames and version of its grant table, handles of mapped grants, port. Set once. */
+  grantFramesMax: 0xa8,
+  grantVersionMax: 0xac,
+  maptrackMax: 0xb0,
+  portMax: 0xb4,
   /** i32: console_io bytes lock etc. unused space up to 0x100. */
   /** i32[128]: bit per local port whose Dom0 end has been signalled. */
   dom0Pending: 0x100,
@@ -104,8 +109,6 @@ export const PARKED = {
   pollPorts: 0x1010,
   SIZE: 0x1210,
 } as const;
-/** Grants of other domains that a domain can have mapped at a time, each with a handle. */
-export const MAPTRACK_ENTRIES = 8192;
 /** A maptrack entry, see maptrack.ts. They stand behind the frame types. */
 export const MAPTRACK_WORDS = 3;
 
@@ -226,6 +229,7 @@ export function createDomain(
   vcpuCount: number,
   uuid: Uint8Array,
   cpuid: CpuidSettings = NO_CPUID_SETTINGS,
+  limits: DomainLimits = NO_LIMITS,
 ): Domain {
   const state = createState(parkedOffset(machine.layout.nameableFrames) + vcpuCount * PARKED.SIZE);
   const vcpus = Array.from({ length: vcpuCount }, (_, id) => createVcpuBlock(id).memory);
@@ -238,6 +242,10 @@ export function createDomain(
   domain.i32[DOMAIN.maxPages >> 2] = machine.layout.maxPages;
   domain.i32[DOMAIN.grantFrames >> 2] = 1;
   domain.i32[DOMAIN.grantVersion >> 2] = 1;
+  domain.i32[DOMAIN.grantFramesMax >> 2] = limits.grantFrames;
+  domain.i32[DOMAIN.grantVersionMax >> 2] = limits.grantVersion;
+  domain.i32[DOMAIN.maptrackMax >> 2] = maptrackEntries(limits.maptrackFrames);
+  domain.i32[DOMAIN.portMax >> 2] = Math.min(limits.port, EVENT_CHANNELS - 1);
   domain.i32[DOMAIN.weight >> 2] = WEIGHT_DEFAULT;
   domain.u8.set(uuid, DOMAIN.uuid);
   return domain;

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { FLAG_EVENT, VCPU } from '../machine/vcpu-block.ts';
-import { DOMAIN, EVENT_CHANNELS } from './domain.ts';
+import { DOMAIN } from './domain.ts';
+import { EVENT_CHANNELS } from './domain-limits.ts';
 import {
   allocatePort,
   clearPending,

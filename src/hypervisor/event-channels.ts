@@ -8,7 +8,7 @@
 
 import type { Kicker } from '../engine/engine.ts';
 import { FLAG_EVENT, VCPU } from '../machine/vcpu-block.ts';
-import { DOMAIN, type Domain, EVENT_CHANNELS, EVTCHN_RECORD } from './domain.ts';
+import { DOMAIN, type Domain, EVTCHN_RECORD } from './domain.ts';
 
 export const ECS_FREE = 0;
 /** Being bound to another domain's port: nobody may use it yet. */
@@ -48,9 +48,10 @@ export function setPortVcpu(d: Domain, port: number, vcpu: number): void {
   Atomics.store(d.u32, record(port) + 1, vcpu);
 }
 
-/** The lowest free port, or 0. Call under the domain lock. */
+/** The lowest free port that the domain may have, or 0. Call under the domain lock. */
 export function allocatePort(d: Domain): number {
-  for (let port = 1; port < EVENT_CHANNELS; port++) if (d.u32[record(port)] === ECS_FREE) return port;
+  const last = d.i32[DOMAIN.portMax >> 2];
+  for (let port = 1; port <= last; port++) if (d.u32[record(port)] === ECS_FREE) return port;
   return 0;
 }
 

@@ -8,7 +8,8 @@
  */
 
 import { GNTMAP_readonly } from '../abi/grant-table.ts';
-import { type Domain, MAPTRACK_ENTRIES, MAPTRACK_WORDS } from './domain.ts';
+import { DOMAIN, type Domain, MAPTRACK_WORDS } from './domain.ts';
+import { MAPTRACK_ENTRIES } from './domain-limits.ts';
 
 export interface Mapping {
   frame: number;
@@ -42,9 +43,10 @@ export function hasMappings(d: Domain): boolean {
   return false;
 }
 
-/** A handle for a new mapping, or -1 when there is none left. */
+/** A handle for a new mapping, or -1 when the domain may have no more. */
 export function addMapping(d: Domain, mapping: Mapping): number {
-  for (let handle = 0; handle < MAPTRACK_ENTRIES; handle++) {
+  const count = d.i32[DOMAIN.maptrackMax >> 2];
+  for (let handle = 0; handle < count; handle++) {
     if (d.maptrack[handle * MAPTRACK_WORDS] !== 0) continue;
     storeMapping(d, handle, mapping);
     return handle;

@@ -18,6 +18,7 @@ import { PTE_A, PTE_D, PTE_P, PTE_RW, PTE_US } from '../machine/page-table.ts';
 import { NO_ROOT, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import type { CpuidSettings } from './cpuid-settings.ts';
 import { createDomain, DOMAIN, type Domain } from './domain.ts';
+import { type DomainLimits, NO_LIMITS } from './domain-limits.ts';
 import type { ForeignDomains } from './foreign-domains.ts';
 import { type Host, Vcpu } from './vcpu.ts';
 
@@ -106,6 +107,7 @@ export interface TestGuestOptions {
   readonly cpuid?: CpuidSettings;
   readonly domid?: number;
   readonly foreign?: ForeignDomains | null;
+  readonly limits?: Partial<DomainLimits>;
 }
 
 export class TestGuest {
@@ -131,7 +133,7 @@ export class TestGuest {
   constructor(options: TestGuestOptions = {}) {
     const { ramPages = 64, maxPages = ramPages, vcpus = 1, domid = TEST_DOMID, foreign = null, cpuid } = options;
     this.machine = createMachineMemory(ramPages, maxPages);
-    this.domain = createDomain(this.machine, domid, vcpus, TEST_UUID, cpuid);
+    this.domain = createDomain(this.machine, domid, vcpus, TEST_UUID, cpuid, { ...NO_LIMITS, ...options.limits });
     this.domain.i32[DOMAIN.vcpusUp >> 2] = 1;
     this.#nextTable = ramPages - 1;
     this.root = this.#nextTable--;

@@ -64,3 +64,35 @@ for (const engine of ENGINES)
     expect(all.filter((line) => !/ same answered trouble=0/.test(line))).toEqual([]);
     await endDomains(there);
   });
+
+test("the limits of the first host's xl.conf go with the domain to another host, and hold behind a reboot", {
+  timeout: LIMIT_MS,
+}, async (context) => {
+  const engine = ENGINES.find((one) => whyUnusable(one) === null);
+  if (engine === undefined) return context.skip('no engine');
+  const { config } = await buildGuest();
+  const limited = mkdtempSync(join(tmpdir(), 'domus-grants-limited-'));
+  const inLimited = { ...process.env, DOMUS_STATE_DIR: limited };
+  try {
+    writeFileSync(join(limited, 'xl.conf'), 'max_grant_version=1\n');
+    const run = Buffer.from("dmesg | grep 'Grant tables'; echo is up; sleep 1000").toString('base64');
+    const created = await runXl(
+      ['create', '-q', config, 'name="limited"', `cmdline="console=hvc0 grant_table.version=2 domus.run=${run}"`],
+      LIMIT_MS,
+      inLimited,
+    );
+    expect(created).toEqual(DONE);
+    expect(await consoleSays(limited, 'limited', /Grant tables using version (\d)/, LIMIT_MS)).toBe('1');
+    await consoleSays(limited, 'limited', /^is up/m, LIMIT_MS);
+    const file = join(limited, 'saved');
+    expect((await runXl(['save', 'limited', file], LIMIT_MS, inLimited)).code).toBe(0);
+    expect((await xl('restore', file)).code).toBe(0);
+    expect((await xl('sysrq', 'limited', 'b')).code).toBe(0);
+    expect(await consoleSays(here, 'limited', /Grant tables using version (\d)/, LIMIT_MS)).toBe('1');
+    expect((await xl('destroy', 'limited')).code).toBe(0);
+  } finally {
+    await endDomains(limited);
+    await stopDaemon(limited);
+    rmSync(limited, { recursive: true });
+  }
+});

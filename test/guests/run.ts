@@ -45,6 +45,7 @@ function configFor(engine: EngineKind, kernel: string, vcpus: number): DomainCon
     cpusSoft: [],
     cpuWeight: 256,
     cap: 0,
+    limits: { maxGrantFrames: null, maxMaptrackFrames: null, maxGrantVersion: null, maxEventChannels: null },
     kernel,
     ramdisk: null,
     bootloader: null,

@@ -227,6 +227,14 @@ test('-ENOSPC when all 4095 ports are taken', () => {
   expect(allocUnbound(guest, 0)).toBe(-ENOSPC);
 });
 
+test('-ENOSPC above the port that is the limit; who closes one has another', () => {
+  const guest = new TestGuest({ limits: { port: 3 } });
+  expect([bindIpi(guest), bindVirq(guest, 0), allocUnbound(guest, 0), bindIpi(guest)]).toEqual([1, 2, 3, -ENOSPC]);
+  expect(bindInterdomain(guest, DOMID_SELF, 3)).toBe(-EINVAL);
+  expect(close(guest, 2)).toBe(0);
+  expect(bindIpi(guest)).toBe(2);
+});
+
 test('reset closes all ports', () => {
   const guest = new TestGuest();
   const virq = bindVirq(guest, 0);

@@ -17,7 +17,8 @@ import {
   VIRQ_XENPMU,
 } from '../../abi/xen.ts';
 import { VCPU } from '../../machine/vcpu-block.ts';
-import { type Domain, EVENT_CHANNELS } from '../domain.ts';
+import type { Domain } from '../domain.ts';
+import { EVENT_CHANNELS } from '../domain-limits.ts';
 import {
   allocatePort,
   clearPending,

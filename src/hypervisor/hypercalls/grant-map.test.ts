@@ -7,7 +7,7 @@ import { DOMAIN } from '../domain.ts';
 import { isEntryInUse, statusIndex } from '../grant-entries.ts';
 import { hasMappings } from '../maptrack.ts';
 import { removeFrame } from '../owned-frames.ts';
-import { KERNEL_VA, TEST_DOMID, TestGuest, VA_HI, va } from '../testing.ts';
+import { KERNEL_VA, TEST_DOMID, TestGuest, type TestGuestOptions, VA_HI, va } from '../testing.ts';
 import { grantTableOp } from './grant-table.ts';
 
 const ARG = KERNEL_VA + 0x1000;
@@ -20,8 +20,8 @@ class Guest extends TestGuest {
   /** Offset of the entry for HOST; those of the pages behind it follow. */
   readonly entry = this.map(HOST, VA_HI, 0, 0);
 
-  constructor() {
-    super();
+  constructor(options: TestGuestOptions = {}) {
+    super(options);
     this.domain.frameTypes[this.entry >>> 12] = 1;
   }
 
@@ -114,6 +114,20 @@ test('what the domain has not granted to itself, or cannot', () => {
   expect(status).toBe(0);
   expect(guest.unmap(handle, 0, maddr + PAGE_SIZE)).toBe(gnttab.GNTST_bad_dev_addr);
   expect([guest.unmap(handle, 0, maddr), guest.inUse()]).toEqual([0, 0]);
+});
+
+test('a frame of maptrack is 256 mappings; with none left nothing is mapped, and what is given back can be had again', () => {
+  const none = new Guest({ limits: { maptrackFrames: 0 } });
+  none.grant(GREF, 3);
+  expect(none.mapGrant(GNTMAP_device_map).status).toBe(gnttab.GNTST_no_device_space);
+  expect(none.inUse()).toBe(0);
+  const guest = new Guest({ limits: { maptrackFrames: 1 } });
+  guest.grant(GREF, 3);
+  for (let n = 0; n < 256; n++) expect(guest.mapGrant(GNTMAP_device_map)).toMatchObject({ status: 0, handle: n });
+  expect(guest.mapGrant(GNTMAP_device_map).status).toBe(gnttab.GNTST_no_device_space);
+  const bus = (MFN_BASE + 3) * PAGE_SIZE;
+  expect(guest.unmap(77, 0, bus)).toBe(gnttab.GNTST_okay);
+  expect(guest.mapGrant(GNTMAP_device_map)).toMatchObject({ status: 0, handle: 77 });
 });
 
 test('own grants of version 2', () => {

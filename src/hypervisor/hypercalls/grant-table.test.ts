@@ -90,6 +90,22 @@ test('query_size, get_version', () => {
   expect(guest.call(grantTableOp, gnttab.GNTTABOP_get_version, va(ARG), 1)).toBe(-ESRCH);
 });
 
+test('a domain has no more frames than its limit says', () => {
+  const guest = new TestGuest({ limits: { grantFrames: 3 } });
+  for (const [frames, status] of [
+    [4, gnttab.GNTST_general_error],
+    [3, gnttab.GNTST_okay],
+    [64, gnttab.GNTST_general_error],
+  ]) {
+    guest.setWords(ARG, [DOMID_SELF, frames, 0, 0, LIST, VA_HI]);
+    expect(guest.call(grantTableOp, gnttab.GNTTABOP_setup_table, va(ARG), 1)).toBe(0);
+    expect(guest.s16(ARG + 8)).toBe(status);
+  }
+  guest.setWords(ARG, [DOMID_SELF, 7, 7, 0]);
+  expect(guest.call(grantTableOp, gnttab.GNTTABOP_query_size, va(ARG), 1)).toBe(0);
+  expect(guest.words(ARG, 4)).toEqual([DOMID_SELF, 3, 3, 0]);
+});
+
 test('copy between own frames', () => {
   const guest = new TestGuest();
   guest.machine.u8.set([1, 2, 3, 4, 5], 10 * 4096 + 4091);

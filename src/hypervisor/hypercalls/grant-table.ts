@@ -9,7 +9,7 @@
 
 import { EFAULT, EINVAL, ENOSYS } from '../../abi/errno.ts';
 import * as gnttab from '../../abi/grant-table.ts';
-import { GRANT_FRAMES_MAX, offsetToMfn, PAGE_SIZE } from '../../machine/memory.ts';
+import { offsetToMfn, PAGE_SIZE } from '../../machine/memory.ts';
 import { DOMAIN, type Domain } from '../domain.ts';
 import { entryCount, entryIndex, grantVersion, isEntryInUse } from '../grant-entries.ts';
 import type { Vcpu } from '../vcpu.ts';
@@ -20,6 +20,7 @@ import { getGrantVersion, getStatusFrames, setGrantVersion } from './grant-versi
 import { addressOkay, handleHi, handleLo, isSelf, readU16, stopRequested, writeS16 } from './guest-handle.ts';
 
 const GRANT_FRAMES = DOMAIN.grantFrames >> 2;
+const GRANT_FRAMES_LIMIT = DOMAIN.grantFramesMax >> 2;
 
 /** One entry of the array, already read into access.words. Returns its status. */
 type EntryOperation = (v: Vcpu) => number;
@@ -54,7 +55,7 @@ function setupTable(v: Vcpu, count: number): number {
   if (!addressOkay(listHi)) return -EFAULT;
   let status = gnttab.GNTST_okay;
   if (!isSelf(v, domid)) status = gnttab.GNTST_bad_domain;
-  else if (frames > GRANT_FRAMES_MAX) status = gnttab.GNTST_general_error;
+  else if (frames > domain.i32[GRANT_FRAMES_LIMIT]) status = gnttab.GNTST_general_error;
   else {
     domain.lock();
     if (frames > domain.i32[GRANT_FRAMES]) Atomics.store(domain.i32, GRANT_FRAMES, frames);
@@ -80,7 +81,7 @@ function querySize(v: Vcpu, count: number): number {
   if (isSelf(v, readU16(v, Q.dom))) {
     status = gnttab.GNTST_okay;
     outWords[Q.nr_frames >> 2] = Atomics.load(v.domain.i32, GRANT_FRAMES);
-    outWords[Q.max_nr_frames >> 2] = GRANT_FRAMES_MAX;
+    outWords[Q.max_nr_frames >> 2] = v.domain.i32[GRANT_FRAMES_LIMIT];
   }
   outWords[Q.status >> 2] = (outWords[Q.status >> 2] & 0xffff0000) | (status & 0xffff);
   return v.access.copyOut(v.args[2], v.args[3], out, 0, Q.SIZE) ? 0 : -EFAULT;

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { EBUSY, EFAULT, EINVAL, ERANGE } from '../../abi/errno.ts';
+import { EBUSY, EFAULT, EINVAL, ENOSYS, ERANGE } from '../../abi/errno.ts';
 import * as gnttab from '../../abi/grant-table.ts';
 import { DOMID_SELF } from '../../abi/xen.ts';
 import { GRANT_FRAMES_MAX, GRANT_STATUS_FRAMES_MAX, MFN_BASE, PAGE_SIZE } from '../../machine/memory.ts';
@@ -31,6 +31,13 @@ function entry(guest: TestGuest, gref: number, words: readonly number[]): void {
 }
 
 const status = (guest: TestGuest, gref: number): number => guest.machine.u16[statusIndex(guest.domain, gref)];
+
+test('a domain that may have version 1 only is told that there is no other', () => {
+  const guest = new TestGuest({ limits: { grantVersion: 1 } });
+  expect(setVersion(guest, 2)).toEqual({ rc: -ENOSYS, version: 1 });
+  expect(setVersion(guest, 1)).toEqual({ rc: 0, version: 1 });
+  expect(setVersion(guest, 3)).toEqual({ rc: -EINVAL, version: 1 });
+});
 
 test('another version keeps the entries of the toolstack, and clears all else', () => {
   const guest = new TestGuest();

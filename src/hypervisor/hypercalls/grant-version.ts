@@ -8,7 +8,7 @@
  * Source: xen/include/public/grant_table.h; xen/common/grant_table.c, gnttab_set_version (behaviour).
  */
 
-import { EBUSY, EFAULT, EINVAL, ERANGE, ESRCH } from '../../abi/errno.ts';
+import { EBUSY, EFAULT, EINVAL, ENOSYS, ERANGE, ESRCH } from '../../abi/errno.ts';
 import * as gnttab from '../../abi/grant-table.ts';
 import { offsetToMfn, PAGE_SIZE } from '../../machine/memory.ts';
 import { DOMAIN, type Domain } from '../domain.ts';
@@ -41,7 +41,9 @@ export function setGrantVersion(v: Vcpu): number {
   if (!v.access.readU32(v.args[2], v.args[3])) return -EFAULT;
   const wanted = v.access.lo;
   let rc = -EINVAL;
-  if (wanted === 1 || wanted === 2) {
+  // As if there were no other version.
+  if (wanted === 2 && d.i32[DOMAIN.grantVersionMax >> 2] < 2) rc = -ENOSYS;
+  else if (wanted === 1 || wanted === 2) {
     d.lock();
     rc = wanted === grantVersion(d) ? 0 : change(v, wanted);
     d.unlock();

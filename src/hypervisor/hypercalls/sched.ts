@@ -9,7 +9,7 @@
 import { EFAULT, EINVAL, ENOSYS, EPERM } from '../../abi/errno.ts';
 import * as xen from '../../abi/xen.ts';
 import { VCPU } from '../../machine/vcpu-block.ts';
-import { EVENT_CHANNELS } from '../domain.ts';
+import { EVENT_CHANNELS } from '../domain-limits.ts';
 import { suspendDomain } from '../domain-state.ts';
 import { isPending } from '../event-channels.ts';
 import { crashDomain, setUpcallMask, upcallDue, upcallPending } from '../traps.ts';

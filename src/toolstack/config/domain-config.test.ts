@@ -56,6 +56,7 @@ describe('readDomainConfig()', () => {
       cpusSoft: [],
       cpuWeight: 256,
       cap: 0,
+      limits: { maxGrantFrames: null, maxMaptrackFrames: null, maxGrantVersion: null, maxEventChannels: null },
       kernel: '/root/vmlinux',
       ramdisk: '/root/domu.initrd',
       bootloader: null,

@@ -19,6 +19,7 @@ import { type ChannelConfig, channelJson, parseChannel } from './channel.ts';
 import { type CpuSet, parseCpuSet } from './cpu-set.ts';
 import { type CpuidConfig, cpuidJson, parseCpuid } from './cpuid.ts';
 import { type DiskConfig, diskJson, parseDisk } from './disk.ts';
+import { readLimits, type StatedLimits } from './domain-limits.ts';
 import { parseVfb, type VfbConfig, vfbJson } from './framebuffer.ts';
 import { parseVif, type VifConfig, vifJson } from './network-interface.ts';
 import { ConfigError, parseXlConfig, type Setting, type XlConfig } from './xl-cfg.ts';
@@ -86,6 +87,8 @@ export interface DomainConfig {
   readonly cpuWeight: number;
   /** Percent of one CPU that all vCPUs may use together; 0 for no limit. */
   readonly cap: number;
+  /** What is null is Xen's default. */
+  readonly limits: StatedLimits;
   /** File names as given, relative to the working directory; with a bootloader, paths on the disk. Null only with one. */
   readonly kernel: string | null;
   readonly ramdisk: string | null;
@@ -124,6 +127,7 @@ export interface StatedConfig {
   readonly cpusSoft: readonly CpuSet[];
   readonly cpuWeight: number | null;
   readonly cap: number | null;
+  readonly limits: StatedLimits;
   readonly kernel: string | null;
   readonly ramdisk: string | null;
   readonly bootloader: string | null;
@@ -152,7 +156,6 @@ const UNSUPPORTED_KEYS: readonly string[] = [
   ...['vdispl', 'vsnd', 'dtdev', 'iomem', 'ioports', 'irqs', 'passthrough', 'device_tree'],
   ...['init_seclabel', 'seclabel', 'nomigrate', 'e820_host'],
   ...['period', 'slice', 'latency', 'extratime', 'pool', 'vnuma'],
-  ...['max_event_channels', 'max_grant_frames', 'max_maptrack_frames', 'max_grant_version'],
   ...['tsc_mode', 'msr_relaxed', 'localtime', 'rtc_timeoffset', 'xenstore_feature_mask', 'xenstore_quota'],
 ];
 
@@ -196,6 +199,7 @@ export function readStated(source: string, text: string, options: ReadOptions): 
   const cpus = getCpuSets(config, 'cpus', maxvcpus || 1, hostCpus);
   if (cpus.some((set) => set.length === 0)) throw new ConfigError('vcpu hard affinity map is empty');
   const cpusSoft = getCpuSets(config, 'cpus_soft', maxvcpus || 1, hostCpus);
+  const limits = readLimits(config);
 
   const onPoweroff = getAction(config, 'on_poweroff', 'destroy');
   const onReboot = getAction(config, 'on_reboot', 'restart');
@@ -223,6 +227,7 @@ export function readStated(source: string, text: string, options: ReadOptions): 
     cpusSoft,
     cpuWeight,
     cap,
+    limits,
     kernel,
     ramdisk,
     bootloader,
@@ -295,8 +300,12 @@ export function configJson(stated: StatedConfig): string {
       max_memkb: maxmemMiB === null ? undefined : maxmemMiB * 1024,
       target_memkb: stated.memoryMiB === null ? undefined : stated.memoryMiB * 1024,
       cpuid: cpuidJson(stated.cpuid),
+      max_grant_frames: stated.limits.maxGrantFrames ?? undefined,
+      max_maptrack_frames: stated.limits.maxMaptrackFrames ?? undefined,
+      max_grant_version: stated.limits.maxGrantVersion ?? undefined,
       sched_params: { weight: stated.cpuWeight ?? undefined, cap: stated.cap ?? undefined },
       claim_mode: 'True',
+      event_channels: stated.limits.maxEventChannels ?? undefined,
       kernel: stated.kernel ?? undefined,
       cmdline: stated.cmdline ?? undefined,
       ramdisk: stated.ramdisk ?? undefined,

@@ -39,6 +39,7 @@ describe('parseXlConf()', () => {
       vif: { script: 'vif-bridge', bridge: 'xenbr0', backend: '0', gatewaydev: 'eth0' },
       migrationListen: null,
       cpuMask: [1, 2],
+      grants: { maxGrantFrames: 64, maxMaptrackFrames: 1024, maxGrantVersion: null },
     });
   });
 
@@ -88,6 +89,16 @@ describe('withXlConf()', () => {
     );
     expect(vifs[0]).toMatchObject({ bridge: 'lan', script: 'vif-bridge', gatewaydev: null });
     expect(vifs[1]).toMatchObject({ bridge: 'mine', script: 'vif-nat' });
+  });
+
+  it('limits grants where the config says nothing', () => {
+    const conf = 'max_grant_frames=32\nmax_grant_version=1';
+    const limits = { maxGrantFrames: 32, maxMaptrackFrames: null, maxGrantVersion: 1, maxEventChannels: null };
+    expect(create('', conf).limits).toEqual(limits);
+    expect(create('max_grant_frames=8', conf).limits).toEqual({ ...limits, maxGrantFrames: 8 });
+    expect(() => create('', '\nmax_grant_frames="-1"')).toThrow(
+      "1.conf:2: parameter `max_grant_frames' is -1, but lies between 1 and 64",
+    );
   });
 
   it('masks hard affinity, which is the mask itself if the config has none', () => {

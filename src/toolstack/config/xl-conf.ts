@@ -1,14 +1,15 @@
 /**
  * xl.conf: what an administrator has set for all domains. Later files count more than earlier ones.
  *
- * Honoured: vif.default.bridge, .script, .gatewaydev and .backend (and their old names), vm.cpumask, vm.pv.cpumask; and Domus's own
- * migration_listen, where the daemon takes migrations by TLS. Others that xl knows have nothing to act on here; keys that xl does not know are warned about.
+ * Honoured: vif.default.bridge, .script, .gatewaydev and .backend (and their old names), vm.cpumask, vm.pv.cpumask,
+ * max_grant_frames, max_maptrack_frames, max_grant_version; and Domus's own migration_listen, where the daemon takes migrations by TLS. Others that xl knows have nothing to act on here; keys that xl does not know are warned about.
  *
  * Source: xl.conf(5); tools/xl/xl.c parse_global_config (read for behaviour).
  */
 
 import { type CpuSet, parseCpuSet } from './cpu-set.ts';
 import type { StatedConfig } from './domain-config.ts';
+import { readGrantLimits, type StatedGrantLimits, withGrantDefaults } from './domain-limits.ts';
 import type { VifConfig } from './network-interface.ts';
 import { ConfigError, parseXlConfig, type XlConfig } from './xl-cfg.ts';
 
@@ -23,6 +24,8 @@ export interface XlConf {
   readonly migrationListen: ListenAddress | null;
   /** CPUs that vCPUs of PV guests may be given; null for all. */
   readonly cpuMask: CpuSet | null;
+  /** Of domains whose config says nothing. */
+  readonly grants: StatedGrantLimits;
 }
 
 export interface ListenAddress {
@@ -48,11 +51,12 @@ export const NO_CONF: XlConf = {
   vif: { bridge: null, script: null, gatewaydev: null, backend: null },
   migrationListen: null,
   cpuMask: null,
+  grants: { maxGrantFrames: null, maxMaptrackFrames: null, maxGrantVersion: null },
 };
 
 /** Known to xl and without anything to act on here. */
 const ACCEPTED: readonly string[] = [
-  ...['lockfile', 'blkdev_start', 'domid_policy', 'max_grant_frames', 'max_maptrack_frames', 'max_grant_version'],
+  ...['lockfile', 'blkdev_start', 'domid_policy'],
   ...['vm.hvm.cpumask', 'bootloader_restrict', 'remus.default.netbufscript', 'colo.default.proxyscript'],
   ...['claim_mode', 'run_hotplug_scripts'],
 ];
@@ -81,7 +85,8 @@ export function parseXlConf(files: readonly XlConfFile[], hostCpus: number, warn
     oneOf(config, 'autoballoon', ['on', 'off', 'auto', '0', '1']);
     oneOf(config, 'output_format', ['json']);
     const migrationListen = listenOf(config) ?? conf.migrationListen;
-    conf = { vif, migrationListen, cpuMask: maskOf(config, hostCpus) ?? conf.cpuMask };
+    const grants = withGrantDefaults(readGrantLimits(config), conf.grants);
+    conf = { vif, migrationListen, cpuMask: maskOf(config, hostCpus) ?? conf.cpuMask, grants };
     warnOfUnknown(config);
   }
   return conf;
@@ -130,6 +135,7 @@ function warnOfUnknown(config: XlConfig): void {
     ...ACCEPTED,
     ...Object.values(VIF_KEYS).flat(),
     ...[LISTEN, 'autoballoon', 'output_format', 'vm.cpumask', 'vm.pv.cpumask'],
+    ...['max_grant_frames', 'max_maptrack_frames', 'max_grant_version'],
   ];
   for (const setting of config.settings.values())
     if (!known.includes(setting.name))
@@ -158,11 +164,12 @@ export function maskedCpus(set: CpuSet, { cpuMask }: XlConf): CpuSet {
 export function withXlConf(stated: StatedConfig, conf: XlConf, ignoreMasks: boolean): StatedConfig {
   const vifs = stated.vifs.map((vif) => withVifDefaults(vif, conf));
   const { cpuMask } = conf;
-  if (ignoreMasks || cpuMask === null) return { ...stated, vifs };
+  const limits = withGrantDefaults(stated.limits, conf.grants);
+  if (ignoreMasks || cpuMask === null) return { ...stated, vifs, limits };
   const count = Math.max(stated.maxvcpus, 1);
   const cpus =
     stated.cpus.length === 0
       ? Array.from({ length: count }, () => cpuMask)
       : stated.cpus.map((set) => maskedCpus(set, conf));
-  return { ...stated, vifs, cpus };
+  return { ...stated, vifs, limits, cpus };
 }

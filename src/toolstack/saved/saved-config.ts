@@ -1,6 +1,7 @@
 /** The config text that goes with a saved domain: complete, so that it means the same wherever it is read. */
 
 import { type DomainConfig, formatUuid } from '../config/domain-config.ts';
+import { grantLimitSettings } from '../config/domain-limits.ts';
 import { appendOverrides } from '../config/xl-cfg.ts';
 
 /** `text` is what `config` was read from; `name` what the domain is called now; `absolute` makes a file's name independent of the folder. */
@@ -16,7 +17,8 @@ export function completeConfig(
     if (config.kernel !== null) settings.push(`kernel=${quote(absolute(config.kernel))}`);
     if (config.ramdisk !== null) settings.push(`ramdisk=${quote(absolute(config.ramdisk))}`);
   }
-  return appendOverrides(text, settings);
+  // They may be xl.conf's.
+  return appendOverrides(text, [...settings, ...grantLimitSettings(config.limits)]);
 }
 
 /** A string of xl.cfg. */

@@ -7,14 +7,8 @@
 
 import { XEN_LEGACY_MAX_VCPUS } from '../../abi/arch-x86/shared-info.ts';
 import { VECTOR_STATE_BYTES } from '../../engine/engine.ts';
-import {
-  DOMAIN,
-  type Domain,
-  EVENT_CHANNELS,
-  FRAME_LEVEL_MASK,
-  FRAME_PINNED,
-  PARKED,
-} from '../../hypervisor/domain.ts';
+import { DOMAIN, type Domain, FRAME_LEVEL_MASK, FRAME_PINNED, PARKED } from '../../hypervisor/domain.ts';
+import { EVENT_CHANNELS } from '../../hypervisor/domain-limits.ts';
 import {
   ECS_FREE,
   ECS_INTERDOMAIN,
