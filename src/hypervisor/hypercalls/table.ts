@@ -177,7 +177,11 @@ export const HYPERCALLS: readonly Hypercall[] = [
     done(gnttab.GNTTABOP_copy, 'GNTTABOP_copy'),
     done(gnttab.GNTTABOP_query_size, 'GNTTABOP_query_size'),
     done(gnttab.GNTTABOP_unmap_and_replace, 'GNTTABOP_unmap_and_replace'),
-    done(gnttab.GNTTABOP_set_version, 'GNTTABOP_set_version', 'versions 1 and 2; -ENOSYS for 2 where max_grant_version is 1'),
+    done(
+      gnttab.GNTTABOP_set_version,
+      'GNTTABOP_set_version',
+      'versions 1 and 2; -ENOSYS for 2 where max_grant_version is 1',
+    ),
     done(gnttab.GNTTABOP_get_status_frames, 'GNTTABOP_get_status_frames', 'version 1 has none'),
     done(gnttab.GNTTABOP_get_version, 'GNTTABOP_get_version'),
     done(gnttab.GNTTABOP_swap_grant_ref, 'GNTTABOP_swap_grant_ref'),
