@@ -12,6 +12,7 @@ import { allowMemory, domainState, raiseNmi, setSchedule } from '../hypervisor/d
 import { notifyVcpu } from '../hypervisor/event-channels.ts';
 import { GrantMappings } from '../hypervisor/grant-mappings.ts';
 import { takeConsoleIo } from '../hypervisor/hypercalls/console-io.ts';
+import { PageArrivals } from '../hypervisor/page-transfer.ts';
 import { MFN_BASE } from '../machine/memory.ts';
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { type DomainConfig, formatUuid } from '../toolstack/config/domain-config.ts';
@@ -170,6 +171,7 @@ class DomainLife {
 
     const grants = new GrantMappings(domain);
     const memoryStored = createStoreListener(handle, domain);
+    const arrivals = new PageArrivals(domain, memoryStored);
     // Guests of a private store have no others around them.
     const hasPeers = options.xenstore === 'daemon';
     const copied = hasPeers ? (restoring?.copied ?? CopiedMemory.create(domain)) : null;
@@ -177,9 +179,8 @@ class DomainLife {
     if (this.#shareable !== null) this.#shareable.onShared = () => copied?.forget();
     this.#peers = hasPeers
       ? new Peers({
-          ...{ domain, channels: this.#channels, grants, memoryStored, memoryFd: this.#shareable?.fd ?? -1 },
+          ...{ domain, channels: this.#channels, grants, arrivals, memoryStored, memoryFd: this.#shareable?.fd ?? -1 },
           share: async () => (await this.#shareable?.share(this.#freezer, options.log)) ?? false,
-          untilMoving: () => this.#freezer.untilMoving(),
           stateRoot: stateRoot(),
           log: options.log,
         })
@@ -195,7 +196,7 @@ class DomainLife {
     });
 
     const freezable = {
-      ...{ domain, kicker: this.#kicker, connection, ring: this.#rings.store, console: this.#rings.console },
+      ...{ domain, kicker: this.#kicker, connection, ring: this.#rings.store, console: this.#rings.console, arrivals },
       devices: this.#devices,
       service: () => this.#service(),
     };

@@ -20,12 +20,14 @@ import {
 } from '../hypervisor/event-channels.ts';
 import { GrantMappings } from '../hypervisor/grant-mappings.ts';
 import { removeFrame } from '../hypervisor/owned-frames.ts';
+import { PageArrivals } from '../hypervisor/page-transfer.ts';
 import * as peer from '../hypervisor/peer-protocol.ts';
 import { createMachineMemory, MFN_BASE, PAGE_SIZE } from '../machine/memory.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
 import type { ForeignCall } from './foreign-calls.ts';
 import { hostCalls } from './libc.ts';
 import { Peers } from './peers.ts';
+import { type FreezableDomain, Freezer } from './save-domain.ts';
 import { ShareableMemory } from './shared-memory.ts';
 import { peerPath } from './state-dir.ts';
 
@@ -38,8 +40,7 @@ interface Guest {
   readonly grants: GrantMappings;
   readonly peers: Peers;
   readonly log: string[];
-  /** Resolves when the domain no longer stands still. */
-  moving: Promise<void> | null;
+  readonly freezer: Freezer;
 }
 
 const guests: Guest[] = [];
@@ -57,6 +58,7 @@ async function makeGuest(domid: number): Promise<Guest> {
   domain.vcpus[0].u32[VCPU.vcpuInfo >> 2] = machine.layout.sharedInfoOffset;
   const channels = new Dom0Channels(domain, { kick: () => {} });
   const grants = new GrantMappings(domain);
+  const arrivals = new PageArrivals(domain, () => {});
   const log: string[] = [];
   const peers = new Peers({
     domain,
@@ -65,11 +67,18 @@ async function makeGuest(domid: number): Promise<Guest> {
     memoryFd: shareable?.fd ?? -1,
     share: async () => (await shareable?.share(atRest, () => {})) ?? false,
     memoryStored: () => {},
-    untilMoving: () => guest.moving,
+    arrivals,
     stateRoot: root,
     log: (line) => log.push(line),
   });
-  const guest: Guest = { domain, channels, grants, peers, log, moving: null };
+  // Of a domain without devices.
+  const part = { hold: () => {}, release: () => {}, service: () => {} };
+  const freezable = {
+    ...{ domain, arrivals, kicker: { kick: () => {} }, service: () => {} },
+    ...{ connection: { isIdle: true }, ring: { ...part, isBetweenMessages: true }, console: part },
+    devices: { detach: async () => {}, attach: async () => {} },
+  } as unknown as FreezableDomain;
+  const guest: Guest = { domain, channels, grants, peers, log, freezer: new Freezer(freezable) };
   await peers.listen();
   guests.push(guest);
   return guest;
@@ -186,32 +195,96 @@ test('copies need no shared memory, and events find their way', async () => {
   await until(() => portState(owner.domain, 3) === ECS_UNBOUND);
 });
 
-test('a page goes to another domain; not while that stands still, and nowhere when it has ended', async () => {
-  const [owner, asker] = [await makeGuest(1), await makeGuest(2)];
-  const { machine, i32 } = owner.domain;
-  const pages = (): number => i32[DOMAIN.totalPages >> 2];
-  removeFrame(owner.domain, 20);
-  removeFrame(owner.domain, 21);
-  const entry = grant(owner, 9, 20 - MFN_BASE, 2, gnttab.GTF_accept_transfer);
-  const bytes = new Array<number>(PAGE_SIZE).fill(0x5a);
-  let goOn = (): void => {};
-  owner.moving = new Promise((resolve) => (goOn = resolve));
-  const asked = ask(asker, { kind: 'transfer', domid: 1, words: [9], bytes });
-  await sleep(50);
-  expect(pages()).toBe(62);
-  owner.moving = null;
-  goOn();
-  expect((await asked).results[0]).toBe(gnttab.GNTST_okay);
-  expect([pages(), machine.u32[entry + 1], machine.u8[20 * PAGE_SIZE + 4095]]).toEqual([63, MFN_BASE + 20, 0x5a]);
-  expect((await ask(asker, { kind: 'transfer', domid: 1, words: [9], bytes })).results[0]).toBe(-1);
+const PAGE = new Array<number>(PAGE_SIZE).fill(0x5a);
 
-  grant(owner, 10, 21 - MFN_BASE, 2, gnttab.GTF_accept_transfer);
-  owner.moving = new Promise(() => {});
-  const late = ask(asker, { kind: 'transfer', domid: 1, words: [10], bytes });
-  await sleep(50);
+/** Gives page `pfn` back, and accepts another one for it. */
+function acceptFrom(guest: Guest, gref: number, pfn: number, domid: number): number {
+  removeFrame(guest.domain, pfn);
+  return grant(guest, gref, pfn - MFN_BASE, domid, gnttab.GTF_accept_transfer);
+}
+
+const pages = ({ domain }: Guest): number => domain.i32[DOMAIN.totalPages >> 2];
+
+/** What a vCPU does when it is asked to pause: it is parked as long as that lasts. */
+async function parkWhilePaused({ domain: { i32 } }: Guest): Promise<void> {
+  await until(() => Atomics.load(i32, DOMAIN.paused >> 2) !== 0);
+  Atomics.add(i32, DOMAIN.parked >> 2, 1);
+  Atomics.notify(i32, DOMAIN.parked >> 2);
+  await until(() => Atomics.load(i32, DOMAIN.paused >> 2) === 0);
+  Atomics.add(i32, DOMAIN.parked >> 2, -1);
+}
+
+test('a page goes to another domain, and nowhere when that has ended', async () => {
+  const [owner, asker] = [await makeGuest(1), await makeGuest(2)];
+  const { machine } = owner.domain;
+  const entry = acceptFrom(owner, 9, 20, 2);
+  const give = () => ask(asker, { kind: 'transfer', domid: 1, words: [9], bytes: PAGE });
+  expect((await give()).results[0]).toBe(gnttab.GNTST_okay);
+  expect([pages(owner), machine.u32[entry + 1], machine.u8[20 * PAGE_SIZE + 4095]]).toEqual([64, MFN_BASE + 20, 0x5a]);
+  expect((await give()).results[0]).toBe(gnttab.GNTST_general_error);
   owner.peers.close();
-  expect((await late).results[0]).toBe(gnttab.GNTST_bad_domain);
-  expect(pages()).toBe(63);
+  expect((await give()).results[0]).toBe(gnttab.GNTST_bad_domain);
+});
+
+test('two domains that give each other pages while both are being saved wait for nothing, and have both pages afterwards', async () => {
+  const both = [await makeGuest(1), await makeGuest(2)];
+  for (const guest of both) {
+    const domid = 3 - guest.domain.domid;
+    acceptFrom(guest, 9, 20, domid);
+    acceptFrom(guest, 10, 21, domid);
+  }
+  const read: number[] = [];
+  const frozen = both.map((guest) =>
+    guest.freezer.whileFrozen(async () => {
+      read.push(pages(guest));
+      await sleep(50);
+      read.push(pages(guest));
+      return 'as before';
+    }),
+  );
+  // Each vCPU is in the hypercall when it is asked to pause, and parks behind it.
+  const statuses = await Promise.all(
+    both.map(async (guest) => {
+      await until(() => Atomics.load(guest.domain.i32, DOMAIN.paused >> 2) !== 0);
+      const domid = 3 - guest.domain.domid;
+      const given = [9, 10].map((gref) => ask(guest, { kind: 'transfer', domid, words: [gref], bytes: PAGE }));
+      const results = (await Promise.all(given)).map(({ results: [status] }) => status);
+      await parkWhilePaused(guest);
+      return results;
+    }),
+  );
+  await Promise.all(frozen);
+  expect(statuses).toEqual([
+    [0, 0],
+    [0, 0],
+  ]);
+  expect(read.length).toBe(4);
+  for (const guest of both) {
+    expect(pages(guest)).toBe(64);
+    for (const page of [20, 21]) expect(guest.domain.machine.u8[page * PAGE_SIZE + 4095]).toBe(0x5a);
+  }
+});
+
+test('a domain that stands still is given pages at once, and finds them when it goes on', async () => {
+  const [owner, asker] = [await makeGuest(1), await makeGuest(2)];
+  const { machine } = owner.domain;
+  const entry = acceptFrom(owner, 9, 20, 2);
+  acceptFrom(owner, 10, 21, 2);
+  acceptFrom(owner, 11, 22, 7);
+  Atomics.store(owner.domain.i32, DOMAIN.maxPages >> 2, 62);
+  const give = async (gref: number): Promise<number> =>
+    (await ask(asker, { kind: 'transfer', domid: 1, words: [gref], bytes: PAGE })).results[0];
+  const parked = parkWhilePaused(owner);
+  const statuses: number[] = [];
+  await owner.freezer.whileFrozen(async () => {
+    // Not from that domain; no such entry; once; not twice; no room for another.
+    for (const gref of [11, 4096, 9, 9, 10]) statuses.push(await give(gref));
+    expect([pages(owner), machine.u32[entry] & 0xffff, machine.u8[20 * PAGE_SIZE]]).toEqual([61, 2, 0]);
+    return 'as before';
+  });
+  await parked;
+  expect(statuses).toEqual([-1, -1, 0, -1, -1]);
+  expect([pages(owner), machine.u32[entry] & 0xffff, machine.u8[20 * PAGE_SIZE]]).toEqual([62, 0xe, 0x5a]);
 });
 
 test('who says nothing sensible at the socket is shown out', async () => {

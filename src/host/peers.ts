@@ -12,6 +12,7 @@ import type { Dom0Channels } from '../hypervisor/dom0-channels.ts';
 import type { Domain } from '../hypervisor/domain.ts';
 import { GRANT_WORDS } from '../hypervisor/foreign-domains.ts';
 import type { GrantMappings } from '../hypervisor/grant-mappings.ts';
+import type { PageArrivals } from '../hypervisor/page-transfer.ts';
 import { PeerClient } from '../hypervisor/peer-client.ts';
 import * as peer from '../hypervisor/peer-protocol.ts';
 import { PeerServer } from '../hypervisor/peer-server.ts';
@@ -25,13 +26,12 @@ export interface PeersOptions {
   readonly domain: Domain;
   readonly channels: Dom0Channels;
   readonly grants: GrantMappings;
+  readonly arrivals: PageArrivals;
   /** Descriptor of what other processes can map of its memory, once `share` has resolved; -1 if they cannot. */
   readonly memoryFd: number;
   /** Called before the first page is mapped. False: the memory cannot be shared. */
   readonly share: () => Promise<boolean>;
   readonly memoryStored: (offset: number, sizeBytes: number) => void;
-  /** Null, or what to wait for when the domain stands still because it is being saved or copied: it gets no pages then. */
-  readonly untilMoving: () => Promise<void> | null;
   readonly stateRoot: string;
   readonly log: (line: string) => void;
 }
@@ -101,13 +101,6 @@ export class Peers {
         void this.#options.share().then((done) => {
           isShared = done;
           if (!socket.destroyed && !(done && asked.handle(message))) socket.destroy();
-        });
-        return true;
-      }
-      const moving = asked !== null && message.kind === peer.PEER_TRANSFER ? this.#options.untilMoving() : null;
-      if (moving !== null) {
-        void moving.then(() => {
-          if (!socket.destroyed && !handle(message)) socket.destroy();
         });
         return true;
       }

@@ -15,6 +15,7 @@ import type { Kicker } from '../engine/engine.ts';
 import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
 import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { isSuspended, pauseDomain, resumeDomain, unpauseDomain, untilParked } from '../hypervisor/domain-state.ts';
+import type { PageArrivals } from '../hypervisor/page-transfer.ts';
 import {
   type Codec,
   PART_DESCRIPTION,
@@ -50,6 +51,7 @@ export interface FreezableDomain {
   readonly ring: RingServer;
   readonly console: ConsoleBackend;
   readonly devices: DomainDevices;
+  readonly arrivals: PageArrivals;
   /** Calls the handlers of event channels that were signalled. */
   service(): void;
 }
@@ -64,7 +66,7 @@ export interface SavableDomain extends FreezableDomain {
 
 /** Stops a domain where it can be saved; `thaw` makes it go on. `paused`: it was. @throws NotSavable, and then it is as it was */
 async function freeze(saved: FreezableDomain, paused: boolean): Promise<void> {
-  const { domain, kicker, connection, ring, console, devices } = saved;
+  const { domain, kicker, connection, ring, console, devices, arrivals } = saved;
   for (let attempt = 0; ; attempt++) {
     pauseDomain(domain, kicker);
     await untilParked(domain, domain.vcpus.length);
@@ -82,6 +84,7 @@ async function freeze(saved: FreezableDomain, paused: boolean): Promise<void> {
   ring.hold();
   console.service();
   console.hold();
+  arrivals.hold();
   try {
     await devices.detach();
   } catch (error) {
@@ -95,6 +98,7 @@ async function thaw(saved: FreezableDomain, paused: boolean): Promise<void> {
   await saved.devices.attach();
   saved.console.release();
   saved.ring.release();
+  saved.arrivals.release();
   if (!paused) unpauseDomain(saved.domain);
 }
 
@@ -121,11 +125,6 @@ export class Freezer {
   unpause(): void {
     if (this.#pausedAfter !== null) this.#pausedAfter = isSuspended(this.#domain.domain);
     else if (!isSuspended(this.#domain.domain)) unpauseDomain(this.#domain.domain);
-  }
-
-  /** Null, or a promise of the time when what finds the domain at rest now has ended. */
-  untilMoving(): Promise<void> | null {
-    return this.#pausedAfter === null ? null : this.#turn.then(() => {});
   }
 
   /** A guest that has suspended itself goes on. False: it has not. */
@@ -157,12 +156,14 @@ export class Freezer {
   /** Calls `act` when all vCPUs are parked. @throws what `act` throws */
   whileParked(act: () => Promise<void>): Promise<void> {
     return this.#inTurn(async () => {
-      const { domain, kicker } = this.#domain;
+      const { domain, kicker, arrivals } = this.#domain;
       pauseDomain(domain, kicker);
       try {
         await untilParked(domain, domain.vcpus.length);
+        arrivals.hold();
         await act();
       } finally {
+        arrivals.release();
         if (this.#pausedAfter === false) unpauseDomain(domain);
       }
     });

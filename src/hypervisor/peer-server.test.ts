@@ -13,6 +13,7 @@ import { GrantMappings } from './grant-mappings.ts';
 import { eventChannelOp } from './hypercalls/event-channel.ts';
 import { grantTableOp } from './hypercalls/grant-table.ts';
 import { removeFrame } from './owned-frames.ts';
+import { PageArrivals } from './page-transfer.ts';
 import { PeerClient } from './peer-client.ts';
 import * as peer from './peer-protocol.ts';
 import { PeerServer } from './peer-server.ts';
@@ -86,6 +87,7 @@ class Pair {
       domain: this.owner.domain,
       channels: this.ownerChannels,
       grants: this.grants,
+      arrivals: new PageArrivals(this.owner.domain, (offset, size) => this.stored.push([offset, size])),
       memoryStored: (offset, size) => this.stored.push([offset, size]),
       peerDomid: ASKER,
       send: (message) => void this.client.handle(decode(message)),

@@ -11,7 +11,7 @@ import type { Dom0Channels } from './dom0-channels.ts';
 import type { Domain } from './domain.ts';
 import { COPY_WORDS, FOREIGN_BATCH, GRANT_WORDS } from './foreign-domains.ts';
 import type { GrantMappings } from './grant-mappings.ts';
-import { acceptPage } from './page-transfer.ts';
+import type { PageArrivals } from './page-transfer.ts';
 import { PeerChannels } from './peer-channels.ts';
 import * as peer from './peer-protocol.ts';
 
@@ -19,6 +19,7 @@ export interface PeerServerOptions {
   readonly domain: Domain;
   readonly channels: Dom0Channels;
   readonly grants: GrantMappings;
+  readonly arrivals: PageArrivals;
   /** Something was stored into a page by another domain, or may have been: there may be code. */
   readonly memoryStored: (offset: number, sizeBytes: number) => void;
   /** Who asks. */
@@ -75,8 +76,7 @@ export class PeerServer {
         return this.#write(id, words, body);
       case peer.PEER_TRANSFER: {
         if (body.length !== 4 + PAGE_SIZE) return false;
-        const { domain, peerDomid, memoryStored } = this.#options;
-        const status = acceptPage(domain, peerDomid, words[0], body.subarray(4), memoryStored);
+        const status = this.#options.arrivals.accept(this.#options.peerDomid, words[0], body.subarray(4));
         send(peer.encodePeerMessage(peer.PEER_ANSWER, id, [status]));
         return true;
       }
