@@ -37,6 +37,18 @@ const data = randomBytes(32 << 20);
 const uploads: string[] = [];
 let server: Server;
 let port = 0;
+/** On ::1, if this host has that. */
+let server6: Server | null = null;
+let port6 = 0;
+
+/** What a guest does by IPv6. It fetches this, since a command line is short. */
+const ipv6Script = (): string => `
+i=0; until ip -6 address show eth0 | grep fd00 | grep -qv tentative || [ $i = 100 ]; do usleep 100000; i=$((i+1)); done
+ip -6 address show eth0; ip -6 route
+ping -6 -c 3 fd00:a:0:2::2 | grep received
+wget -q -O - http://[fd00:a:0:2::2]:${port6}/1 | sha1sum
+wget -O - http://[fd00:a:0:2::2]:1/ 2>&1 | grep -i refused
+`;
 
 beforeAll(async () => {
   const listener: RequestListener = (request, response) => {
@@ -46,14 +58,24 @@ beforeAll(async () => {
       if (request.method === 'POST') {
         uploads.push(hash.digest('hex'));
         response.end('thanks\n');
-      } else response.end(data.subarray(0, Number(request.url?.slice(1)) << 20));
+      } else if (request.url === '/ipv6') response.end(ipv6Script());
+      else response.end(data.subarray(0, Number(request.url?.slice(1)) << 20));
     });
   };
   server = createServer(listener);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   port = (server.address() as AddressInfo).port;
+  const other = createServer(listener);
+  server6 = await new Promise<Server | null>((resolve) => {
+    other.once('error', () => resolve(null));
+    other.listen(0, '::1', () => resolve(other));
+  });
+  if (server6 !== null) port6 = (server6.address() as AddressInfo).port;
 });
-afterAll(() => void server.close());
+afterAll(() => {
+  server.close();
+  server6?.close();
+});
 
 /** Waits for the interface, which is there once both ends are connected. */
 const LINK = 'until [ -e /sys/class/net/eth0 ]; do usleep 100000; done';
@@ -70,6 +92,7 @@ for (const { engine, unusable, megabytes } of ENGINES) {
       script: `${LEASE}
 echo BEGIN; ip -4 address show eth0 | grep inet; ip route; cat /etc/resolv.conf
 ping -c 2 10.0.2.2 | grep received
+wget -q -O - ${url}/ipv6 | sh
 wget -q -O /tmp/f ${url}/${megabytes} && sha1sum </tmp/f
 head -c 1500000 /tmp/f | base64 -w 0 >/tmp/g; wget -q -O - --post-file /tmp/g ${url}/up
 nslookup ${NAME} 2>&1
@@ -84,11 +107,16 @@ echo END`,
     expect(told, all).toContain('default via 10.0.2.2');
     expect(told, all).toContain('nameserver 10.0.2.3');
     expect(told, all).toContain('2 packets received');
+    // By EUI-64 of its MAC address, as the kernel does when nobody says otherwise. Source: RFC 4291, appendix A.
+    expect(told, all).toContain('inet6 fd00:a:0:2:216:3eff:fe00:1/64');
+    expect(told, all).toMatch(/^default via fe80::2 dev eth0/m);
+    expect(told, all).toContain('3 packets received');
+    if (server6 !== null) expect(told, all).toContain(sha1(data.subarray(0, 1 << 20)));
     expect(told, all).toContain(sha1(data.subarray(0, megabytes << 20)));
     expect(told, all).toContain('thanks');
     expect(uploads).toContain(sha1(Buffer.from(data.subarray(0, 1_500_000).toString('base64'))));
     if (address !== null) expect(told, all).toContain(`Address: ${address}`);
-    expect(told, all).toMatch(/refused/i);
+    expect(told.match(/refused/gi), all).toHaveLength(2);
     expect(told, all).not.toContain('TROUBLE');
     expect(run.code).toBe(0);
   });

@@ -25,9 +25,11 @@ function unusable(): string | null {
 const reason = unusable();
 
 for (const { name, words } of [
-  { name: 'GSO frames', words: ['0', 'gso', '8388608'] },
-  { name: 'GSO frames, one in fifty lost', words: ['2', 'gso', '2000000'] },
-  { name: 'plain frames, one in fifty lost', words: ['2', 'plain', '500000'] },
+  { name: 'GSO frames', words: ['0', 'gso', '8388608', 'ipv4'] },
+  { name: 'IPv6, GSO frames, one in fifty lost', words: ['2', 'gso', '2000000', 'ipv6'] },
+  { name: 'IPv6, plain frames', words: ['0', 'plain', '2000000', 'ipv6'] },
+  { name: 'GSO frames, one in fifty lost', words: ['2', 'gso', '2000000', 'ipv4'] },
+  { name: 'plain frames, one in fifty lost', words: ['2', 'plain', '500000', 'ipv4'] },
 ])
   test(`Linux's TCP and UDP through the NAT: ${name}`, async (context) => {
     if (reason !== null) return context.skip(reason);

@@ -14,9 +14,12 @@ import { Nat, natAddresses } from '../nat/nat.ts';
 import { createNodeNetwork } from './node-network.ts';
 import { TapPort } from './tap-port.ts';
 
-const GATEWAY = '10.0.2.2';
+/** By IPv6, Linux makes itself an address of what the NAT tells it. */
+const isIpv6 = process.argv.at(-1) === 'ipv6';
+const GATEWAY = isIpv6 ? 'fd00:a:0:2::2' : '10.0.2.2';
+const LOOPBACK = isIpv6 ? '::1' : '127.0.0.1';
 /** Of what is sent each way. */
-const SIZE = Number(process.argv.at(-1));
+const SIZE = Number(process.argv.at(-2));
 const pattern = Buffer.alloc(SIZE);
 for (let i = 0; i < SIZE; i++) pattern[i] = i * 7 + (i >> 8) * 13;
 const digest = (bytes: Uint8Array): string => createHash('sha1').update(bytes).digest('hex');
@@ -41,7 +44,7 @@ async function guest(): Promise<void> {
   out['refused'] = await new Promise((resolve) =>
     connect({ port: 9002, host: GATEWAY }).on('error', (error: NodeJS.ErrnoException) => resolve(error.code)),
   );
-  const udp = createSocket('udp4');
+  const udp = createSocket(isIpv6 ? 'udp6' : 'udp4');
   const echoed: number[] = [];
   for (const length of [1, 1472, 1473, 30_000]) {
     const bytes = pattern.subarray(0, length);
@@ -68,6 +71,16 @@ async function guest(): Promise<void> {
     server.close();
   });
   server.listen(2222, () => process.stdout.write(`${JSON.stringify(out)}\n`));
+}
+
+/** Resolves when the guest has an address of the NAT's network and has made sure that it is nobody else's. */
+async function untilAddress(pid: string): Promise<void> {
+  const words = ['-t', pid, '-n', 'ip', '-6', '-o', 'address', 'show', 'dev', 'tap0', '-tentative'];
+  for (let turn = 0; turn < 100; turn++) {
+    if (execFileSync('nsenter', words, { encoding: 'utf8' }).includes('fd00:a:0:2:')) return;
+    await sleep(100);
+  }
+  throw new Error('no address of IPv6');
 }
 
 async function host(lossPercent: number, gso: boolean): Promise<void> {
@@ -108,23 +121,33 @@ async function host(lossPercent: number, gso: boolean): Promise<void> {
     ['link', 'set', 'lo', 'up'],
     ['link', 'set', 'tap0', 'up'],
     ['address', 'add', '10.0.2.15/24', 'dev', 'tap0'],
-    ['route', 'add', 'default', 'via', GATEWAY],
+    ['route', 'add', 'default', 'via', '10.0.2.2'],
   ])
     execFileSync('nsenter', [...inside, ...words]);
 
+  if (isIpv6) await untilAddress(pid);
   const bytes = pattern;
-  createServer((socket) => void socket.on('error', () => {}).end(bytes)).listen(9000, '127.0.0.1');
+  createServer((socket) => void socket.on('error', () => {}).end(bytes)).listen(9000, LOOPBACK);
   createServer({ allowHalfOpen: true }, async (socket) => void socket.end(digest(await drain(socket)))).listen(
     9001,
-    '127.0.0.1',
+    LOOPBACK,
   );
-  const echo = createSocket('udp4');
+  const echo = createSocket(isIpv6 ? 'udp6' : 'udp4');
   echo.on('message', (message, from) => echo.send(message, from.port, from.address));
-  echo.bind(9003, '127.0.0.1');
+  echo.bind(9003, LOOPBACK);
 
   const child = spawn(
     'nsenter',
-    ['-t', pid, '-n', process.execPath, fileURLToPath(import.meta.url), 'guest', String(SIZE)],
+    [
+      '-t',
+      pid,
+      '-n',
+      process.execPath,
+      fileURLToPath(import.meta.url),
+      'guest',
+      String(SIZE),
+      isIpv6 ? 'ipv6' : 'ipv4',
+    ],
     {
       stdio: ['ignore', 'pipe', 'inherit'],
     },

@@ -66,7 +66,7 @@ function readAddress(b: Uint8Array, at: number): number {
 }
 
 /** Names as DNS spells them, as many as fit. */
-function encodeNames(names: readonly string[]): number[] {
+export function encodeNames(names: readonly string[]): number[] {
   const out: number[] = [];
   for (const name of names) {
     const labels = name.split('.').filter((label) => label !== '');

@@ -6,6 +6,7 @@
 
 import type { HostDatagram, HostNetwork } from './host-network.ts';
 import { read16 } from './ipv4.ts';
+import { IPV6_FIRST, isIpv6 } from './ipv6.ts';
 import type { Lan } from './lan.ts';
 import type { UdpSender } from './udp.ts';
 
@@ -17,6 +18,7 @@ const DNS_HEADER_BYTES = 12;
 
 interface Query {
   readonly key: number;
+  readonly source: number;
   readonly sockets: HostDatagram[];
   tries: number;
   cancelTimer: () => void;
@@ -34,18 +36,18 @@ export class DnsRelay {
     this.#sender = sender;
   }
 
-  /** A query: UDP header at `l4`, ending at `end`. */
-  handle(b: Uint8Array, source: number, l4: number, end: number): void {
+  /** A query to the name server's address of either family: UDP header at `l4`, ending at `end`. */
+  handle(b: Uint8Array, source: number, destination: number, l4: number, end: number): void {
     const start = l4 + UDP_HEADER_BYTES;
     if (end - start < DNS_HEADER_BYTES) return;
     const guestPort = read16(b, l4);
-    const key = guestPort * 0x10000 + read16(b, start);
+    const key = (isIpv6(source) ? IPV6_FIRST : 0) + guestPort * 0x10000 + read16(b, start);
     const servers = this.#host.nameServers();
     if (servers.length === 0) return;
     let query = this.#queries.get(key);
     if (query === undefined) {
       if (this.#queries.size >= QUERIES_MAX) this.#close(this.#queries.values().next().value!);
-      const made: Query = { key, sockets: [], tries: 0, cancelTimer: () => undefined };
+      const made: Query = { key, source, sockets: [], tries: 0, cancelTimer: () => undefined };
       made.cancelTimer = this.#host.setTimer(TIMEOUT_MS, () => this.#close(made));
       this.#queries.set(key, made);
       query = made;
@@ -62,7 +64,7 @@ export class DnsRelay {
         if (port !== DNS_PORT || (family === 4 && address !== server)) return;
         if (this.#queries.get(key) !== asked) return;
         if (bytes.length < DNS_HEADER_BYTES || read16(bytes, 0) !== key % 0x10000) return;
-        this.#sender.send(this.#lan.addresses.dnsIp, DNS_PORT, source, guestPort, bytes);
+        this.#sender.send(destination, DNS_PORT, source, guestPort, bytes);
         this.#close(asked);
         this.#lan.flush();
       },
@@ -70,6 +72,11 @@ export class DnsRelay {
     );
     asked.sockets.push(socket);
     socket.send(b, start, end - start, server, DNS_PORT);
+  }
+
+  /** Addresses of the guest that wait for answers. */
+  addAddresses(to: Set<number>): void {
+    for (const { source } of this.#queries.values()) to.add(source);
   }
 
   #close(query: Query): void {

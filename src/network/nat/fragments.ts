@@ -1,9 +1,9 @@
 /**
- * Puts the fragments of IPv4 packets together. Few packets at a time, each for a short time, and a packet whose fragments overlap
- * or disagree is thrown away whole. Source: RFC 791 (3.2), RFC 815, RFC 1858 (why overlaps are refused).
+ * Puts the fragments of packets of both families together. Few packets at a time, each for a short time, and a packet whose fragments overlap
+ * or disagree is thrown away whole. Source: RFC 791 (3.2), RFC 815, RFC 1858 (why overlaps are refused), RFC 8200 (4.5).
  */
 
-import { IP, IP_MORE_FRAGMENTS, IP_OFFSET_MASK, L4, read16, read32, write16 } from './ipv4.ts';
+import { L4_IPV6 } from './ipv6.ts';
 
 const PACKETS_MAX = 16;
 const TIMEOUT_MS = 15_000;
@@ -11,7 +11,7 @@ const PAYLOAD_MAX = 65515;
 const BLOCKS = 8192;
 
 class Assembly {
-  readonly bytes = new Uint8Array(L4 + 65536);
+  readonly bytes = new Uint8Array(L4_IPV6 + 65536);
   /** A bit for each 8 bytes that have come. */
   readonly blocks = new Uint32Array(BLOCKS / 32);
   used = false;
@@ -26,19 +26,34 @@ class Assembly {
   total = -1;
 }
 
+export interface Fragment {
+  readonly source: number;
+  readonly destination: number;
+  /** Identification and protocol, in one number. */
+  readonly key: number;
+  /** Of its payload in the packet's, in bytes. */
+  readonly offset: number;
+  /** It is not the last one. */
+  readonly more: boolean;
+}
+
 export class Fragments {
   readonly #assemblies: Assembly[] = [];
 
   /**
-   * Takes a fragment: `b` is a frame with its IP header at IP, payload from `l4` to `end`. Answers the whole packet as a frame
-   * with a header without options and its length in `length`, or null. The answer is good until the next call.
+   * Takes a fragment: payload from `from` to `end` of a frame whose headers without options are the first `headers` bytes. Answers
+   * the whole packet, those headers in front, or null; the headers are as the last fragment had them. The answer is good until the next call.
    */
-  add(b: Uint8Array, l4: number, end: number, nowMs: number): { bytes: Uint8Array; length: number } | null {
-    const field = read16(b, IP + 6);
-    const offset = (field & IP_OFFSET_MASK) * 8;
-    const more = (field & IP_MORE_FRAGMENTS) !== 0;
-    const count = end - l4;
-    const a = this.#find(b, nowMs);
+  add(
+    { source, destination, key, offset, more }: Fragment,
+    b: Uint8Array,
+    headers: number,
+    from: number,
+    end: number,
+    nowMs: number,
+  ): { bytes: Uint8Array; length: number } | null {
+    const count = end - from;
+    const a = this.#find(source, destination, key, nowMs);
     if (count === 0 || offset + count > PAYLOAD_MAX || (more && (count & 7) !== 0)) a.bad = true;
     const last = offset + count;
     if (!more) {
@@ -55,21 +70,15 @@ export class Fragments {
       }
       a.blocks[block >> 5] |= bit;
     }
-    a.bytes.set(b.subarray(l4, end), L4 + offset);
+    a.bytes.set(b.subarray(from, end), headers + offset);
     a.received += count;
     if (a.total < 0 || a.received !== a.total) return null;
     a.used = false;
-    a.bytes.set(b.subarray(0, L4));
-    a.bytes[IP] = 0x45;
-    write16(a.bytes, IP + 2, 20 + a.total);
-    write16(a.bytes, IP + 6, 0);
-    return { bytes: a.bytes, length: L4 + a.total };
+    a.bytes.set(b.subarray(0, headers));
+    return { bytes: a.bytes, length: headers + a.total };
   }
 
-  #find(b: Uint8Array, nowMs: number): Assembly {
-    const source = read32(b, IP + 12);
-    const destination = read32(b, IP + 16);
-    const key = (read16(b, IP + 4) << 8) | b[IP + 9];
+  #find(source: number, destination: number, key: number, nowMs: number): Assembly {
     let free: Assembly | null = null;
     let oldest: Assembly | null = null;
     for (const a of this.#assemblies) {

@@ -6,6 +6,7 @@
 import { sumBytes } from '../checksum.ts';
 import { Frame } from '../frame.ts';
 import { PROTOCOL_ICMP } from '../packet.ts';
+import { ErrorRate } from './error-rate.ts';
 import type { HostNetwork } from './host-network.ts';
 import { formatIpv4, IP, L4, read32, write16, writeHeaders } from './ipv4.ts';
 import type { Lan } from './lan.ts';
@@ -23,8 +24,6 @@ export const UNREACHABLE_PROHIBITED = 13;
 /** Echo requests to the outside that wait for their answer. */
 const PINGS_MAX = 64;
 const PING_TIMEOUT_MS = 10_000;
-/** ICMP errors in a second. */
-const ERRORS_PER_SECOND = 100;
 /** Of an echo request; larger ones come in fragments and go unanswered. */
 const ECHO_BYTES_MAX = 1480;
 
@@ -34,8 +33,7 @@ export class Icmp {
   readonly #frame = new Frame();
   readonly #bytes = new Uint8Array(1514);
   #pings = 0;
-  #errorsSecond = 0;
-  #errors = 0;
+  readonly #errors = new ErrorRate();
 
   constructor(lan: Lan, host: HostNetwork) {
     this.#lan = lan;
@@ -96,12 +94,7 @@ export class Icmp {
   }
 
   #error(type: number, code: number, original: Uint8Array, length: number): void {
-    const second = Math.floor(this.#host.nowMs() / 1000);
-    if (second !== this.#errorsSecond) {
-      this.#errorsSecond = second;
-      this.#errors = 0;
-    }
-    if (++this.#errors > ERRORS_PER_SECOND) return;
+    if (!this.#errors.mayTell(this.#host.nowMs())) return;
     const header = (original[IP] & 15) * 4;
     const quoted = Math.min(header + 8, length - IP);
     const source = read32(original, IP + 12);

@@ -5,6 +5,7 @@
 
 import { createLinkStatistics, type Frame, type FramePort, type LinkStatistics } from '../frame.ts';
 import { FrameQueue } from '../frame-queue.ts';
+import { Ipv6Addresses } from './ipv6-addresses.ts';
 
 const QUEUE_BYTES = 256 * 1024;
 
@@ -22,6 +23,7 @@ const GATEWAY_MAC = Uint8Array.of(0x52, 0x55, 0x0a, 0x00, 0x02, 0x02);
 
 export class Lan {
   readonly addresses: LanAddresses;
+  readonly ipv6: Ipv6Addresses;
   readonly gatewayMac = GATEWAY_MAC;
   /** Where the guest was last heard from; its configured address until then. */
   readonly guestMac: Uint8Array;
@@ -32,6 +34,7 @@ export class Lan {
 
   constructor(addresses: LanAddresses, guestMac: Uint8Array) {
     this.addresses = addresses;
+    this.ipv6 = new Ipv6Addresses(addresses.gatewayIp, addresses.dnsIp);
     this.guestMac = guestMac.slice();
   }
 
@@ -39,6 +42,16 @@ export class Lan {
     this.#device = device;
   }
 
+  /** Of either family. */
+  isGateway(address: number): boolean {
+    return address === this.addresses.gatewayIp || address === this.ipv6.gateway;
+  }
+
+  isDns(address: number): boolean {
+    return address === this.addresses.dnsIp || address === this.ipv6.dns;
+  }
+
+  /** Of IPv4. */
   isLocal(address: number): boolean {
     const { gatewayIp, netmask } = this.addresses;
     return ((address ^ gatewayIp) & netmask) >>> 0 === 0;

@@ -6,15 +6,17 @@
  *   x.y.z.3  the name server: hands queries to the host's
  *   x.y.z.15 the guest, by DHCP
  *
+ * and the same hosts in an IPv6 network of its own (ipv6-addresses.ts), in which it makes itself an address (ipv6-side.ts).
+ *
  * The layout is that of slirp (and so of QEMU's user network), which people know. Connections to anywhere else are made by the
  * host, so the guest reaches what the host reaches. From outside nothing gets in but by a forward.
  *
- * Not there: IPv6, ICMP beyond echo and errors, IPv4 options (they are skipped), other protocols (the guest is told so by ICMP).
+ * Not there: ICMP beyond echo and errors, IPv4 options (they are skipped), other protocols (the guest is told so by ICMP).
  * Checksums of the guest's TCP and UDP are not checked: they come from its own memory.
  */
 
 import { sumBytes } from '../checksum.ts';
-import { ETHERTYPE_ARP, ETHERTYPE_IPV4, isGroupAddress, MAC_BYTES } from '../ethernet.ts';
+import { ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, isGroupAddress, MAC_BYTES } from '../ethernet.ts';
 import { FRAME_BYTES_MAX, type Frame, type FramePort, type LinkStatistics, type NetworkEnd } from '../frame.ts';
 import { PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP } from '../packet.ts';
 import { handleArp } from './arp.ts';
@@ -24,7 +26,19 @@ import { type Forward, Forwards } from './forwards.ts';
 import { Fragments } from './fragments.ts';
 import type { HostNetwork } from './host-network.ts';
 import { Icmp, UNREACHABLE_HOST, UNREACHABLE_PORT, UNREACHABLE_PROHIBITED, UNREACHABLE_PROTOCOL } from './icmp.ts';
-import { formatIpv4, IP, IP_MORE_FRAGMENTS, IP_OFFSET_MASK, L4, read16, read32, writeHeaders } from './ipv4.ts';
+import {
+  formatIpv4,
+  IP,
+  IP_MORE_FRAGMENTS,
+  IP_OFFSET_MASK,
+  L4,
+  read16,
+  read32,
+  write16,
+  writeHeaders,
+} from './ipv4.ts';
+import { isIpv6 } from './ipv6.ts';
+import { Ipv6Side } from './ipv6-side.ts';
 import { Lan, type LanAddresses } from './lan.ts';
 import { TcpRelay } from './tcp.ts';
 import type { TcpFlow } from './tcp-flow.ts';
@@ -35,7 +49,7 @@ export interface NatOptions {
   readonly addresses: LanAddresses;
   /** The guest's network device's, for frames to a guest that has not been heard from. */
   readonly guestMac: Uint8Array;
-  /** The gateway's address reaches the host's loopback. */
+  /** The gateway's addresses reach the host's loopback. */
   readonly loopback: boolean;
   /** Whether the device takes GSO frames as they are; may change. */
   readonly gso: () => boolean;
@@ -62,6 +76,7 @@ export class Nat implements NetworkEnd {
   readonly #tcp: TcpRelay;
   readonly #forwards: Forwards;
   readonly #fragments = new Fragments();
+  readonly #ipv6: Ipv6Side;
   #whole: Uint8Array | null = null;
 
   constructor(options: NatOptions) {
@@ -77,6 +92,8 @@ export class Nat implements NetworkEnd {
       translate: (address) => this.#translate(address),
       hostUnreachable: (flow) => this.#tellUnreachable(flow),
     });
+    const relays = { tcp: this.#tcp, udp: this.#udp, dns: this.#dns, fragments: this.#fragments };
+    this.#ipv6 = new Ipv6Side({ lan: this.#lan, host, ...relays });
     this.#forwards = new Forwards(this.#lan, host, sender, this.#tcp, options.log);
   }
 
@@ -96,6 +113,7 @@ export class Nat implements NetworkEnd {
 
   close(): void {
     this.#lan.connect(null);
+    this.#ipv6.close();
     this.#forwards.close();
     this.#tcp.close();
     this.#udp.close();
@@ -103,11 +121,11 @@ export class Nat implements NetworkEnd {
   }
 
   #translate(address: number): string | null {
-    const { gatewayIp, dnsIp } = this.#lan.addresses;
+    const lan = this.#lan;
     // Port 53 of the name server, and nothing else of it.
-    if (address === dnsIp) return this.#options.host.nameServers()[0] ?? null;
-    if (address === gatewayIp) return this.#options.loopback ? '127.0.0.1' : null;
-    return formatIpv4(address);
+    if (lan.isDns(address)) return this.#options.host.nameServers()[0] ?? null;
+    if (lan.isGateway(address)) return this.#options.loopback ? (isIpv6(address) ? '::1' : '127.0.0.1') : null;
+    return isIpv6(address) ? lan.ipv6.format(address) : formatIpv4(address);
   }
 
   /** True for addresses that the host must not be asked to connect to for the guest. */
@@ -119,6 +137,10 @@ export class Nat implements NetworkEnd {
   }
 
   #tellUnreachable(flow: TcpFlow): void {
+    if (isIpv6(flow.guestIp)) {
+      this.#ipv6.tellUnreachable(flow);
+      return;
+    }
     const b = new Uint8Array(L4 + 8);
     const lan = this.#lan;
     writeHeaders(b, lan.gatewayMac, lan.guestMac, flow.guestIp, flow.remoteIp, PROTOCOL_TCP, 8, 0, 0);
@@ -150,6 +172,7 @@ export class Nat implements NetworkEnd {
       this.#hear(b);
       handleArp(this.#lan, b, length);
     } else if (type === ETHERTYPE_IPV4) this.#ipv4(b, length);
+    else if (type === ETHERTYPE_IPV6 && this.#ipv6.handle(b, length)) this.#hear(b);
     return true;
   }
 
@@ -169,12 +192,20 @@ export class Nat implements NetworkEnd {
     const source = read32(b, IP + 12);
     const destination = read32(b, IP + 16);
     const l4 = IP + header;
-    if ((read16(b, IP + 6) & (IP_MORE_FRAGMENTS | IP_OFFSET_MASK)) === 0) {
+    const field = read16(b, IP + 6);
+    if ((field & (IP_MORE_FRAGMENTS | IP_OFFSET_MASK)) === 0) {
       this.#packet(b, source, destination, l4, end);
       return;
     }
-    const whole = this.#fragments.add(b, l4, end, this.#options.host.nowMs());
-    if (whole !== null) this.#packet(whole.bytes, source, destination, L4, whole.length);
+    const key = (read16(b, IP + 4) << 8) | b[IP + 9];
+    const [offset, more] = [(field & IP_OFFSET_MASK) * 8, (field & IP_MORE_FRAGMENTS) !== 0];
+    const piece = { source, destination, key, offset, more };
+    const whole = this.#fragments.add(piece, b, L4, l4, end, this.#options.host.nowMs());
+    if (whole === null) return;
+    whole.bytes[IP] = 0x45;
+    write16(whole.bytes, IP + 2, whole.length - IP);
+    write16(whole.bytes, IP + 6, 0);
+    this.#packet(whole.bytes, source, destination, L4, whole.length);
   }
 
   #packet(b: Uint8Array, source: number, destination: number, l4: number, end: number): void {
@@ -224,7 +255,7 @@ export class Nat implements NetworkEnd {
   #udpPacket(b: Uint8Array, source: number, destination: number, l4: number, end: number): void {
     if (end - l4 < 8) return;
     if (destination === this.#lan.addresses.dnsIp) {
-      if (read16(b, l4 + 2) === DNS_PORT) this.#dns.handle(b, source, l4, end);
+      if (read16(b, l4 + 2) === DNS_PORT) this.#dns.handle(b, source, destination, l4, end);
       else this.#icmp.unreachable(b, UNREACHABLE_PORT, end);
       return;
     }

@@ -16,6 +16,7 @@ import type { Frame } from '../frame.ts';
 import type { ChunkPool } from './chunk-pool.ts';
 import type { HostStream, StreamEvents, StreamFailure } from './host-network.ts';
 import { read16 } from './ipv4.ts';
+import type { Lan } from './lan.ts';
 import { type BufferBudget, SEND_ROOM_BYTES, SendBuffer } from './send-buffer.ts';
 import { Inbox } from './tcp-inbox.ts';
 import { readSynOptions, SegmentWriter, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN } from './tcp-segment.ts';
@@ -108,8 +109,7 @@ export class TcpFlow implements StreamEvents {
 
   constructor(
     owner: FlowOwner,
-    guestMac: Uint8Array,
-    gatewayMac: Uint8Array,
+    lan: Lan,
     guestIp: number,
     guestPort: number,
     remoteIp: number,
@@ -126,7 +126,7 @@ export class TcpFlow implements StreamEvents {
     this.#sndNxt = this.#iss;
     this.#sndMax = this.#iss;
     this.#buffer = new SendBuffer(owner.sendBudget);
-    this.#segments = new SegmentWriter(guestMac, gatewayMac, remoteIp, remotePort, guestIp, guestPort);
+    this.#segments = new SegmentWriter(lan, remoteIp, remotePort, guestIp, guestPort);
     this.#inbox = new Inbox(owner.pool, owner.receiveBudget, () => this.#updateWindow());
   }
 
@@ -146,7 +146,7 @@ export class TcpFlow implements StreamEvents {
 
   /** The guest's SYN. */
   #start(b: Uint8Array, l4: number, headerLength: number, sequence: number): void {
-    const { mss, scale } = readSynOptions(b, l4, headerLength);
+    const { mss, scale } = readSynOptions(b, l4, headerLength, this.#segments.mss);
     this.#mss = mss;
     this.#scaled = scale >= 0;
     this.#sndScale = Math.max(0, scale);

@@ -4,9 +4,12 @@
  */
 
 import { fold } from '../checksum.ts';
-import { CHECKSUM_PARTIAL, Frame, GSO_TCPV4 } from '../frame.ts';
+import { CHECKSUM_PARTIAL, Frame, GSO_TCPV4, GSO_TCPV6 } from '../frame.ts';
 import { PROTOCOL_TCP } from '../packet.ts';
-import { IP, IP_DONT_FRAGMENT, IPV4_HEADER_BYTES, L4, read16, write16, write32, writeHeaders } from './ipv4.ts';
+import { IP, IP_DONT_FRAGMENT, IPV4_HEADER_BYTES, read16, write16, write32 } from './ipv4.ts';
+import { isIpv6, L4_IPV6 } from './ipv6.ts';
+import type { Lan } from './lan.ts';
+import { payloadMax, pseudoSumOf, writePacketHeaders } from './packet-headers.ts';
 
 export const TCP_FIN = 0x01;
 export const TCP_SYN = 0x02;
@@ -21,8 +24,6 @@ const OPTION_MSS = 2;
 const OPTION_WINDOW_SCALE = 3;
 const SYN_OPTION_BYTES = 8;
 
-/** Of an Ethernet of 1500 bytes. */
-const TCP_MSS = 1460;
 /** When the guest names none. Source: RFC 9293 (3.7.1). */
 const MSS_DEFAULT = 536;
 const MSS_MIN = 64;
@@ -36,8 +37,8 @@ export interface SynOptions {
   readonly scale: number;
 }
 
-/** What the options of a SYN say; `headerLength` has been checked. */
-export function readSynOptions(b: Uint8Array, l4: number, headerLength: number): SynOptions {
+/** What the options of a SYN say; `headerLength` has been checked. `mssMax`: more is of no use. */
+export function readSynOptions(b: Uint8Array, l4: number, headerLength: number, mssMax: number): SynOptions {
   let mss = MSS_DEFAULT;
   let scale = -1;
   const end = l4 + headerLength;
@@ -51,7 +52,7 @@ export function readSynOptions(b: Uint8Array, l4: number, headerLength: number):
     if (at + 2 > end) break;
     const length = b[at + 1];
     if (length < 2 || at + length > end) break;
-    if (kind === OPTION_MSS && length === 4) mss = Math.min(TCP_MSS, Math.max(MSS_MIN, read16(b, at + 2)));
+    if (kind === OPTION_MSS && length === 4) mss = Math.min(mssMax, Math.max(MSS_MIN, read16(b, at + 2)));
     if (kind === OPTION_WINDOW_SCALE && length === 3) scale = Math.min(SCALE_MAX, b[at + 2]);
     at += length;
   }
@@ -62,38 +63,39 @@ const frame = new Frame();
 
 /** Makes the segments of one connection, from the far side to the guest. All but what changes is written once. */
 export class SegmentWriter {
+  /** Of segments that an Ethernet of 1500 bytes carries. */
+  readonly mss: number;
   readonly #header: Uint8Array;
-  /** The IP header's sum without its length, and the pseudo-header's without the segment's. */
+  readonly #l4: number;
+  readonly #isIpv6: boolean;
+  /** The IPv4 header's sum without its length, and the pseudo-header's without the segment's. */
   readonly #ipSum: number;
   readonly #pseudo: number;
 
-  constructor(
-    guestMac: Uint8Array,
-    gatewayMac: Uint8Array,
-    source: number,
-    sourcePort: number,
-    guestIp: number,
-    guestPort: number,
-  ) {
-    const h = new Uint8Array(L4 + TCP_HEADER_BYTES + SYN_OPTION_BYTES);
-    writeHeaders(h, guestMac, gatewayMac, source, guestIp, PROTOCOL_TCP, 0, 0, IP_DONT_FRAGMENT);
-    write16(h, L4, sourcePort);
-    write16(h, L4 + 2, guestPort);
-    h[L4 + 20] = OPTION_MSS;
-    h[L4 + 21] = 4;
-    write16(h, L4 + 22, TCP_MSS);
+  constructor(lan: Lan, source: number, sourcePort: number, guestIp: number, guestPort: number) {
+    const h = new Uint8Array(L4_IPV6 + TCP_HEADER_BYTES + SYN_OPTION_BYTES);
+    const l4 = writePacketHeaders(h, lan, source, guestIp, PROTOCOL_TCP, 0, 0, IP_DONT_FRAGMENT);
+    this.mss = payloadMax(source) - TCP_HEADER_BYTES;
+    write16(h, l4, sourcePort);
+    write16(h, l4 + 2, guestPort);
+    h[l4 + 20] = OPTION_MSS;
+    h[l4 + 21] = 4;
+    write16(h, l4 + 22, this.mss);
     this.#header = h;
+    this.#l4 = l4;
+    this.#isIpv6 = isIpv6(source);
     this.#ipSum = fold((read16(h, IP + 10) ^ 0xffff) + 0xffff - IPV4_HEADER_BYTES);
-    this.#pseudo = fold(source + guestIp + PROTOCOL_TCP);
+    this.#pseudo = pseudoSumOf(h, source, guestIp, PROTOCOL_TCP, 0);
   }
 
   /** A SYN, with ACK or without. Borrowed until the next one is made, of whatever connection. */
   syn(flags: number, sequence: number, ack: number, scaled: boolean): Frame {
     const h = this.#header;
-    h[L4 + 24] = scaled ? OPTION_NOP : OPTION_END;
-    h[L4 + 25] = scaled ? OPTION_WINDOW_SCALE : OPTION_END;
-    h[L4 + 26] = scaled ? 3 : 0;
-    h[L4 + 27] = scaled ? WINDOW_SCALE : 0;
+    const l4 = this.#l4;
+    h[l4 + 24] = scaled ? OPTION_NOP : OPTION_END;
+    h[l4 + 25] = scaled ? OPTION_WINDOW_SCALE : OPTION_END;
+    h[l4 + 26] = scaled ? 3 : 0;
+    h[l4 + 27] = scaled ? WINDOW_SCALE : 0;
     // The window of a SYN is never scaled.
     return this.#make(flags, sequence, ack, 0xffff, SYN_OPTION_BYTES, 0);
   }
@@ -115,7 +117,7 @@ export class SegmentWriter {
   ): Frame {
     const made = this.#make(flags, sequence, ack, window, 0, count).setTail(bytes, start, count);
     if (count > mss) {
-      made.gsoType = GSO_TCPV4;
+      made.gsoType = this.#isIpv6 ? GSO_TCPV6 : GSO_TCPV4;
       made.gsoSize = mss;
     }
     return made;
@@ -124,16 +126,20 @@ export class SegmentWriter {
   #make(flags: number, sequence: number, ack: number, window: number, optionBytes: number, count: number): Frame {
     const h = this.#header;
     const headerBytes = TCP_HEADER_BYTES + optionBytes;
-    const ipLength = IPV4_HEADER_BYTES + headerBytes + count;
-    write16(h, IP + 2, ipLength);
-    write16(h, IP + 10, fold(this.#ipSum + ipLength) ^ 0xffff);
-    write32(h, L4 + 4, sequence);
-    write32(h, L4 + 8, (flags & TCP_ACK) !== 0 ? ack : 0);
-    h[L4 + 12] = (headerBytes / 4) << 4;
-    h[L4 + 13] = flags;
-    write16(h, L4 + 14, window);
-    write16(h, L4 + 16, fold(this.#pseudo + headerBytes + count));
-    frame.set(h, L4 + headerBytes);
+    const length = headerBytes + count;
+    const l4 = this.#l4;
+    if (this.#isIpv6) write16(h, IP + 4, length);
+    else {
+      write16(h, IP + 2, IPV4_HEADER_BYTES + length);
+      write16(h, IP + 10, fold(this.#ipSum + IPV4_HEADER_BYTES + length) ^ 0xffff);
+    }
+    write32(h, l4 + 4, sequence);
+    write32(h, l4 + 8, (flags & TCP_ACK) !== 0 ? ack : 0);
+    h[l4 + 12] = (headerBytes / 4) << 4;
+    h[l4 + 13] = flags;
+    write16(h, l4 + 14, window);
+    write16(h, l4 + 16, fold(this.#pseudo + length));
+    frame.set(h, l4 + headerBytes);
     frame.checksum = CHECKSUM_PARTIAL;
     return frame;
   }

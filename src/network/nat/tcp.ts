@@ -7,8 +7,10 @@ import { CHECKSUM_PARTIAL, Frame } from '../frame.ts';
 import { PROTOCOL_TCP } from '../packet.ts';
 import { ChunkPool } from './chunk-pool.ts';
 import type { HostNetwork, HostStream, StreamEvents } from './host-network.ts';
-import { L4, pseudoSum, read16, read32, write16, write32, writeHeaders } from './ipv4.ts';
+import { IP_DONT_FRAGMENT, read16, read32, write16, write32 } from './ipv4.ts';
+import { L4_IPV6 } from './ipv6.ts';
 import type { Lan } from './lan.ts';
+import { pseudoSumOf, writePacketHeaders } from './packet-headers.ts';
 import { BufferBudget } from './send-buffer.ts';
 import { type FlowOwner, STATE_TIME_WAIT, TcpFlow } from './tcp-flow.ts';
 import { TCP_ACK, TCP_FIN, TCP_HEADER_BYTES, TCP_RST, TCP_SYN } from './tcp-segment.ts';
@@ -43,7 +45,7 @@ export class TcpRelay implements FlowOwner {
   #count = 0;
   #ephemeral = 0;
   readonly #frame = new Frame();
-  readonly #header = new Uint8Array(L4 + TCP_HEADER_BYTES);
+  readonly #header = new Uint8Array(L4_IPV6 + TCP_HEADER_BYTES);
 
   constructor(lan: Lan, host: HostNetwork, options: TcpOptions) {
     this.#lan = lan;
@@ -131,19 +133,19 @@ export class TcpRelay implements FlowOwner {
   ): void {
     const flags = b[l4 + 13];
     const h = this.#header;
-    const { guestMac, gatewayMac } = this.#lan;
-    writeHeaders(h, guestMac, gatewayMac, destination, source, PROTOCOL_TCP, TCP_HEADER_BYTES, 0, 0x4000);
-    write16(h, L4, port);
-    write16(h, L4 + 2, guestPort);
+    const size = TCP_HEADER_BYTES;
+    const at = writePacketHeaders(h, this.#lan, destination, source, PROTOCOL_TCP, size, 0, IP_DONT_FRAGMENT);
+    write16(h, at, port);
+    write16(h, at + 2, guestPort);
     const length = dataLength + ((flags & TCP_SYN) !== 0 ? 1 : 0) + ((flags & TCP_FIN) !== 0 ? 1 : 0);
     const hasAck = (flags & TCP_ACK) !== 0;
-    write32(h, L4 + 4, hasAck ? read32(b, l4 + 8) : 0);
-    write32(h, L4 + 8, hasAck ? 0 : (read32(b, l4 + 4) + length) >>> 0);
-    h[L4 + 12] = 5 << 4;
-    h[L4 + 13] = hasAck ? TCP_RST : TCP_RST | TCP_ACK;
-    write16(h, L4 + 14, 0);
-    write16(h, L4 + 16, pseudoSum(destination, source, PROTOCOL_TCP, TCP_HEADER_BYTES));
-    const frame = this.#frame.set(h, h.length);
+    write32(h, at + 4, hasAck ? read32(b, l4 + 8) : 0);
+    write32(h, at + 8, hasAck ? 0 : (read32(b, l4 + 4) + length) >>> 0);
+    h[at + 12] = 5 << 4;
+    h[at + 13] = hasAck ? TCP_RST : TCP_RST | TCP_ACK;
+    write16(h, at + 14, 0);
+    write16(h, at + 16, pseudoSumOf(h, destination, source, PROTOCOL_TCP, TCP_HEADER_BYTES));
+    const frame = this.#frame.set(h, at + TCP_HEADER_BYTES);
     frame.checksum = CHECKSUM_PARTIAL;
     this.#lan.deliver(frame);
   }
@@ -165,6 +167,12 @@ export class TcpRelay implements FlowOwner {
       return flow;
     }
     return null;
+  }
+
+  /** Addresses of the connections that there are. */
+  addAddresses(to: Set<number>): void {
+    for (const first of this.#buckets)
+      for (let flow = first; flow !== null; flow = flow.nextInBucket) to.add(flow.guestIp).add(flow.remoteIp);
   }
 
   // ---- the table ---------------------------------------------------------------------------------------------------
@@ -190,8 +198,7 @@ export class TcpRelay implements FlowOwner {
 
   #create(guestIp: number, guestPort: number, remoteIp: number, remotePort: number): TcpFlow {
     const iss = crypto.getRandomValues(new Uint32Array(1))[0];
-    const { guestMac, gatewayMac } = this.#lan;
-    const flow = new TcpFlow(this, guestMac, gatewayMac, guestIp, guestPort, remoteIp, remotePort, iss);
+    const flow = new TcpFlow(this, this.#lan, guestIp, guestPort, remoteIp, remotePort, iss);
     const bucket = this.#bucket(guestIp, guestPort, remoteIp, remotePort);
     flow.nextInBucket = this.#buckets[bucket];
     this.#buckets[bucket] = flow;
