@@ -17,6 +17,7 @@ import {
   IPV6_DESTINATION,
   IPV6_HOP_LIMIT,
   IPV6_SOURCE,
+  isIpv6LinkLocal,
   isIpv6Unspecified,
   L4_IPV6,
 } from './ipv6.ts';
@@ -97,8 +98,7 @@ export class Neighbours {
   /** Answers who asks for the 16 bytes at `target`, if they are an address of ours. */
   #answer(b: Uint8Array, target: number): void {
     const { ipv6, gatewayMac } = this.#lan;
-    const isOurs = this.isOwn(b, target);
-    if (!isOurs) return;
+    if (!this.isOwn(b, target)) return;
     const address = b.subarray(target, target + IPV6_ADDRESS_BYTES);
     // Somebody who wants that address for itself has none yet.
     const isNobody = isIpv6Unspecified(b, IPV6_SOURCE);
@@ -117,7 +117,7 @@ export class Neighbours {
   /** Whether the 16 bytes at `at` are an address of gateway or name server. */
   isOwn(b: Uint8Array, at: number): boolean {
     const { ipv6 } = this.#lan;
-    if (ipv6.gatewayLinkLocal.every((byte, i) => b[at + i] === byte)) return true;
+    if (isIpv6LinkLocal(b, at)) return ipv6.gatewayLinkLocal.every((byte, i) => b[at + i] === byte);
     if (!ipv6.isLocal(b, at)) return false;
     const address = ipv6.find(b, at);
     return address === ipv6.gateway || address === ipv6.dns;
