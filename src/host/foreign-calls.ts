@@ -2,13 +2,13 @@
  * How the thread of a vCPU asks something of another domain: it posts the question to the main thread, which has the connections
  * (peers.ts), and sleeps until the answer stands in memory that they share.
  *
- *   i32 0        0 while there is none
+ *   i32 0        0 while there is none; then ANSWERED, or ABANDONED by who has asked
  *   i32 1        bytes in the answer
  *   from 16 on   results, i32 each (RESULTS_BYTES), then bytes
  */
 import { ESRCH } from '../abi/errno.ts';
-import { GNTST_bad_domain } from '../abi/grant-table.ts';
-import type { Domain } from '../hypervisor/domain.ts';
+import { GNTST_bad_domain, GNTST_eagain } from '../abi/grant-table.ts';
+import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { COPY_WORDS, FOREIGN_BATCH, type ForeignDomains, GRANT_WORDS } from '../hypervisor/foreign-domains.ts';
 import { FLAG_STOP, VCPU, type VcpuBlock } from '../machine/vcpu-block.ts';
 
@@ -29,16 +29,19 @@ const BYTES_AT = RESULTS_AT + RESULTS_BYTES;
 const ANSWER_BYTES = BYTES_AT + FOREIGN_BATCH * PAGE_SIZE;
 /** A vCPU that is to stop looks up this often. */
 const LOOK_MS = 100;
+const ANSWERED = 1;
+const ABANDONED = 2;
 
-/** In the main thread. */
-export function answerForeignCall(call: ForeignCall, results: ArrayLike<number>, bytes = new Uint8Array(0)): void {
+/** In the main thread. False: nobody waits for it any more. */
+export function answerForeignCall(call: ForeignCall, results: ArrayLike<number>, bytes = new Uint8Array(0)): boolean {
   const words = new Int32Array(call.answer);
   for (let i = 0; i < Math.min(results.length, FOREIGN_BATCH); i++) words[RESULTS_AT / 4 + i] = results[i];
   const length = Math.min(bytes.length, ANSWER_BYTES - BYTES_AT);
   new Uint8Array(call.answer).set(bytes.subarray(0, length), BYTES_AT);
   words[1] = length;
-  Atomics.store(words, 0, 1);
+  if (Atomics.compareExchange(words, 0, 0, ANSWERED) !== 0) return false;
   Atomics.notify(words, 0);
+  return true;
 }
 
 /** There is no such domain. */
@@ -112,14 +115,24 @@ export class ForeignCalls implements ForeignDomains {
     this.#post(call);
     while (Atomics.load(words, 0) === 0) {
       Atomics.wait(words, 0, 0, LOOK_MS);
-      if (Atomics.load(words, 0) !== 0 || !this.#mustStop()) continue;
+      const gives = this.#mustStop() ? GNTST_bad_domain : this.#mustPark(call) ? GNTST_eagain : 0;
+      if (gives === 0 || Atomics.compareExchange(words, 0, 0, ABANDONED) !== 0) continue;
       // The next question gets an answer of its own.
       this.#answer = null;
       const none = { ...call, answer: new SharedArrayBuffer(ANSWER_BYTES) };
-      refuseForeignCall(none);
+      if (gives === GNTST_bad_domain) refuseForeignCall(none);
+      else answerForeignCall(none, new Array<number>(FOREIGN_BATCH).fill(GNTST_eagain));
       return new Int32Array(none.answer);
     }
     return words;
+  }
+
+  /**
+   * The domain is to stand still. What maps pages may have to wait until the other domain has stood still itself, and that may wait for
+   * this one; so the guest is told to try again, as it is for a page that Xen has to bring back first.
+   */
+  #mustPark({ kind }: ForeignCall): boolean {
+    return kind === 'map' && Atomics.load(this.#domain.i32, DOMAIN.paused >> 2) !== 0;
   }
 
   #mustStop(): boolean {

@@ -4,6 +4,7 @@ import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Worker } from 'node:worker_threads';
 import { afterAll, afterEach, expect, test } from 'vitest';
 import { ESRCH } from '../abi/errno.ts';
 import * as gnttab from '../abi/grant-table.ts';
@@ -51,7 +52,8 @@ afterEach(() => {
 /** Nothing runs here that could be in the way. */
 const atRest = { whileFrozen: async (act: () => Promise<unknown>) => void (await act()) };
 
-async function makeGuest(domid: number): Promise<Guest> {
+/** `freezes`: it has to stand still before its memory can be shared. */
+async function makeGuest(domid: number, freezes = false): Promise<Guest> {
   const machine = createMachineMemory(64, 64);
   const shareable = ShareableMemory.create(machine);
   const domain = createDomain(machine, domid, 1, new Uint8Array(16));
@@ -65,7 +67,7 @@ async function makeGuest(domid: number): Promise<Guest> {
     channels,
     grants,
     memoryFd: shareable?.fd ?? -1,
-    share: async () => (await shareable?.share(atRest, () => {})) ?? false,
+    share: async () => (await shareable?.share(freezes ? guest.freezer : atRest, () => {})) ?? false,
     memoryStored: () => {},
     arrivals,
     stateRoot: root,
@@ -285,6 +287,88 @@ test('a domain that stands still is given pages at once, and finds them when it 
   await parked;
   expect(statuses).toEqual([-1, -1, 0, -1, -1]);
   expect([pages(owner), machine.u32[entry] & 0xffff, machine.u8[20 * PAGE_SIZE]]).toEqual([62, 0xe, 0x5a]);
+});
+
+/** A vCPU's thread that maps page 10 of the other domain, again if it is told to, and parks when it is asked to; until it is posted anything. */
+const MAPPER = `
+  import { parentPort, workerData } from 'node:worker_threads';
+  const { foreignCalls, domainModule, handle, other } = workerData;
+  const { ForeignCalls } = await import(foreignCalls);
+  const { Domain, DOMAIN } = await import(domainModule);
+  const domain = new Domain(handle);
+  const { i32 } = domain;
+  const calls = new ForeignCalls(domain, domain.vcpus[0], (call) => parentPort.postMessage({ call }));
+  const statuses = [];
+  const results = new Int32Array(1);
+  let done = false;
+  parentPort.on('message', () => { done = true; });
+  const turn = () => {
+    if (Atomics.load(i32, DOMAIN.paused >> 2) !== 0) {
+      Atomics.add(i32, DOMAIN.parked >> 2, 1);
+      Atomics.notify(i32, DOMAIN.parked >> 2);
+      while (Atomics.load(i32, DOMAIN.paused >> 2) !== 0) Atomics.wait(i32, DOMAIN.paused >> 2, 1, 10);
+      Atomics.add(i32, DOMAIN.parked >> 2, -1);
+    }
+    if (statuses.length === 0 || statuses.at(-1) === -12) {
+      calls.map(other, Uint32Array.of(9, 1), 1, results);
+      statuses.push(results[0]);
+      if (results[0] !== -12) parentPort.postMessage({ statuses });
+    }
+    if (!done) setTimeout(turn, 1);
+    else parentPort.close();
+  };
+  turn();
+`;
+
+interface MapperMessage {
+  readonly call?: ForeignCall;
+  readonly statuses?: readonly number[];
+}
+
+test('two domains that map a page of each other for the first time do not wait for each other, and keep no mapping that nobody has', async (context) => {
+  if (hostCalls() === null) context.skip('no koffi, or not Linux');
+  const both = [await makeGuest(1, true), await makeGuest(2, true)];
+  for (const guest of both) grant(guest, 9, 10, 3 - guest.domain.domid);
+  // Both are in the hypercall before either is answered.
+  const bothAsk = Promise.withResolvers<void>();
+  let asked = 0;
+  const workers = both.map((guest) => {
+    const worker = new Worker(MAPPER, {
+      eval: true,
+      workerData: {
+        foreignCalls: new URL('./foreign-calls.ts', import.meta.url).href,
+        domainModule: new URL('../hypervisor/domain.ts', import.meta.url).href,
+        handle: guest.domain.handle(),
+        other: 3 - guest.domain.domid,
+      },
+    });
+    const statuses = new Promise<readonly number[]>((resolve, reject) => {
+      worker.on('error', reject);
+      worker.on('message', (message: MapperMessage) => {
+        const { call } = message;
+        if (call !== undefined) void bothAsk.promise.then(() => guest.peers.serve(call));
+        if (call !== undefined && ++asked === both.length) bothAsk.resolve();
+        if (message.statuses !== undefined) resolve(message.statuses);
+      });
+    });
+    return { worker, statuses };
+  });
+  const frames: number[] = [];
+  for (const { statuses } of workers) {
+    const last = (await statuses).at(-1) ?? -1;
+    expect(last).toBeGreaterThan(0);
+    frames.push(last);
+  }
+  for (const [i, { domain }] of both.entries()) {
+    domain.machine.u8[10 * PAGE_SIZE + 5] = 70 + i;
+    const other = both[1 - i];
+    expect(other.domain.machine.u8[frames[1 - i] * PAGE_SIZE + 5]).toBe(70 + i);
+    // One mapping, whatever was asked before.
+    await ask(other, { kind: 'release', domid: domain.domid, words: [9, 1], frames: [frames[1 - i]] });
+    await until(() => both[i].grants.inUse === 0);
+    expect(other.domain.machine.u8[frames[1 - i] * PAGE_SIZE + 5]).toBe(0);
+  }
+  for (const { worker } of workers) worker.postMessage('done');
 });
 
 test('who says nothing sensible at the socket is shown out', async () => {

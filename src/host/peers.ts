@@ -272,9 +272,21 @@ export class Peers {
         else this.#options.memoryStored(frame * PAGE_SIZE, PAGE_SIZE);
         results[i] = frame < 0 ? gnttab.GNTST_no_device_space : frame;
       }
-      if (refused.length === 0) return answerForeignCall(call, results);
-      this.#request(remote, peer.PEER_RELEASE, refused, undefined, () => answerForeignCall(call, results));
+      const answer = (): void => {
+        if (!answerForeignCall(call, results)) this.#release(call, remote, results);
+      };
+      if (refused.length === 0) return answer();
+      this.#request(remote, peer.PEER_RELEASE, refused, undefined, answer);
     });
+  }
+
+  /** Gives back what was mapped for a vCPU that has not waited for it. */
+  #release(call: ForeignCall, remote: Remote, results: Int32Array): void {
+    const mapped = Array.from({ length: results.length }, (_, i) => i).filter((i) => results[i] >= 0);
+    if (mapped.length === 0) return;
+    this.#dropFrames(Int32Array.from(mapped, (i) => results[i]));
+    const words = mapped.flatMap((i) => [...call.words.subarray(i * GRANT_WORDS, (i + 1) * GRANT_WORDS)]);
+    this.#request(remote, peer.PEER_RELEASE, words, undefined, () => {});
   }
 
   #dropFrames(frames: Int32Array): void {
