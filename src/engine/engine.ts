@@ -87,6 +87,10 @@ export interface Engine {
   saveVectorState(area: Uint8Array): void;
   /** The other way round. Components that the engine does not have must be in their initial state, or are lost. */
   loadVectorState(area: Uint8Array): void;
+  /** What code has run since the last call, for `prepareCode` of the same engine elsewhere. Not while the guest runs. An engine without code of its own has neither. */
+  notedCode?(): Uint32Array;
+  /** Code that the vCPU may go on with, as it is in memory now. A hint: numbers that cannot be are left out. */
+  prepareCode?(noted: Uint32Array): void;
   /** After EXIT_INTERNAL_ERROR: what happened, in words for the log. */
   describeError(): string;
   /** What the engine counted, a line each, for DOMUS_STATS. */

@@ -17,7 +17,7 @@ import type { DomainConfig } from '../toolstack/config/domain-config.ts';
 import { SaveFileError } from '../toolstack/saved/save-file.ts';
 import type { BootFiles } from './boot-files.ts';
 import type { CopiedMemory } from './copied-memory.ts';
-import { type EngineHandle, factsOf, interceptsCpuid } from './engines.ts';
+import { createStoreListener, type EngineHandle, factsOf, interceptsCpuid } from './engines.ts';
 import type { RestorableDomain } from './forked-domain.ts';
 import { HostError } from './host-error.ts';
 import type { VcpuWorkers } from './vcpu-workers.ts';
@@ -105,7 +105,9 @@ export async function load(
   const ready = checkCpu();
   ready.catch(() => undefined);
   try {
-    await saved.load(domain.machine, domain, ready, copied);
+    const isSame = engine.kind === 'wasm' && saved.outline.engine === 'wasm';
+    const code = { prepare: workers.prepareCode, stored: createStoreListener(engine, domain) };
+    await saved.load(domain.machine, domain, ready, copied, isSame ? code : null);
   } catch (error) {
     if (error instanceof SaveFileError) throw new HostError(error.message);
     throw error;

@@ -310,6 +310,7 @@ class DomainLife {
     this.#placement.apply(options.log);
     await this.#makeFindable();
     this.#appear();
+    this.#hooks?.onRuns();
     if (isFirst) options.onStart?.();
     Atomics.store(domain.vcpus[0].i32, VCPU.state >> 2, VCPU_STATE_UP);
     Atomics.add(domain.i32, DOMAIN.vcpusUp >> 2, 1);
@@ -322,6 +323,7 @@ class DomainLife {
     await this.#makeFindable();
     prepared();
     await loaded;
+    this.#placement.apply(options.log);
     this.#live.pause();
     this.#bindRings();
     const { tsc, watches } = saved.description;
@@ -332,10 +334,9 @@ class DomainLife {
     domain.f64[DOMAIN.bootNs >> 3] = atNs - (Number(domain.u64[DOMAIN.baseNs >> 3]) + lateNs);
     resumeTsc(handle, tsc.ticks + Math.floor((lateNs * tsc.khz) / 1e6), atNs);
     this.#isRunning = true;
-    await all([hostErrorOf(nodes.write(saved)), workers.resume()]);
-    this.#placement.apply(options.log);
     const hasMoved = options.incoming !== undefined;
-    await options.incoming?.permission();
+    // The way to the source and back takes as long as these.
+    await all([hostErrorOf(nodes.write(saved)), workers.resume(), options.incoming?.permission() ?? Promise.resolve()]);
     await all([
       ...(hasMoved ? [hostErrorOf(renameDomain(xenstore.client, domid, config.name))] : []),
       this.#devices.restore(config, nodes.known()),
@@ -344,6 +345,7 @@ class DomainLife {
     if (!options.paused) this.#live.unpause();
     // Before anything can go wrong that would make the source take it back.
     options.onStart?.();
+    this.#hooks?.onRuns();
     await this.#devices.watch();
     if (!options.paused) void this.#tellWhenItWentOn();
   }
@@ -429,6 +431,7 @@ class DomainLife {
       },
     });
     if (!gone) return;
+    departure.gone();
     this.#note(`Domain ${domid} has been migrated.`);
     this.#hasLeft = true;
     link.result(0);

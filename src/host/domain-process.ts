@@ -11,11 +11,12 @@ import { withMovedDisk } from '../toolstack/config/device-specs.ts';
 import { configJson, type DomainConfig } from '../toolstack/config/domain-config.ts';
 import { ConsoleServer } from './console-server.ts';
 import type { ControlServer } from './control-server.ts';
-import { type DomainRecord, forgetRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
+import { type DomainRecord, forgetRecord, prepareRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
 import type { ForkSource } from './forked-domain.ts';
 import { HostError } from './host-error.ts';
 import type { IncomingDomain } from './incoming-domain.ts';
 import { openLogFile, rotateLog } from './log-file.ts';
+import { lowerPriority } from './low-priority.ts';
 import type { MigrationServer } from './migration-server.ts';
 import { formatProcessId, thisProcess } from './process-id.ts';
 import type { OpenSaved } from './restore-domain.ts';
@@ -188,6 +189,8 @@ async function run(request: ToDomainProcess): Promise<void> {
           comeBack: () => {
             if (kept !== null) writeRecord(root, domid, kept);
           },
+          // It may have gone to this host.
+          gone: () => lowerPriority(true),
         };
         const sockets = new UnseenSockets();
         control = await openControlServer(controlPath(root, domid), controlHandlers(live, log), sockets.listen);
@@ -198,13 +201,16 @@ async function run(request: ToDomainProcess): Promise<void> {
           sockets.listen,
         );
         await console.listen(consolePath(root, domid), sockets.listen);
+        writeFileSync(join(folder, 'config.json'), configJson(config), { mode: 0o600 });
+        const showRecord = prepareRecord(root, domid, recordOf({ config, configText, quiet, preserve }));
         return {
           onRunning: () => {
+            showRecord();
+            sockets.appear();
+          },
+          onRuns: () => {
             if (!hasLived) keepLog(logPath, domainLogPath(root, 'xl', config.name));
             hasLived = true;
-            writeFileSync(join(folder, 'config.json'), configJson(config), { mode: 0o600 });
-            writeRecord(root, domid, recordOf({ config, configText, quiet, preserve }));
-            sockets.appear();
             if (previous !== null) rmSync(previous, { recursive: true, force: true });
             previous = null;
             note(`Waiting for domain ${config.name} (domid ${domid}) to die [pid ${process.pid}]`);

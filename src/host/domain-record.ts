@@ -46,6 +46,11 @@ function recordPath(root: string, domid: number): string {
 
 /** The domain's folder must be there. */
 export function writeRecord(root: string, domid: number, record: DomainRecord): void {
+  prepareRecord(root, domid, record)();
+}
+
+/** All but its appearance, which is what is returned: that takes no time. */
+export function prepareRecord(root: string, domid: number, record: DomainRecord): () => void {
   const path = recordPath(root, domid);
   const text = JSON.stringify({ version: VERSION, ...record }, (_, value: unknown) =>
     value instanceof Uint8Array ? { hex: Buffer.from(value).toString('hex') } : value,
@@ -53,7 +58,7 @@ export function writeRecord(root: string, domid: number, record: DomainRecord): 
   // At once or not at all: it may be read at any time.
   const temporary = `${path}.${process.pid}`;
   writeFileSync(temporary, text, { mode: 0o600 });
-  renameSync(temporary, path);
+  return () => renameSync(temporary, path);
 }
 
 /** It ends for good: nobody starts it again. */

@@ -63,7 +63,8 @@ export class DomainWriter {
       const cpu = await workers.ready;
       const saved: SavableDomain = { ...freezable, store, facts, cpu, config: (name) => text(name) ?? '' };
       const { command, debug } = options;
-      gone = await migrate({ saved, freezer, tracker, link, departure, isMapped, command, debug });
+      const { notedCode } = workers;
+      gone = await migrate({ saved, freezer, tracker, link, departure, isMapped, notedCode, command, debug });
     });
     return gone;
   }

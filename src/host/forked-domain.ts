@@ -9,7 +9,7 @@ import type { SavedShape } from '../toolstack/saved/saved-state.ts';
 import { readDomainNodes, renumberNodes, type SavedNode } from '../toolstack/saved/saved-store.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import type { CopiedMemory, FrozenMemory } from './copied-memory.ts';
-import { openSaved, SavedDomain } from './restore-domain.ts';
+import { type CodePreparer, openSaved, SavedDomain } from './restore-domain.ts';
 import { sourceOfFile } from './save-stream.ts';
 
 /** What must be known before a domain's process can get ready for it. */
@@ -31,10 +31,16 @@ export interface RestorableDomain {
   lateNs(): number;
   /**
    * Reads the rest into a domain of this shape, which has not run. `ready`: its vCPUs are, and have what the guest has seen; `copied`: the memory,
-   * where that can be a copy.
+   * where that can be a copy; `code`: who prepares for what was noted of it by the same engine.
    * @throws SaveFileError, and what `ready` rejects with
    */
-  load(machine: MachineMemory, domain: Domain, ready: Promise<void>, copied: CopiedMemory | null): Promise<void>;
+  load(
+    machine: MachineMemory,
+    domain: Domain,
+    ready: Promise<void>,
+    copied: CopiedMemory | null,
+    code: CodePreparer | null,
+  ): Promise<void>;
 }
 
 /** A domain at one moment: its state, as in a file of `xl save`, and its memory if that is not in there. */
@@ -72,7 +78,7 @@ export function fromSaved(saved: SavedDomain): RestorableDomain {
       return saved.description;
     },
     lateNs: () => saved.lateNs(),
-    load: (machine, domain, ready) => saved.load(machine, domain, ready),
+    load: (machine, domain, ready, _copied, code) => saved.load(machine, domain, ready, code),
   };
 }
 

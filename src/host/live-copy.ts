@@ -8,19 +8,22 @@ import { SentPages } from '../toolstack/saved/page-deltas.ts';
 import type { Part, Sink } from '../toolstack/saved/save-file.ts';
 import {
   PART_CHECK,
+  PART_CODE,
   PART_DESCRIPTION,
   PART_DOMAIN,
   PART_END,
+  PART_M2P,
+  PART_M2P_CHANGES,
   PART_PAGES,
   PART_ROUND,
   SaveWriter,
 } from '../toolstack/saved/save-file.ts';
 import { encodeDescription } from '../toolstack/saved/saved-description.ts';
-import { encodePages } from '../toolstack/saved/saved-memory.ts';
+import { encodeM2p, encodeM2pChanges, encodePages } from '../toolstack/saved/saved-memory.ts';
 import { encodeDomain } from '../toolstack/saved/saved-state.ts';
 import { WatchedNodes } from '../toolstack/saved/watched-nodes.ts';
 import type { DirtyTracker } from './dirty-tracker.ts';
-import { describe, type SavableDomain, systemTimeNs, writeState } from './save-domain.ts';
+import { describe, type SavableDomain, systemTimeNs, writeVcpus } from './save-domain.ts';
 import { NODE_CODEC } from './save-stream.ts';
 
 /** So few pages are sent while it stands still: 0.5 MiB. */
@@ -45,12 +48,25 @@ export class LiveCopy {
   readonly #nodes: WatchedNodes;
   readonly #sent: SentPages;
   readonly #taken: () => Promise<void>;
+  readonly #notedCode: () => Promise<readonly Uint32Array[]>;
   #parts = 0;
+  /** As it has been sent. */
+  #m2p: Uint8Array = new Uint8Array(0);
   #left: readonly number[] = [];
 
-  /** `taken`: resolves when the reader has come to the end of a round, so that what is left then is left for both. */
-  constructor(saved: SavableDomain, tracker: DirtyTracker, sink: Sink, taken: () => Promise<void>) {
+  /**
+   * `taken`: resolves when the reader has come to the end of a round, so that what is left then is left for both. `notedCode`: of each vCPU, what
+   * code has run since it was called last.
+   */
+  constructor(
+    saved: SavableDomain,
+    tracker: DirtyTracker,
+    sink: Sink,
+    taken: () => Promise<void>,
+    notedCode: () => Promise<readonly Uint32Array[]>,
+  ) {
     this.#taken = taken;
+    this.#notedCode = notedCode;
     this.#saved = saved;
     this.#tracker = tracker;
     this.#writer = new SaveWriter(sink, NODE_CODEC);
@@ -73,10 +89,18 @@ export class LiveCopy {
   async copyRunning(onRound: (round: Round) => void): Promise<void> {
     const { machine } = this.#saved.domain;
     await this.#tracker.start();
+    await this.#notedCode();
     let useless = 0;
+    let hasCode = false;
     for (let number = 0; ; number++) {
       const fromMs = performance.now();
       const pages = await this.#write(number === 0 ? allPages(machine) : this.#sent.encode(this.#left));
+      if (number === 0) {
+        this.#m2p = encodeM2p(machine);
+        await this.#writer.part(PART_M2P, this.#m2p);
+      }
+      // What it does when the domain stands still has been compiled then.
+      encodeM2pChanges(machine, this.#m2p);
       await this.#writer.part(PART_ROUND, new Uint8Array(0));
       await this.#taken();
       const before = number === 0 ? pages : this.#left.length;
@@ -84,7 +108,11 @@ export class LiveCopy {
       const left = this.#left.length;
       onRound({ number, pages, left, ms: performance.now() - fromMs });
       if (left > before * SHRINKS) useless++;
-      if (left <= PAGES_FEW || number + 1 === ROUNDS_MAX || useless === USELESS_ROUNDS_MAX) return;
+      if (left > PAGES_FEW && number + 1 < ROUNDS_MAX && useless < USELESS_ROUNDS_MAX) continue;
+      // While the reader prepares for that, there is another round, and as many more as help.
+      if (hasCode || !(await this.#writeCode())) return;
+      hasCode = true;
+      useless = 0;
     }
   }
 
@@ -93,16 +121,18 @@ export class LiveCopy {
     const { domain } = this.#saved;
     const fromMs = performance.now();
     const nowNs = systemTimeNs(domain);
-    const shared = encodeDomain(domain, nowNs);
     const describing = describe(this.#saved, nowNs, this.#nodes.now());
     describing.catch(() => undefined);
+    // The reader is busy with them meanwhile.
     const pages = await this.#write(this.#sent.encode(await this.#tracker.last(this.#left)));
     const writer = this.#writer;
+    const shared = encodeDomain(domain, nowNs);
     const description = await describing;
     const stillMs = Math.round(performance.now() - fromMs);
     await writer.part(PART_DESCRIPTION, encodeDescription({ ...description, stillMs }));
     await writer.part(PART_DOMAIN, shared);
-    await writeState(writer, domain);
+    await writeVcpus(writer, domain);
+    await writer.part(PART_M2P_CHANGES, encodeM2pChanges(domain.machine, this.#m2p));
     if (check) for (const part of encodePages(domain.machine)) await writer.part(PART_CHECK, part);
     await writer.part(PART_END, new Uint8Array(Uint32Array.of(this.#parts).buffer));
     return pages;
@@ -111,6 +141,15 @@ export class LiveCopy {
   stop(): void {
     this.#nodes.stop();
     this.#tracker.stop();
+  }
+
+  /** False: there is nothing to tell. */
+  async #writeCode(): Promise<boolean> {
+    const noted = await this.#notedCode();
+    for (const [vcpuId, words] of noted.entries())
+      if (words.length > 0)
+        await this.#writer.part(PART_CODE, new Uint8Array(Uint32Array.from([vcpuId, ...words]).buffer));
+    return noted.some(({ length }) => length > 0);
   }
 
   async #write(parts: Iterable<Part>): Promise<number> {

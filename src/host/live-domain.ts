@@ -12,6 +12,8 @@ import type { VcpuPlacement } from './vcpu-placement.ts';
 export interface RecordDeparture {
   leave(): void;
   comeBack(): void;
+  /** The domain runs elsewhere: this process ends. */
+  gone(): void;
 }
 
 /** What others may ask of a domain, from when it is built until it is gone. */
@@ -47,6 +49,8 @@ export interface LiveDomain {
 export interface LiveHooks {
   /** It is about to run: others may find it from now on. */
   readonly onRunning: () => void;
+  /** It runs. */
+  readonly onRuns: () => void;
   /** Before it is taken from xenstore; `restarts`: it is started again, with another domid. */
   readonly onEnding: (restarts: boolean) => void;
   /** When it is gone from xenstore. */

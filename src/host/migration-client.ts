@@ -5,6 +5,7 @@
 
 import type { Socket } from 'node:net';
 import { connectLocally } from './local-socket.ts';
+import { lowerPriority } from './low-priority.ts';
 import { type Carrier, CarrierError, commandCarrier, type TlsTarget, tlsCarrier } from './migration-carrier.ts';
 import {
   FRAME_BEGIN,
@@ -97,6 +98,7 @@ async function carry(
       const [said] = bytes;
       inTurn(() => {
         code = said;
+        if (said === 0) lowerPriority(false);
         // A domain that has gone ends the connection itself, when nothing is left of it.
         if (said !== 0) socket.destroy();
       });

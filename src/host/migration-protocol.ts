@@ -11,7 +11,7 @@
  * The texts are those of xl, whose own banner is another one: its stream is.
  */
 
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;
 const BANNER_START = 'domus migration receiver, version ';
 export const BANNER = `${BANNER_START}${PROTOCOL_VERSION}: send the domain`;
 export const ACCEPTED = 'domain accepted, send its memory';

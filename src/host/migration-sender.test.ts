@@ -11,7 +11,7 @@ import { createStore } from '../xenstore/store.ts';
 import { DirtyTracker } from './dirty-tracker.ts';
 import { createEngineDomain, createKicker } from './engines.ts';
 import { LinkError, type MigrationLink } from './migration-link.ts';
-import { ACCEPTED, BANNER, GO, READY, REPORT, TAKEN } from './migration-protocol.ts';
+import { ACCEPTED, BANNER, GO, PROTOCOL_VERSION, READY, REPORT, TAKEN } from './migration-protocol.ts';
 import { migrate } from './migration-sender.ts';
 import { SavedDomain } from './restore-domain.ts';
 import type { AfterFreeze, Freezer, SavableDomain } from './save-domain.ts';
@@ -111,7 +111,16 @@ class Target implements MigrationLink {
 
 async function handOver(link: Target, departure: Partial<{ leave(): Promise<void> }> = {}): Promise<boolean> {
   return await migrate({
-    ...{ saved, freezer, tracker, link, isMapped: () => false, command: 'ssh b xl migrate-receive', debug: false },
+    ...{
+      saved,
+      freezer,
+      tracker,
+      link,
+      isMapped: () => false,
+      notedCode: async () => [],
+      command: 'ssh b xl migrate-receive',
+      debug: false,
+    },
     departure: {
       rename: async () => {
         events.push('renamed');
@@ -158,7 +167,7 @@ test.each([
   [[null], [truncated('banner')]],
   [
     ['domus migration receiver, version 9: send the domain'],
-    ['migration target has version 9 of the migration stream, and this Domus has 2'],
+    [`migration target has version 9 of the migration stream, and this Domus has ${PROTOCOL_VERSION}`],
   ],
   [
     ['xl migration receiver ready, send binary domain data.'],
@@ -241,7 +250,7 @@ test('what cannot be frozen stays, as xl says it', async () => {
     whileFrozen: () => Promise.reject(new NotSavable('its devices do not let go')),
   } as unknown as Freezer;
   const link = new Target([BANNER, ACCEPTED]);
-  const rest = { saved, tracker, link, isMapped: () => false, command: '', debug: false };
+  const rest = { saved, tracker, link, isMapped: () => false, notedCode: async () => [], command: '', debug: false };
   const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {} };
   expect(await migrate({ ...rest, freezer: never, departure })).toBe(false);
   expect(events).toEqual([
@@ -273,7 +282,15 @@ test('what is written while pages are sent comes again, and the target has the l
     },
   } as unknown as Freezer;
   const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {} };
-  const rest = { saved, tracker, link: target, isMapped: () => false, command: '', debug: true };
+  const rest = {
+    saved,
+    tracker,
+    link: target,
+    isMapped: () => false,
+    notedCode: async () => [],
+    command: '',
+    debug: true,
+  };
   expect(await migrate({ ...rest, freezer: frozen, departure })).toBe(true);
   expect(writes).toBeGreaterThan(6);
 
@@ -300,7 +317,15 @@ test('a target whose copy differs refuses it', async () => {
     },
   } as unknown as Freezer;
   const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {} };
-  const rest = { saved, tracker, link: target, isMapped: () => false, command: '', debug: true };
+  const rest = {
+    saved,
+    tracker,
+    link: target,
+    isMapped: () => false,
+    notedCode: async () => [],
+    command: '',
+    debug: true,
+  };
   await migrate({ ...rest, freezer: changing, departure });
   const copy = createDomain(createMachineMemory(PAGES, PAGES), 5, VCPUS, new Uint8Array(16));
   const opened = await SavedDomain.open(sourceOf(chunks(target.sent)).source);

@@ -38,6 +38,8 @@ export interface Migration {
   readonly tracker: DirtyTracker;
   readonly link: MigrationLink;
   readonly departure: Departure;
+  /** Of each vCPU, what code has run since this was called last. */
+  readonly notedCode: () => Promise<readonly Uint32Array[]>;
   /** Another domain has pages of it mapped. */
   readonly isMapped: () => boolean;
   /** Of what reaches the target, for messages. */
@@ -84,7 +86,7 @@ class StaysHere extends Error {
 export async function migrate(migration: Migration): Promise<boolean> {
   const { saved, freezer, tracker, link, isMapped } = migration;
   const taken = (): Promise<void> => expectLine(migration, TAKEN, 'round message', ROUND_LIMIT_MS);
-  const copy = new LiveCopy(saved, tracker, link.send.bind(link), taken);
+  const copy = new LiveCopy(saved, tracker, link.send.bind(link), taken, migration.notedCode);
   let gone = false;
   try {
     await greet(migration);

@@ -1,5 +1,6 @@
 /** Takes a domain that comes from another host: what `xl migrate-receive` does, and the daemon's door for each connection. */
 
+import { lowerPriority } from './low-priority.ts';
 import { type IncomingEnds, StartError, startDomain } from './start-domain.ts';
 
 export interface ReceiveOptions {
@@ -40,6 +41,7 @@ export async function receiveDomain({
       ...(cwd === undefined ? {} : { cwd }),
     });
     started.leave();
+    if (from === 'stdio') lowerPriority(false);
     return 0;
   } catch (error) {
     if (!(error instanceof StartError && error.isExpected)) throw error;

@@ -6,15 +6,17 @@
  */
 
 import type { Domain } from '../hypervisor/domain.ts';
-import type { MachineMemory } from '../machine/memory.ts';
+import { type MachineMemory, PAGE_SIZE } from '../machine/memory.ts';
 import { decodeDeltas } from '../toolstack/saved/page-deltas.ts';
 import {
   PART_CHECK,
+  PART_CODE,
   PART_DELTAS,
   PART_DESCRIPTION,
   PART_DOMAIN,
   PART_END,
   PART_M2P,
+  PART_M2P_CHANGES,
   PART_PAGES,
   PART_ROUND,
   PART_VCPU,
@@ -29,10 +31,19 @@ import {
   comparePages,
   compareZeros,
   decodeM2p,
+  decodeM2pChanges,
   decodePages,
 } from '../toolstack/saved/saved-memory.ts';
 import { decodeDomain, decodeVcpu, type SavedShape, shapeOf } from '../toolstack/saved/saved-state.ts';
 import { NODE_CODEC, openSource } from './save-stream.ts';
+
+/** Who has use for what vCPUs have noted elsewhere of the code that they run. */
+export interface CodePreparer {
+  /** Resolves when it is done with that. */
+  prepare(vcpuId: number, noted: Uint32Array): Promise<void>;
+  /** Something has been stored within a page of memory 0. */
+  stored(offset: number, sizeBytes: number): void;
+}
 
 /** A saved domain of which so much has been read as is needed to make room for the rest. */
 export class SavedDomain {
@@ -78,10 +89,16 @@ export class SavedDomain {
   }
 
   /**
-   * Reads the rest into a domain of this shape, which has not run: its memory at once, the state of its vCPUs when they are `ready` for it.
+   * Reads the rest into a domain of this shape, which has not run: its memory at once, the state of its vCPUs when they are `ready` for it. `code`: for
+   * what vCPUs of the same engine have noted.
    * @throws SaveFileError, and what `onWanted` throws or `ready` rejects with
    */
-  async load(machine: MachineMemory, domain: Domain, ready: Promise<void>): Promise<void> {
+  async load(
+    machine: MachineMemory,
+    domain: Domain,
+    ready: Promise<void>,
+    code: CodePreparer | null = null,
+  ): Promise<void> {
     const reader = this.#reader;
     // Whoever sends it must hear that it is not wanted before it has sent all.
     if (this.onWanted !== null) await ready;
@@ -89,15 +106,37 @@ export class SavedDomain {
     reader.readAhead();
     let next = await reader.part();
     let partsBefore = 0;
-    const ofPages = [PART_PAGES, PART_DELTAS, PART_ROUND];
+    const ofPages = [PART_PAGES, PART_DELTAS, PART_M2P, PART_CODE, PART_ROUND];
     const isLive = [...ofPages, PART_DESCRIPTION].includes(next.kind);
+    // What cannot be of it is refused early, and what reads it again when the guest stands still is compiled.
+    if (isLive) this.#takeDomain(domain);
+    let hasM2p = false;
+    const preparing: Promise<void>[] = [];
+    const stored = (frame: number): void => {
+      if (preparing.length > 0) code?.stored(frame * PAGE_SIZE, PAGE_SIZE);
+    };
     for (; ofPages.includes(next.kind); next = await reader.part()) {
+      if (next.kind === PART_CODE) {
+        const words = wordsOf(next.bytes);
+        if (preparing.length === domain.vcpus.length || words[0] >= domain.vcpus.length)
+          throw new SaveFileError(`damaged: code of vCPU ${words[0]}`);
+        preparing.push(code?.prepare(words[0], words.subarray(1)) ?? Promise.resolve());
+        continue;
+      }
       if (next.kind === PART_ROUND) {
+        await Promise.all(preparing);
         await this.onRound?.();
         continue;
       }
-      if (next.kind === PART_DELTAS) decodeDeltas(next.bytes, machine);
-      else decodePages(next.bytes, machine, -1);
+      if (next.kind === PART_M2P) {
+        decodeM2p(next.bytes, machine);
+        // Of these, nothing has been sent twice: no words will come that are to be put into what is cleared here.
+        clearUnowned(machine);
+        hasM2p = true;
+        continue;
+      }
+      if (next.kind === PART_DELTAS) decodeDeltas(next.bytes, machine, stored);
+      else decodePages(next.bytes, machine, -1, stored);
       partsBefore++;
     }
     if (isLive) {
@@ -111,9 +150,12 @@ export class SavedDomain {
       vcpus.push(next.bytes);
       next = await reader.part();
     }
-    if (next.kind !== PART_M2P) throw new SaveFileError(`damaged: a part of kind ${next.kind} for the M2P`);
-    decodeM2p(next.bytes, machine);
-    if (isLive) clearUnowned(machine);
+    if (next.kind !== (isLive ? PART_M2P_CHANGES : PART_M2P) || isLive !== hasM2p)
+      throw new SaveFileError(`damaged: a part of kind ${next.kind} for the M2P`);
+    if (isLive) {
+      decodeM2pChanges(next.bytes, machine);
+      clearUnowned(machine);
+    } else decodeM2p(next.bytes, machine);
     let last = -1;
     let hasChecked = false;
     for (let parts = partsBefore; ; ) {
@@ -134,8 +176,12 @@ export class SavedDomain {
     }
     if (hasChecked) compareZeros(machine, last, machine.layout.nameableFrames);
     await ready;
-    decodeDomain(this.#shared, domain);
     for (const { vcpuId } of domain.vcpus) decodeVcpu(vcpus[vcpuId], domain, vcpuId);
+    this.#takeDomain(domain);
+  }
+
+  #takeDomain(domain: Domain): void {
+    decodeDomain(this.#shared, domain);
     clearHoles(domain);
   }
 
@@ -152,6 +198,12 @@ export class SavedDomain {
     this.#shared = shared;
     this.#stillSinceMs = performance.now();
   }
+}
+
+/** @throws SaveFileError */
+function wordsOf(bytes: Uint8Array): Uint32Array {
+  if (bytes.length < 4 || bytes.length % 4 !== 0) throw new SaveFileError(`damaged: words in ${bytes.length} bytes`);
+  return new Uint32Array(Uint8Array.from(bytes).buffer);
 }
 
 export interface OpenSaved {

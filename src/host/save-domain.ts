@@ -34,6 +34,7 @@ import { readDomainNodes, type SavedNode } from '../toolstack/saved/saved-store.
 import type { XenstoreClient } from '../xenstore/client.ts';
 import type { LinkConnection } from '../xenstore/link-connection.ts';
 import type { RingServer } from '../xenstore/ring-server.ts';
+import { textToBytes } from '../xenstore/wire.ts';
 import { monotonicNs } from './clock.ts';
 import type { DomainDevices } from './domain-devices.ts';
 import { NODE_CODEC } from './save-stream.ts';
@@ -207,7 +208,8 @@ export async function writeDomain(
   await writer.start();
   await writer.part(PART_DESCRIPTION, encodeDescription(description));
   await writer.part(PART_DOMAIN, shared);
-  await writeState(writer, saved.domain);
+  await writeVcpus(writer, saved.domain);
+  await writer.part(PART_M2P, encodeM2p(machine));
   let parts = 0;
   for await (const part of pages ?? encodePages(machine)) {
     await writer.part(PART_PAGES, part);
@@ -222,18 +224,19 @@ export async function describe(
   nowNs: number,
   nodes: Promise<readonly SavedNode[]>,
 ): Promise<Description> {
-  const { domain, connection, store, cpu, facts } = saved;
+  const { domain, connection, cpu, facts } = saved;
   const { domid } = domain;
-  const name = (await store.read(`/local/domain/${domid}/name`)) ?? '';
+  const known = await nodes;
+  const [, value = ''] = known.find(([path]) => path === `/local/domain/${domid}/name`) ?? [];
+  const name = new TextDecoder().decode(textToBytes(value));
   const { watches } = connection;
   const tsc = { khz: domain.u32[DOMAIN.tscKhz >> 2], ticks: ticksAt(domain, nowNs) };
-  return { domid, name, config: saved.config(name), cpu, tsc, nodes: await nodes, watches, ...facts };
+  return { domid, name, config: saved.config(name), cpu, tsc, nodes: known, watches, ...facts };
 }
 
-/** Registers and M2P. */
-export async function writeState(writer: SaveWriter, domain: Domain): Promise<void> {
+/** Registers. */
+export async function writeVcpus(writer: SaveWriter, domain: Domain): Promise<void> {
   for (const { vcpuId } of domain.vcpus) await writer.part(PART_VCPU, encodeVcpu(domain, vcpuId));
-  await writer.part(PART_M2P, encodeM2p(domain.machine));
 }
 
 /** What the guest would read off its clock now. */

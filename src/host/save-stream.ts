@@ -18,7 +18,7 @@ const PARAMS = { [constants.ZSTD_c_compressionLevel]: 1 };
 const chunkFor = (bytes: number): number => Math.max(bytes + 512, 1 << 10);
 
 /** What is smaller takes less time than another thread's answer. */
-const SMALL_BYTES = 64 << 10;
+const SMALL_BYTES = 256 << 10;
 
 export const NODE_CODEC: Codec = {
   crc32: (bytes) => crc32(bytes),

@@ -23,6 +23,7 @@ export function createVcpuHost(
   vcpuId: number,
   foreign: ForeignCalls | null,
   log: (line: string) => void,
+  tellCode: () => void,
 ): Host {
   domain.vcpus[vcpuId].i32[VCPU.threadId >> 2] = threadId();
   const calls = hostCalls();
@@ -30,6 +31,7 @@ export function createVcpuHost(
   return {
     monotonicNs,
     log,
+    tellCode,
     foreign,
     threadCpuNs,
     shares: openShares(vcpuId),

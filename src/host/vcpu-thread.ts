@@ -1,6 +1,5 @@
 /** What the thread of one vCPU does: opens its engine, waits for the domain to be built, and runs the vCPU until the domain ends. */
 
-import { once } from 'node:events';
 import { parentPort, workerData } from 'node:worker_threads';
 import type { Engine } from '../engine/engine.ts';
 import { cpuFeatures } from '../hypervisor/cpu-features.ts';
@@ -19,11 +18,21 @@ import type { VcpuWorkerCommand, VcpuWorkerData, VcpuWorkerMessage } from './wor
 
 const say = (message: VcpuWorkerMessage): void => parentPort?.postMessage(message);
 
-async function commanded(command: VcpuWorkerCommand): Promise<void> {
-  if (parentPort === null) throw new Error('bug: the thread of a vCPU is no worker');
-  // It may come before the engine is open.
-  const [said] = await once(parentPort, 'message');
-  if (said !== command) throw new Error(`bug: ${String(said)} where ${command} was expected`);
+/** Resolves when the domain is built. `prepare`: what may be done before. */
+function toldToRun(prepare: (noted: Uint32Array) => void): Promise<void> {
+  const port = parentPort;
+  if (port === null) throw new Error('bug: the thread of a vCPU is no worker');
+  return new Promise((resolve) => {
+    const onCommand = (command: VcpuWorkerCommand): void => {
+      if (command !== 'run') {
+        prepare(command.noted);
+        return;
+      }
+      port.off('message', onCommand);
+      resolve();
+    };
+    port.on('message', onCommand);
+  });
 }
 
 /** All roots that the guest has made, of which this engine has not seen one. */
@@ -32,14 +41,22 @@ function prepareRoots(domain: Domain, engine: Engine): void {
 }
 
 async function main(data: VcpuWorkerData): Promise<void> {
-  const isBuilt = commanded('run');
+  // It may come before the engine is open.
+  const opened: { engine: Engine | null } = { engine: null };
+  const isBuilt = toldToRun((noted) => {
+    opened.engine?.prepareCode?.(noted);
+    say({ kind: 'prepared' });
+  });
   const domain = new Domain(data.domain);
   ringByPipe(domain, data.doorbellFd);
   const block = domain.vcpus[data.vcpuId];
   const engine = await openVcpu(data.engine, domain, data.vcpuId, data.restored);
+  opened.engine = engine;
   try {
     const foreign = data.hasPeers ? new ForeignCalls(domain, block, (call) => say({ kind: 'foreign', call })) : null;
-    const host = createVcpuHost(domain, data.vcpuId, foreign, (line) => say({ kind: 'log', line }));
+    const log = (line: string): void => say({ kind: 'log', line });
+    const tellCode = (): void => say({ kind: 'code', noted: engine.notedCode?.() ?? new Uint32Array(0) });
+    const host = createVcpuHost(domain, data.vcpuId, foreign, log, tellCode);
     const v = new Vcpu(domain, data.vcpuId, engine, createKicker(data.engine), host);
     say({ kind: 'ready', cpu: cpuFeatures(v) });
     await isBuilt;

@@ -1,11 +1,14 @@
 /** The worker threads of a domain's vCPUs, as the main thread sees them. */
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { SHUTDOWN_crash } from '../abi/xen.ts';
 import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
 import type { Domain } from '../hypervisor/domain.ts';
 import { untilParked } from '../hypervisor/domain-state.ts';
-import type { EngineHandle } from './engines.ts';
+import { notifyVcpu } from '../hypervisor/event-channels.ts';
+import { FLAG_TELL_CODE, VCPU } from '../machine/vcpu-block.ts';
+import { createKicker, type EngineHandle } from './engines.ts';
 import { type ForeignCall, refuseForeignCall } from './foreign-calls.ts';
 import { HostError } from './host-error.ts';
 import type { VcpuWorkerCommand, VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
@@ -18,6 +21,10 @@ export interface VcpuWorkers {
   run(): void;
   /** The domain is restored, and paused: resolves when all have taken up their vCPU and wait, or when the domain has ended. */
   resume(): Promise<void>;
+  /** Of each vCPU, what code has run since this was called last (Engine.notedCode); nothing of one that does not answer soon. */
+  notedCode(): Promise<readonly Uint32Array[]>;
+  /** Before `resume`: resolves when a vCPU has prepared for what `notedCode` has told elsewhere. */
+  prepareCode(vcpuId: number, noted: Uint32Array): Promise<void>;
   /** From now on, who does what a vCPU asks of other domains. */
   serveForeign(serve: (call: ForeignCall) => void): void;
   /** The domain will not run. */
@@ -36,6 +43,9 @@ export interface VcpuWorkersOptions {
   readonly log: (line: string) => void;
 }
 
+/** A vCPU that runs looks at its flags more often. */
+const NOTED_LIMIT_MS = 50;
+
 /** V8's young generation by default may take three times 16 MiB of a thread; what a translator leaves behind dies young. */
 const YOUNG_MIB = 8;
 
@@ -48,6 +58,8 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
   const ended: Promise<void>[] = [];
   // Before somebody serves them, other domains are as good as gone.
   const served: { serve: (call: ForeignCall) => void } = { serve: refuseForeignCall };
+  /** By vCPU: who waits for what it says next of code. */
+  const waiting: ((noted: Uint32Array) => void)[] = domain.vcpus.map(() => () => {});
   for (const vcpu of domain.vcpus) {
     const data: VcpuWorkerData = { ...more, domain: domain.handle(), vcpuId: vcpu.vcpuId, engine };
     const worker = new Worker(url, { workerData: data, resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB } });
@@ -62,6 +74,8 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
         worker.on('message', (message: VcpuWorkerMessage) => {
           if (message.kind === 'ready') resolve(message.cpu);
           else if (message.kind === 'log') log(`(XEN) ${message.line}`);
+          else if (message.kind === 'code') waiting[vcpu.vcpuId](message.noted);
+          else if (message.kind === 'prepared') waiting[vcpu.vcpuId](new Uint32Array(0));
           else if (message.kind === 'foreign') served.serve(message.call);
           else fail(message.message);
         });
@@ -70,17 +84,39 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
     );
     ended.push(new Promise((resolve) => worker.on('exit', () => resolve())));
   }
+  const allEnded = Promise.all(ended).then(() => undefined);
   const allReady = Promise.all(ready).then(([first]) => first);
   allReady.catch(() => undefined);
+  const command = (worker: Worker, what: VcpuWorkerCommand): void => worker.postMessage(what);
   const start = (some: readonly Worker[]): void => {
-    const command: VcpuWorkerCommand = 'run';
-    for (const worker of some) worker.postMessage(command);
+    for (const worker of some) command(worker, 'run');
   };
+  const answerOf = (vcpuId: number): Promise<Uint32Array> =>
+    new Promise((resolve) => {
+      waiting[vcpuId] = resolve;
+    });
   return {
     ready: allReady,
-    ended: Promise.all(ended).then(() => undefined),
+    ended: allEnded,
     serveForeign: (serve) => {
       served.serve = serve;
+    },
+    notedCode: async () => {
+      if (engine.kind !== 'wasm') return [];
+      const kicker = createKicker(engine);
+      const late = sleep(NOTED_LIMIT_MS, new Uint32Array(0));
+      const told = domain.vcpus.map(({ vcpuId, i32 }) => {
+        const answer = answerOf(vcpuId);
+        Atomics.or(i32, VCPU.flags >> 2, FLAG_TELL_CODE);
+        notifyVcpu(domain, vcpuId, kicker);
+        return Promise.race([answer, late]);
+      });
+      return await Promise.all(told);
+    },
+    prepareCode: async (vcpuId, noted) => {
+      const done = answerOf(vcpuId);
+      command(workers[vcpuId], { noted });
+      await Promise.race([done, allEnded]);
     },
     run: () => start(workers),
     resume: async () => {

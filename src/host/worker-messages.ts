@@ -20,8 +20,12 @@ export interface VcpuWorkerData {
 export type VcpuWorkerMessage =
   | { readonly kind: 'ready'; readonly cpu: CpuFeatures }
   | { readonly kind: 'log'; readonly line: string }
+  /** Code that has run since it was asked before (Engine.notedCode). */
+  | { readonly kind: 'code'; readonly noted: Uint32Array }
+  /** It has prepared for code. */
+  | { readonly kind: 'prepared' }
   | { readonly kind: 'failed'; readonly message: string }
   | { readonly kind: 'foreign'; readonly call: ForeignCall };
 
-/** The domain is built: run it. */
-export type VcpuWorkerCommand = 'run';
+/** The domain is built: run it; before that, code that it may go on with. */
+export type VcpuWorkerCommand = 'run' | { readonly noted: Uint32Array };

@@ -17,6 +17,7 @@ import {
   FLAG_FLUSH_TLB,
   FLAG_PAUSE,
   FLAG_STOP,
+  FLAG_TELL_CODE,
   R8,
   R9,
   R10,
@@ -131,6 +132,7 @@ export function runVcpu(v: Vcpu): void {
     const flags = Atomics.exchange(i32, VCPU.flags >> 2, 0);
     if ((flags & FLAG_STOP) !== 0 || domain.shutdownReason !== -1) return;
     if ((flags & FLAG_FLUSH_TLB) !== 0) engine.flushTlb();
+    if ((flags & FLAG_TELL_CODE) !== 0) v.host.tellCode();
     if ((flags & FLAG_PAUSE) !== 0) {
       waitUnpaused(v);
       continue;
@@ -378,7 +380,7 @@ function sleep(v: Vcpu): void {
     const deadlineNs = fireTimers(v);
     const flags = Atomics.load(i32, VCPU.flags >> 2);
     // It goes on sleeping when the domain goes on.
-    if ((flags & FLAG_PAUSE) !== 0) return;
+    if ((flags & (FLAG_PAUSE | FLAG_TELL_CODE)) !== 0) return;
     if (mayRun(v) || domain.shutdownReason !== -1 || (flags & FLAG_STOP) !== 0) break;
     if (Atomics.load(i32, VCPU.state >> 2) !== VCPU_STATE_UP || Atomics.load(block.u32, VCPU.nmiPending >> 2) !== 0)
       break;

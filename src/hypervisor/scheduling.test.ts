@@ -60,6 +60,7 @@ class SimulatedVcpu {
       foreign: null,
       threadCpuNs: () => this.usedNs,
       shares: board?.of(this) ?? null,
+      tellCode: () => {},
       discard: () => false,
     });
   }

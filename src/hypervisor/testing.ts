@@ -153,6 +153,7 @@ export class TestGuest {
       foreign,
       threadCpuNs: () => this.threadCpuNs,
       shares: null,
+      tellCode: () => {},
       discard: (offset, sizeBytes) => {
         this.discards.push([offset / PAGE_SIZE, sizeBytes / PAGE_SIZE]);
         if (this.canDiscard) this.machine.u8.fill(0, offset, offset + sizeBytes);

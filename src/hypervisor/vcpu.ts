@@ -26,6 +26,8 @@ export interface Host {
   threadCpuNs(): number;
   /** What vCPUs of all domains say to each other of their CPU time; null where nobody can hear it. */
   readonly shares: VcpuShares | null;
+  /** FLAG_TELL_CODE: tells what the engine has noted. The guest does not run. */
+  tellCode(): void;
   /** Gives this range of memory 0, whole pages, back to the host: it reads as zeros now. False where that cannot be done. */
   discard(offset: number, sizeBytes: number): boolean;
 }

@@ -134,6 +134,8 @@ export const FLAG_STOP = 2;
 export const FLAG_EVENT = 4;
 /** The domain is paused: wait until it is not. */
 export const FLAG_PAUSE = 8;
+/** The toolstack wants to know which code runs. */
+export const FLAG_TELL_CODE = 16;
 
 /** Values of `state`. */
 export const VCPU_STATE_DOWN = 0;

@@ -169,6 +169,7 @@ export async function bootInLockstep(
     // The same on both sides.
     threadCpuNs: () => 0,
     shares: null,
+    tellCode: () => {},
     discard: () => false,
   });
   isAsleep = () => v.blocked;

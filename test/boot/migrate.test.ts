@@ -23,6 +23,7 @@ import { afterAll, expect, test } from 'vitest';
 import { domidsIn, pidOf } from '../../src/host/domain-client.ts';
 import { stopDaemon } from '../../src/host/domusd.ts';
 import { createKeys, forget, trust } from '../../src/host/keys/host-keys.ts';
+import { PROTOCOL_VERSION } from '../../src/host/migration-protocol.ts';
 import { pidIn } from '../../src/host/state-dir.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
@@ -221,7 +222,7 @@ test('whatever dies on the way, a guest lives on one side', async () => {
   // One that speaks another language.
   const other = "echo 'domus migration receiver, version 9: send the domain'; cat >/dev/null";
   expect((await xl(here, 'migrate', '-s', '', name, other)).log).toContain(
-    'migration target has version 9 of the migration stream, and this Domus has 2\n',
+    `migration target has version 9 of the migration stream, and this Domus has ${PROTOCOL_VERSION}\n`,
   );
 
   // By TLS, to one that is not trusted, and one where nobody listens.

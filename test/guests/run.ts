@@ -114,7 +114,12 @@ async function runBare(engine: EngineKind, program: Program, options: ProgramOpt
       signal: abort.signal,
       onLive: async (domain) => {
         live = domain;
-        return { onRunning: () => undefined, onEnding: () => undefined, onGone: () => undefined };
+        return {
+          onRunning: () => undefined,
+          onRuns: () => undefined,
+          onEnding: () => undefined,
+          onGone: () => undefined,
+        };
       },
       onStart: () => {
         const startedAt = performance.now();

@@ -144,6 +144,27 @@ export class CodeCache {
     return bits !== undefined && (bits[offset >>> 3] & (1 << (offset & 7))) !== 0;
   }
 
+  /** Calls `visit` with the handler of each micro-op that there is. */
+  handlers(visit: (handler: number) => void): void {
+    for (let chunk = (STATE.microOps >> CHUNK_SHIFT) + 1; chunk < this.#nextChunk; chunk++) {
+      const end = (chunk << CHUNK_SHIFT) + this.#taken[chunk];
+      for (let at = chunk << CHUNK_SHIFT; at < end; ) {
+        const handler = this.#handler(at);
+        visit(handler);
+        at += isWide(handler) ? MICRO_OP.WIDE_SIZE : MICRO_OP.SIZE;
+      }
+    }
+  }
+
+  /** Calls `visit` with the offsets in a frame where runs of 64-bit code start. */
+  startsIn(frame: number, visit: (offset: number) => void): void {
+    const bits = this.#decodedBits.get(frame);
+    if (bits === undefined || this.#sizes[frame] !== 64) return;
+    for (let offset = 0; offset < 4096; offset++)
+      if ((bits[offset >>> 3] & (1 << (offset & 7))) !== 0 && this.#starts.get(frame * 4096 + offset) !== 0)
+        visit(offset);
+  }
+
   /** The micro-op at an offset of a frame; 0 when the instruction there reaches into the next page. */
   find(frame: number, offset: number): number {
     this.#expect(frame);

@@ -35,18 +35,32 @@ type ColdHandler = (microOp: number, tlb: number) => number;
 /** What the rehearsal (rehearsal.ts) has made is made for the guest. */
 const modules = new Map<string, WebAssembly.Module>();
 
-/** A function to stand in all places of the table that cold handlers have: it makes the one that is called for. */
-export function createColdHandlers(environment: ColdEnvironment, guestPages: number, cpuPages: number): ColdHandler {
+export interface ColdHandlers {
+  /** To stand in all places of the table that cold handlers have: makes the one that is called for. */
+  readonly first: ColdHandler;
+  /** Makes one before it is called; `handler`: of a micro-op. */
+  prepare(handler: number): void;
+}
+
+export function createColdHandlers(environment: ColdEnvironment, guestPages: number, cpuPages: number): ColdHandlers {
   const u16 = new Uint16Array(environment.cpu.buffer);
-  return (microOp, tlb) => {
-    const number = u16[(microOp + MICRO_OP.handler) >>> 1] - FIRST_COLD;
+  const made = new Set<number>();
+  const make = (number: number): ColdHandler => {
+    made.add(number);
     const key = `${number}:${guestPages}:${cpuPages}`;
     const module = modules.get(key) ?? new WebAssembly.Module(build(COLD[number], guestPages, cpuPages));
     modules.set(key, module);
     const instance = new WebAssembly.Instance(module, { e: { ...environment } });
     const handler = instance.exports['handler'] as ColdHandler;
     environment.table.set(COLD_SLOT + number, handler);
-    return handler(microOp, tlb);
+    return handler;
+  };
+  return {
+    first: (microOp, tlb) => make(u16[(microOp + MICRO_OP.handler) >>> 1] - FIRST_COLD)(microOp, tlb),
+    prepare: (handler) => {
+      if (handler >= FIRST_COLD && handler < FIRST_COLD + COLD.length && !made.has(handler - FIRST_COLD))
+        make(handler - FIRST_COLD);
+    },
   };
 }
 

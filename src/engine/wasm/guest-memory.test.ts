@@ -30,6 +30,7 @@ function setUp(): Setup {
     granules,
     changed: (...change) => changes.push(change),
     crowded: () => {},
+    look: () => {},
   });
   const access =
     (kind: number) =>

@@ -48,9 +48,13 @@ export interface CodeWatcher {
   changed(frame: number, offset: number, size: number): void;
   /** There are so many code pages that where they are mapped will be forgotten. */
   crowded(): void;
+  /** Time has passed that no branch has counted. */
+  look(): void;
 }
 
 const ALIGNMENT_CHECK = 17;
+/** A mask: so many accesses miss the TLB between two looks. */
+const MISSES_BETWEEN = 127;
 
 /** Source: Intel SDM vol. 3, table 6-7; AMD APM vol. 2, 8.2.18, whose CPUs also check vectors, halves of 32 bytes; measured. */
 function isMisaligned(lo: number, size: number): boolean {
@@ -287,7 +291,7 @@ export class GuestMemory {
    * `request`: size | READ or WRITE << 8.
    */
   readonly miss = (lo: number, hi: number, request: number): number => {
-    this.misses++;
+    if ((++this.misses & MISSES_BETWEEN) === 0) this.#code.look();
     const size = request & 0xff;
     const access = request >> 8;
     const low = lo >>> 0;

@@ -97,6 +97,8 @@ export interface Interpreter {
   interpret(tlb: number, user: number): number;
   /** The six arithmetic flags (and others: mask them), from what is in memory 1. */
   rflags(): number;
+  /** Makes the handler of a micro-op, if it is a cold one, before it is called. */
+  readonly prepareHandler: (handler: number) => void;
 }
 
 function build(guestPages: number, cpuPages: number, counting: boolean): Uint8Array<ArrayBuffer> {
@@ -628,6 +630,7 @@ export function createInterpreter(memory: InterpreterMemory, imports: Interprete
     stop: imports.stop,
     start: imports.start,
   };
+  const cold = createColdHandlers(environment, guestPages, cpuPages);
   const instance = new WebAssembly.Instance(module, {
     e: {
       ...environment,
@@ -635,8 +638,9 @@ export function createInterpreter(memory: InterpreterMemory, imports: Interprete
       rare: imports.rare,
       hot: imports.hot,
       resume: imports.resume,
-      cold: createColdHandlers(environment, guestPages, cpuPages),
+      cold: cold.first,
     },
   });
-  return instance.exports as unknown as Interpreter;
+  const { interpret, rflags } = instance.exports as unknown as Interpreter;
+  return { interpret, rflags, prepareHandler: cold.prepare };
 }

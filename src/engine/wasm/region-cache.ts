@@ -9,6 +9,7 @@
 import { JUMP_MEMORY } from './handlers.ts';
 import { FIRST_SLOT } from './interpreter.ts';
 import { JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
+import type { NotedRegion } from './noted-code.ts';
 import { translateRegions } from './region.ts';
 import { discover, type RegionGraph } from './region-graph.ts';
 
@@ -19,6 +20,8 @@ const BATCH = 64;
  * again: they cost as much as that does.
  */
 const APART_MAX = 4096;
+/** Regions of a module of those that are prepared. */
+const BATCH_PREPARED = 16;
 /** Slots before everything is dropped and starts anew. */
 const SLOTS_MAX = 1 << 16;
 
@@ -122,13 +125,28 @@ export class RegionCache {
 
   /** Wants a region at an address whose page is `frame`. */
   request(frame: number, lo: number, hi: number, user: boolean): void {
+    this.#want(frame, lo, user, (relative) => (relative === 0 ? frame : this.#host.frame(lo, hi, relative)));
+  }
+
+  /** The region at an offset of a frame, if there is one. */
+  region(frame: number, offset: number, user: boolean): NotedRegion | undefined {
+    return this.#regions.get(keyOf(frame, offset, user));
+  }
+
+  /** Wants a region that another vCPU has had, and translates some when many wait. */
+  prepare({ frame, lo, user, pages }: NotedRegion): void {
+    this.#want(frame, lo, user, (relative) => pages.get(relative) ?? -1);
+    if (this.#pending.length >= BATCH_PREPARED) this.translate();
+  }
+
+  #want(frame: number, lo: number, user: boolean, frameOf: (relative: number) => number): void {
     const offset = lo & 0xfff;
     const key = keyOf(frame, offset, user);
     if (this.#regions.has(key) || this.isFull) return;
     const start = performance.now();
     const source = {
       u8: this.#host.u8,
-      frame: (relative: number) => (relative === 0 ? frame : this.#host.frame(lo, hi, relative)),
+      frame: frameOf,
       isWarm: this.#host.isWarm,
     };
     let graph = discover(source, offset);

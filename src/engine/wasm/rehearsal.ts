@@ -8,11 +8,19 @@ import { FLAT_RING3_CS64, FLAT_RING3_SS64 } from '../../abi/xen.ts';
 import { createMachineMemory, type MachineLayout, MFN_BASE, PAGE_SIZE } from '../../machine/memory.ts';
 import { createVcpuBlock, NO_ROOT, RDI, RSI, RSP, VCPU } from '../../machine/vcpu-block.ts';
 import { EXIT_INTERRUPTED, type ExitKind } from '../engine.ts';
+import { COMPONENTS } from './layout.ts';
 import { createWasmDomain } from './wasm-domain.ts';
 import { type WasmHost, WasmVcpu } from './wasm-vcpu.ts';
 
 /** What kernels and programs do most: bytes, and in words for the reader. The loop goes round so often that it is translated; a system call is its end. */
 const PROGRAM = `
+41bd28000000          mov r13d, 0x28
+b807000000            mov eax, 0x7
+31d2                  xor edx, edx
+0fc7a600040000        xsavec [rsi+0x400]
+0faeae00040000        xrstor [rsi+0x400]
+41ffcd                dec r13d
+75e6                  jne 6
 41bc70170000          mov r12d, 0x1770
 4489e0                mov eax, r12d
 4889c3                mov rbx, rax
@@ -32,10 +40,10 @@ const PROGRAM = `
 0fb6c0                movzx eax, al
 0f92c1                setb cl
 84c9                  test cl, cl
-7503                  jne 48
+7503                  jne 68
 41ffc0                inc r8d
 f6460104              test BYTE [rsi+0x1], 0x4
-7403                  je 51
+7403                  je 71
 41ffc9                dec r9d
 488906                mov QWORD [rsi], rax
 488b06                mov rax, QWORD [rsi]
@@ -46,9 +54,9 @@ c6461803              mov BYTE [rsi+0x18], 0x3
 014608                add DWORD [rsi+0x8], eax
 48034610              add rax, QWORD [rsi+0x10]
 48837e1000            cmp QWORD [rsi+0x10], 0x0
-7409                  je 86
+7409                  je a6
 395e08                cmp DWORD [rsi+0x8], ebx
-7f04                  jg 86
+7f04                  jg a6
 0f1f0400              nop DWORD [rax+rax*1]
 0fb65618              movzx edx, BYTE [rsi+0x18]
 0fb75620              movzx edx, WORD [rsi+0x20]
@@ -75,7 +83,7 @@ b907000000            mov ecx, 0x7
 4893                  xchg rbx, rax
 0fc8                  bswap eax
 0fbae003              bt eax, 0x3
-7205                  jb e2
+7205                  jb 102
 480fbae802            bts rax, 0x2
 0fbcc8                bsf ecx, eax
 f3480fbcc8            tzcnt rcx, rax
@@ -90,7 +98,7 @@ f08366587f            lock and DWORD [rsi+0x58], 0x7f
 4154                  push r12
 6a10                  push 0x10
 58                    pop rax
-e8a9000000            call 1c3
+e8a9000000            call 1e3
 415c                  pop r12
 5d                    pop rbp
 4c8d159f000000        lea r10, [rip+0x9f]
@@ -131,12 +139,12 @@ f2480f2cc6            cvttsd2si rax, xmm6
 49bbefcdab9078563412  movabs r11, 0x1234567890abcdef
 4921c3                and r11, rax
 4d85db                test r11, r11
-7802                  js 1ac
+7802                  js 1cc
 f390                  pause
 a900010000            test eax, 0x100
-7500                  jne 1b3
+7500                  jne 1d3
 41ffcc                dec r12d
-0f854afeffff          jne 6
+0f854afeffff          jne 26
 b827000000            mov eax, 0x27
 0f05                  syscall
 55                    push rbp
@@ -146,7 +154,7 @@ b827000000            mov eax, 0x27
 48897de8              mov QWORD [rbp-0x18], rdi
 488b45e8              mov rax, QWORD [rbp-0x18]
 4839f8                cmp rax, rdi
-7502                  jne 1db
+7502                  jne 1fb
 31c0                  xor eax, eax
 4883c418              add rsp, 0x18
 5b                    pop rbx
@@ -188,6 +196,7 @@ export function rehearse({ ramPages, maxPages }: MachineLayout, host: WasmHost):
   word(VCPU.rflags, RFLAGS);
   word(VCPU.cs, FLAT_RING3_CS64);
   word(VCPU.ss, FLAT_RING3_SS64);
+  word(VCPU.xcr0, COMPONENTS);
   word(VCPU.kernelRoot, ROOT);
   word(VCPU.userRoot, NO_ROOT);
   word(VCPU.gpr + RSI * 8, DATA_VA);

@@ -21,6 +21,7 @@ import { GuestMemory } from './guest-memory.ts';
 import { createInterpreter, type Interpreter } from './interpreter.ts';
 import { JumpCache } from './jump-cache.ts';
 import { JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
+import { type CodeKnown, decodeNoted, NotedCode } from './noted-code.ts';
 import { Processor } from './processor.ts';
 import { Rare } from './rare.ts';
 import { JUMP, NEXT } from './rare-status.ts';
@@ -34,10 +35,14 @@ import type { World } from './world.ts';
 
 /** Branches between two looks at the clock. */
 const BUDGET = 10_000;
+/** A mask: so many addresses are looked up between two looks. */
+const RESOLVED_BETWEEN = 15;
 /** Entries that a wanted region waits at most, so that others can join its module. */
 const ENTRIES_WAITED = 64;
 /** Kinds of rare instructions that the statistics name. */
 const RARE_SHOWN = 12;
+/** Preparing for code that has run elsewhere ends behind so long a time. */
+const PREPARED_MAX_NS = 5e8;
 const TF = 0x100;
 const RF = 0x10000;
 const AC = 0x40000;
@@ -98,6 +103,9 @@ export class WasmVcpu implements Engine {
   /** Entries since regions have been waiting for their module. */
   #waited = 0;
   #resolved = 0;
+  /** What is entered, if that is noted. */
+  #noted: NotedCode | null = null;
+  readonly #known: CodeKnown;
   #resumed = 0;
   #drops = 0;
   /** The hypervisor has changed the block since the guest ran: what is there is not the guest's work. */
@@ -122,6 +130,7 @@ export class WasmVcpu implements Engine {
     this.#memory = new GuestMemory(machine, this.#block, {
       granules: this.#news.granules,
       changed: (frame, offset, size) => this.#codeChanged(frame, offset, size),
+      look: () => this.#look(),
       crowded: () => {
         this.#nextGeneration();
         this.#jumps.clear();
@@ -161,6 +170,10 @@ export class WasmVcpu implements Engine {
       vector,
       rare: () => this.#rareInRegion(),
     });
+    this.#known = {
+      startsIn: (frame, visit) => this.#code.startsIn(frame, visit),
+      region: (frame, offset, user) => this.#regions.region(frame, offset, user),
+    };
     this.#interpreter = createInterpreter(
       { guest: machine.memory, cpu: this.#block.memory, table: this.#regions.table, scratch, counting },
       {
@@ -307,6 +320,12 @@ export class WasmVcpu implements Engine {
     }
   }
 
+  /** A branch that had to be looked up, or an access that missed the TLB, takes as long as many that were not: the guest's timers must not wait. */
+  #look(): void {
+    if (this.#deadlineNs !== 0 && this.#host.monotonicNs() >= this.#deadlineNs)
+      Atomics.or(this.#block.i32, VCPU.flags >> 2, FLAG_EVENT);
+  }
+
   #translate(): void {
     this.#waited = 0;
     this.#regions.translate();
@@ -398,7 +417,7 @@ export class WasmVcpu implements Engine {
     }
     // The step is done: whatever is wrong with the next instruction's address comes later.
     if (this.#alone) return this.#code.stop(low & 0xfff);
-    this.#resolved++;
+    if ((++this.#resolved & RESOLVED_BETWEEN) === 0) this.#look();
     if (this.#bits === 32 && high !== 0) return this.#code.beyond(low & 0xfff);
     for (;;) {
       const generation = this.#generation;
@@ -410,6 +429,7 @@ export class WasmVcpu implements Engine {
       if (generation !== this.#generation) continue;
       if (slot === 0 && from !== 0) this.#code.link(from, microOp, frame, low & 0xfff);
       this.#jumps.add(low, high, this.#memory.mode !== 0, microOp, slot);
+      this.#noted?.note(frame, low, this.#memory.mode !== 0, slot !== 0, this.#known);
       return microOp;
     }
   }
@@ -483,6 +503,31 @@ export class WasmVcpu implements Engine {
   invalidatePage(vaLo: number, vaHi: number): void {
     if (this.#memory.flushPage(vaLo, vaHi >>> 0)) this.#nextGeneration();
     this.#jumps.forgetPage(vaLo);
+  }
+
+  // --- code for a vCPU elsewhere
+
+  notedCode(): Uint32Array {
+    const noted = this.#noted?.encode(this.#known) ?? new Uint32Array(0);
+    this.#noted = new NotedCode();
+    // Who is found there is not looked up.
+    this.#jumps.clear();
+    return noted;
+  }
+
+  prepareCode(noted: Uint32Array): void {
+    const { starts, regions } = decodeNoted(noted, this.#memory.machine.layout.nameableFrames);
+    const endNs = this.#host.monotonicNs() + PREPARED_MAX_NS;
+    for (const start of starts) {
+      if (this.#code.isFull || this.#host.monotonicNs() > endNs) return;
+      this.#code.find(start >>> 12, start & 0xfff);
+    }
+    this.#code.handlers(this.#interpreter.prepareHandler);
+    for (const region of regions) {
+      if (this.#regions.isFull || this.#host.monotonicNs() > endNs) break;
+      this.#regions.prepare(region);
+    }
+    this.#translate();
   }
 
   // --- code that changes

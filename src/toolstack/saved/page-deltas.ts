@@ -10,6 +10,7 @@
  */
 
 import { type MachineMemory, PAGE_SIZE } from '../../machine/memory.ts';
+import { type CompareLines, createCompareLines, LINE_BYTES, LINES_COMPARED } from './page-compare.ts';
 import { PART_DELTAS, PART_PAGES, type Part, SaveFileError } from './save-file.ts';
 import { encodeFrames, framesToSend, PAGES_MAX } from './saved-memory.ts';
 
@@ -20,7 +21,8 @@ const PAGE_HEADER_WORDS = 2;
 /** Each word that differs may be a run. */
 const DELTA_WORDS_MAX = PAGE_HEADER_WORDS + 2 * WORDS_MAX;
 const KEPT_BYTES_MAX = 64 << 20;
-const SLAB_PAGES = 1024;
+const LINE_WORDS = LINE_BYTES / 4;
+const WASM_PAGE_BYTES = 65536;
 const NOT_KEPT = -1;
 
 export class SentPages {
@@ -28,7 +30,10 @@ export class SentPages {
   readonly #keptMax: number;
   /** By frame: which of the pages kept it is. */
   readonly #places: Int32Array;
-  readonly #slabs: Uint32Array[] = [];
+  /** Pages kept, one behind the other; those that are not are memory that nobody has touched. */
+  readonly #sent: Uint8Array;
+  readonly #sentWords: Uint32Array;
+  readonly #compare: CompareLines;
   #kept = 0;
   /** A part in the making. */
   readonly #words = new Uint32Array(1 + PAGES_MAX * DELTA_WORDS_MAX);
@@ -38,6 +43,11 @@ export class SentPages {
     this.#machine = machine;
     this.#keptMax = Math.floor(keptBytesMax / PAGE_SIZE);
     this.#places = new Int32Array(machine.layout.nameableFrames).fill(NOT_KEPT);
+    const pages = Math.ceil((this.#keptMax * PAGE_SIZE) / WASM_PAGE_BYTES);
+    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    this.#sent = new Uint8Array(memory.buffer);
+    this.#sentWords = new Uint32Array(memory.buffer);
+    this.#compare = createCompareLines(machine.memory, memory);
   }
 
   /** Parts with what these pages hold now, as far as the domain owns them. The reader must have all that was encoded before. */
@@ -71,12 +81,9 @@ export class SentPages {
   #keep(frame: number, bytes: Uint8Array, at: number): void {
     if (this.#places[frame] === NOT_KEPT) {
       if (this.#kept === this.#keptMax) return;
-      if (this.#kept % SLAB_PAGES === 0) this.#slabs.push(new Uint32Array(SLAB_PAGES * PAGE_WORDS));
       this.#places[frame] = this.#kept++;
     }
-    const place = this.#places[frame];
-    const slab = this.#slabs[Math.floor(place / SLAB_PAGES)];
-    new Uint8Array(slab.buffer).set(bytes.subarray(at, at + PAGE_SIZE), (place % SLAB_PAGES) * PAGE_SIZE);
+    this.#sent.set(bytes.subarray(at, at + PAGE_SIZE), this.#places[frame] * PAGE_SIZE);
   }
 
   #takeDeltas(count: number): Part {
@@ -91,41 +98,38 @@ export class SentPages {
     const place = this.#places[frame];
     if (place === NOT_KEPT) return false;
     const now = this.#machine.u32;
-    const sent = this.#slabs[Math.floor(place / SLAB_PAGES)];
+    const sent = this.#sentWords;
     const words = this.#words;
     const nowAt = frame * PAGE_WORDS;
-    const sentAt = (place % SLAB_PAGES) * PAGE_WORDS;
+    const sentAt = place * PAGE_WORDS;
     const start = this.#filled;
     let at = start + PAGE_HEADER_WORDS;
     let runs = 0;
+    /** The run that may go on: its header, and the word behind it. */
     let run = 0;
-    let runWords = 0;
+    let next = -1;
     let left = WORDS_MAX;
-    for (let word = 0; word < PAGE_WORDS; word++) {
-      if (runWords === 0 && word % 4 === 0)
-        while (
-          word < PAGE_WORDS &&
-          ((now[nowAt + word] ^ sent[sentAt + word]) |
-            (now[nowAt + word + 1] ^ sent[sentAt + word + 1]) |
-            (now[nowAt + word + 2] ^ sent[sentAt + word + 2]) |
-            (now[nowAt + word + 3] ^ sent[sentAt + word + 3])) ===
-            0
-        )
-          word += 4;
-      if (word >= PAGE_WORDS) break;
-      const value = now[nowAt + word];
-      if (value === sent[sentAt + word]) {
-        runWords = 0;
-        continue;
+    for (let first = 0; first < PAGE_WORDS; first += LINES_COMPARED * LINE_WORDS) {
+      let lines = this.#compare((nowAt + first) * 4, (sentAt + first) * 4);
+      while (lines !== 0) {
+        const line = 31 - Math.clz32(lines & -lines);
+        lines &= lines - 1;
+        const from = first + line * LINE_WORDS;
+        for (let word = from; word < from + LINE_WORDS; word++) {
+          const value = now[nowAt + word];
+          if (value === sent[sentAt + word]) continue;
+          if (left-- === 0) return false;
+          sent[sentAt + word] = value;
+          if (word !== next) {
+            runs++;
+            run = at++;
+            words[run] = word;
+          }
+          words[at++] = value;
+          words[run] += 1 << 16;
+          next = word + 1;
+        }
       }
-      if (left-- === 0) return false;
-      sent[sentAt + word] = value;
-      if (runWords === 0) {
-        runs++;
-        run = at++;
-      }
-      words[at++] = value;
-      words[run] = (word - runWords) | (++runWords << 16);
     }
     words[start] = frame;
     words[start + 1] = runs;
@@ -134,8 +138,12 @@ export class SentPages {
   }
 }
 
-/** Stores what PART_DELTAS says into pages that are there. @throws SaveFileError */
-export function decodeDeltas(bytes: Uint8Array, { u32, layout }: MachineMemory): void {
+/** Stores what PART_DELTAS says into pages that are there. `stored`: called with each frame behind that. @throws SaveFileError */
+export function decodeDeltas(
+  bytes: Uint8Array,
+  { u32, layout }: MachineMemory,
+  stored: (frame: number) => void = () => {},
+): void {
   const bad = (what: string): SaveFileError => new SaveFileError(`damaged: ${what} in a part of changed words`);
   if (bytes.length < 4 || bytes.length % 4 !== 0) throw bad(`${bytes.length} bytes`);
   const words = new Uint32Array(Uint8Array.from(bytes).buffer);
@@ -158,6 +166,7 @@ export function decodeDeltas(bytes: Uint8Array, { u32, layout }: MachineMemory):
       at += count;
       next = first + count;
     }
+    stored(frame);
   }
   if (at !== words.length) throw bad(`${words.length - at} words too many`);
 }

@@ -31,6 +31,10 @@ export const PART_CHECK = 7;
 export const PART_ROUND = 8;
 /** There, too: words that differ from what was sent before (page-deltas.ts). */
 export const PART_DELTAS = 9;
+/** There, too: entries of the M2P that differ from the M2P among the pages. */
+export const PART_M2P_CHANGES = 10;
+/** There, too: u32 vCPU, and what its engine has noted of the code that it runs (Engine.notedCode). */
+export const PART_CODE = 11;
 
 const ENCODING_RAW = 0;
 const ENCODING_ZSTD = 1;

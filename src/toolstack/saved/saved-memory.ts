@@ -3,6 +3,7 @@
  * Frames that the guest has given back, whose M2P entry is invalid, are left out.
  *
  *   PART_M2P     u64 for each frame that the guest may name
+ *   PART_M2P_CHANGES  u32 frame and u64 for each entry that is another one than before
  *   PART_PAGES   u32 count, u32[count] frames, each with 4096 bytes behind them all; frames ascend from part to part, and in the
  *                stream of a domain that runs within a part
  */
@@ -33,6 +34,32 @@ export function encodeM2p({ u8, layout }: MachineMemory): Uint8Array {
 export function decodeM2p(bytes: Uint8Array, { u8, layout }: MachineMemory): void {
   if (bytes.length !== savedFrames(layout) * 8) throw new SaveFileError('damaged: an M2P of another length');
   u8.set(bytes, layout.m2pOffset);
+}
+
+const M2P_CHANGE_BYTES = 12;
+
+/** What has become of an M2P that `encodeM2p` gave. */
+export function encodeM2pChanges({ u8, layout }: MachineMemory, before: Uint8Array): Uint8Array {
+  const now = new Uint32Array(u8.buffer, u8.byteOffset + layout.m2pOffset, savedFrames(layout) * 2);
+  const old = new Uint32Array(before.buffer, before.byteOffset, now.length);
+  const changes: number[] = [];
+  for (let word = 0; word < now.length; word += 2)
+    if (now[word] !== old[word] || now[word + 1] !== old[word + 1]) changes.push(word >> 1, now[word], now[word + 1]);
+  return new Uint8Array(Uint32Array.from(changes).buffer);
+}
+
+/** @throws SaveFileError */
+export function decodeM2pChanges(bytes: Uint8Array, { u32, layout }: MachineMemory): void {
+  if (bytes.length % M2P_CHANGE_BYTES !== 0)
+    throw new SaveFileError(`damaged: changes of the M2P in ${bytes.length} bytes`);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  for (let at = 0; at < bytes.length; at += M2P_CHANGE_BYTES) {
+    const frame = view.getUint32(at, true);
+    if (frame >= savedFrames(layout)) throw new SaveFileError(`damaged: frame ${frame} in changes of the M2P`);
+    const entry = (layout.m2pOffset >>> 2) + frame * 2;
+    u32[entry] = view.getUint32(at + 4, true);
+    u32[entry + 1] = view.getUint32(at + 8, true);
+  }
 }
 
 /** Parts with all pages, one after the other. Of a domain that runs meanwhile, they are of different times. */
@@ -94,8 +121,16 @@ function checkCount(bytes: Uint8Array): number {
   return count;
 }
 
-/** Stores the pages of one part; the last frame. `after`: the last one of the part before. @throws SaveFileError */
-export function decodePages(bytes: Uint8Array, { u8, layout }: MachineMemory, after: number): number {
+/**
+ * Stores the pages of one part; the last frame. `after`: the last one of the part before; `stored`: called with each behind that.
+ * @throws SaveFileError
+ */
+export function decodePages(
+  bytes: Uint8Array,
+  { u8, layout }: MachineMemory,
+  after: number,
+  stored: (frame: number) => void = () => {},
+): number {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const count = checkCount(bytes);
   let at = 4 + count * 4;
@@ -105,6 +140,7 @@ export function decodePages(bytes: Uint8Array, { u8, layout }: MachineMemory, af
     if (frame <= last || frame >= layout.nameableFrames)
       throw new SaveFileError(`damaged: frame ${frame} behind frame ${last}`);
     u8.set(bytes.subarray(at, at + PAGE_SIZE), frame * PAGE_SIZE);
+    stored(frame);
     last = frame;
   }
   return last;

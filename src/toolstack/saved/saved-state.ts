@@ -103,7 +103,7 @@ export function shapeOf(bytes: Uint8Array): SavedShape {
   return { ramPages, maxPages, vcpus };
 }
 
-/** Into a domain of that shape which has not run. @throws SaveFileError */
+/** Into a domain of that shape which has not run; what was decoded into it before is forgotten. @throws SaveFileError */
 export function decodeDomain(bytes: Uint8Array, domain: Domain): void {
   const { layout } = domain.machine;
   const view = new DataView(bytes.buffer, bytes.byteOffset);
@@ -120,6 +120,8 @@ export function decodeDomain(bytes: Uint8Array, domain: Domain): void {
   domain.i32[DOMAIN.grantVersion >> 2] = version;
   domain.i32[DOMAIN.totalPages >> 2] = totalPages;
   domain.u64[DOMAIN.baseNs >> 3] = systemTimeNs;
+  for (let port = 1; port < EVENT_CHANNELS; port++)
+    if (portState(domain, port) !== ECS_FREE) setPort(domain, port, ECS_FREE, 0, 0, 0);
   for (let i = 0; i < ports; i++) {
     const [port, state, vcpu, a, b] = Array.from({ length: PORT_WORDS }, (_, word) =>
       view.getUint32(DOMAIN_HEADER_BYTES + (i * PORT_WORDS + word) * 4, true),
