@@ -208,3 +208,45 @@ test('a memory of another size is refused', (context) => {
   expect(() => guest(PAGES / 2).memory.adopt(memory)).toThrow(/^a memory of \d+ bytes, where \d+ are expected$/);
   release();
 });
+
+test('room for what was written since is made before, for less and for more than is written in the end', async (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  for (const more of [0, 400]) {
+    const parent = guest();
+    for (let frame = 0; frame < PAGES; frame++) parent.u8[at(frame)] = 1;
+    parent.memory.freeze(false).release();
+    await parent.memory.makeRoom();
+    for (let frame = 100; frame < 140; frame++) parent.u8[at(frame)] = frame;
+    await parent.memory.makeRoom();
+    for (let frame = 1000; frame < 1000 + more; frame++) parent.u8[at(frame)] = frame % 200;
+    const { memory, release } = parent.memory.freeze(false);
+    parent.u8.fill(250);
+    const child = guest();
+    child.memory.adopt(memory);
+    release();
+    for (let frame = 0; frame < PAGES; frame++) {
+      const isMore = frame >= 1000 && frame < 1000 + more;
+      const expected = frame >= 100 && frame < 140 ? frame : isMore ? frame % 200 : 1;
+      expect(child.u8[at(frame)], `frame ${frame}`).toBe(expected);
+    }
+    expect(child.u8[at(1999)]).toBe(1);
+  }
+});
+
+test('room that is still being made is used, or left, without harm', async (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  for (const isUsed of [true, false]) {
+    const parent = guest();
+    parent.u8[at(1)] = 1;
+    parent.memory.freeze(false).release();
+    parent.u8.fill(9, at(5), at(505));
+    const made = parent.memory.makeRoom();
+    if (!isUsed) parent.memory.leaveRoom();
+    const { memory, release } = parent.memory.freeze(false);
+    const child = guest();
+    child.memory.adopt(memory);
+    release();
+    await made;
+    expect([1, 4, 5, 504, 505].map((frame) => child.u8[at(frame)])).toEqual([1, 0, 9, 9, 0]);
+  }
+});

@@ -5,27 +5,34 @@
  *
  * Which pages those are, the kernel knows: they are anonymous. What a guest has given back since is mapped anew (vcpu-host.ts), and zeros.
  *
- *   changes   u32 count, u32 frame for each, zeros up to a page; 4096 bytes for each
- *
  * Source: Documentation/admin-guide/mm/pagemap.rst; proc_pid_maps(5).
  */
 
-import { closeSync, fstatSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs';
 import { getSystemErrorName } from 'node:util';
 import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { createMachineMemory, PAGE_SIZE } from '../machine/memory.ts';
 import { decodeM2p } from '../toolstack/saved/saved-memory.ts';
+import {
+  ChangesRoom,
+  forRuns,
+  headerBytesOf,
+  readAll,
+  readChangedFrames,
+  writeAll,
+  writeChanges,
+} from './changed-pages.ts';
 import { HostError } from './host-error.ts';
 import { type HostCalls, hostCalls } from './libc.ts';
+import { anonymousPages, isPresent, readPagemap } from './pagemap.ts';
 
-/** Bits 61, 62 and 63 of an entry of pagemap, in its upper half. */
-const PAGE_IS_FILE = 0x20000000;
-const PAGE_IS_SWAPPED = 0x40000000;
-const PAGE_IS_PRESENT = 0x80000000;
 /** Of the memory, at most this part is handed on as changes. */
 const CHANGES_PART = 1 / 4;
 /** Of changes, what is mapped instead of read: a mapping costs as much as some pages. */
 const MAPPED_PAGES = 16;
+/** Room for changes: more than there are, for those that come. */
+const ROOM_PART = 1.25;
+const ROOM_PAGES = 256;
 /** What is zero is not written: it takes no memory. */
 const CHUNK_PAGES = 16;
 /** What is copied in one moment of rest: 16 MiB. */
@@ -62,6 +69,8 @@ export class CopiedMemory {
   #base: number | null = null;
   /** Some of the memory shows another file than the base. */
   #isMixed = false;
+  /** For what has been written since. */
+  #room: ChangesRoom | null = null;
 
   /** Null where there is no such thing. */
   static create(domain: Domain): CopiedMemory | null {
@@ -84,6 +93,23 @@ export class CopiedMemory {
   close(): void {
     if (this.#base !== null) closeSync(this.#base);
     this.#base = null;
+    this.leaveRoom();
+  }
+
+  /** Makes room for what has been written since there is a base, and somewhat more; the domain runs. */
+  async makeRoom(): Promise<void> {
+    const count = this.#changedFrames()?.length ?? 0;
+    const most = Math.floor(this.#frames * CHANGES_PART);
+    if (count === 0 || count > most || count <= (this.#room?.pages ?? 0)) return;
+    this.leaveRoom();
+    this.#room = ChangesRoom.create(this.#calls, Math.min(most, Math.ceil(count * ROOM_PART) + ROOM_PAGES));
+    await this.#room?.fill();
+  }
+
+  /** Nobody is about to copy the memory any more. */
+  leaveRoom(): void {
+    this.#room?.close();
+    this.#room = null;
   }
 
   /**
@@ -114,7 +140,7 @@ export class CopiedMemory {
 
   /** Behind the frames from `first` on that are worth one moment. */
   #endOfPart(first: number): number {
-    const entries = this.#pagemap();
+    const entries = readPagemap(this.#calls.addressOf(this.#bytes), this.#frames);
     let present = 0;
     for (let frame = first; frame < this.#frames; frame++) {
       if (isPresent(entries[frame * 2 + 1])) present++;
@@ -191,21 +217,33 @@ export class CopiedMemory {
   /** The copies open files of their own, so that this one may be replaced meanwhile. */
   #handOut(base: number, changed: readonly number[]): { readonly memory: FrozenMemory; readonly release: Release } {
     const own = openSync(`/proc/self/fd/${base}`, 'r');
-    const changes = changed.length === 0 ? null : this.#writeChanges(changed);
+    const changes = changed.length === 0 ? null : this.#setAside(changed);
     if (base !== this.#base) closeSync(base);
     const pathOf = (fd: number): string => `/proc/${process.pid}/fd/${fd}`;
     return {
-      memory: { base: pathOf(own), changes: changes === null ? null : pathOf(changes) },
+      memory: { base: pathOf(own), changes: changes === null ? null : pathOf(changes.fd) },
       release: () => {
         closeSync(own);
-        if (changes !== null) closeSync(changes);
+        changes?.close();
       },
     };
   }
 
+  #setAside(changed: readonly number[]): { readonly fd: number; close(): void } {
+    const room = this.#room;
+    this.#room = null;
+    if (room !== null) {
+      room.write(changed, this.#bytes);
+      return room;
+    }
+    const fd = this.#newFile(0);
+    writeChanges(fd, changed, this.#bytes);
+    return { fd, close: () => closeSync(fd) };
+  }
+
   /** Copies frames to a new base: what this process has not touched it need not have, but its base may. */
   #copyTo(fd: number, from: number, to: number, isShared: boolean): void {
-    const entries = this.#pagemap();
+    const entries = readPagemap(this.#calls.addressOf(this.#bytes), this.#frames);
     const isAnew = this.#framesMappedAnew();
     // What others have written to shared pages need not show in this process's tables.
     const whole =
@@ -234,12 +272,12 @@ export class CopiedMemory {
   /** Frames that may differ from the base; null: there is none of which that can be told. */
   #changedFrames(): number[] | null {
     if (this.#base === null || this.#isMixed) return null;
-    const frames: number[] = [];
-    const entries = this.#pagemap();
+    const own = anonymousPages(this.#calls, this.#calls.addressOf(this.#bytes), this.#frames);
     const isAnew = this.#framesMappedAnew();
-    const isAnonymous = (entry: number): boolean => isPresent(entry) && (entry & PAGE_IS_FILE) === 0;
-    for (let frame = 0; frame < this.#frames; frame++)
-      if (isAnonymous(entries[frame * 2 + 1]) || isAnew[frame] !== 0) frames.push(frame);
+    if (!isAnew.includes(1)) return own;
+    for (const frame of own) isAnew[frame] = 1;
+    const frames: number[] = [];
+    for (let frame = isAnew.indexOf(1); frame >= 0; frame = isAnew.indexOf(1, frame + 1)) frames.push(frame);
     return frames;
   }
 
@@ -257,44 +295,10 @@ export class CopiedMemory {
     return isAnew;
   }
 
-  /** Two words for each frame, the lower half first. */
-  #pagemap(): Uint32Array {
-    const entries = new Uint32Array(this.#frames * 2);
-    const bytes = new Uint8Array(entries.buffer);
-    const at = (this.#calls.addressOf(this.#bytes) / PAGE_SIZE) * 8;
-    const fd = openSync('/proc/self/pagemap', 'r');
-    try {
-      readAll(fd, bytes, at);
-    } finally {
-      closeSync(fd);
-    }
-    return entries;
-  }
-
-  #writeChanges(frames: readonly number[]): number {
-    const headerBytes = headerBytesOf(frames.length);
-    const fd = this.#newFile(headerBytes + frames.length * PAGE_SIZE);
-    const header = Uint32Array.of(frames.length, ...frames);
-    writeAll(fd, new Uint8Array(header.buffer), 0);
-    forRuns(frames, (first, count, index) => {
-      const bytes = this.#bytes.subarray(first * PAGE_SIZE, (first + count) * PAGE_SIZE);
-      writeAll(fd, bytes, headerBytes + index * PAGE_SIZE);
-    });
-    return fd;
-  }
-
   /** Long runs are mapped, so that what is never looked at is never copied. Then some of the memory shows another file than the base. */
   #takeChanges(fd: number): void {
-    const count = new Uint32Array(1);
-    readAll(fd, new Uint8Array(count.buffer), 0);
-    if (count[0] > this.#frames) throw new HostError(`${count[0]} changed pages in a memory of ${this.#frames}`);
-    const frames = new Uint32Array(count[0]);
-    readAll(fd, new Uint8Array(frames.buffer), 4);
-    if (frames.some((frame) => frame >= this.#frames)) throw new HostError('a changed page outside the memory');
-    // Who looks at a mapping behind the end of its file is killed.
-    if (fstatSync(fd).size < headerBytesOf(frames.length) + frames.length * PAGE_SIZE)
-      throw new HostError('a copy of the memory has fewer changed pages than it says');
-    forRuns(Array.from(frames), (first, pages, index) => {
+    const frames = readChangedFrames(fd, this.#frames);
+    forRuns(frames, (first, pages, index) => {
       const offset = headerBytesOf(frames.length) + index * PAGE_SIZE;
       if (pages < MAPPED_PAGES) {
         readAll(fd, this.#bytes.subarray(first * PAGE_SIZE, (first + pages) * PAGE_SIZE), offset);
@@ -303,36 +307,5 @@ export class CopiedMemory {
       this.#isMixed = true;
       this.#mapFrom(fd, offset, first, pages);
     });
-  }
-}
-
-function headerBytesOf(count: number): number {
-  return Math.ceil((4 + count * 4) / PAGE_SIZE) * PAGE_SIZE;
-}
-
-/** Calls `visit` for frames that follow each other: the first, how many, and the place of the first in the list. */
-function forRuns(frames: readonly number[], visit: (first: number, count: number, index: number) => void): void {
-  let start = 0;
-  for (let i = 1; i <= frames.length; i++) {
-    if (i < frames.length && frames[i] === frames[i - 1] + 1) continue;
-    visit(frames[start], i - start, start);
-    start = i;
-  }
-}
-
-/** The kernel has something for the page, in memory or elsewhere. */
-function isPresent(entry: number): boolean {
-  return (entry & (PAGE_IS_PRESENT | PAGE_IS_SWAPPED)) !== 0;
-}
-
-function writeAll(fd: number, bytes: Uint8Array, position: number): void {
-  for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at, position + at);
-}
-
-function readAll(fd: number, bytes: Uint8Array, position: number): void {
-  for (let at = 0; at < bytes.length; ) {
-    const count = readSync(fd, bytes, at, bytes.length - at, position + at);
-    if (count === 0) throw new HostError(`a copy of the memory ends after ${position + at} bytes`);
-    at += count;
   }
 }

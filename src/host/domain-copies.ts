@@ -5,6 +5,7 @@
 
 import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import type { MovedDisk } from '../toolstack/config/device-specs.ts';
 import type { Sink } from '../toolstack/saved/save-file.ts';
@@ -24,6 +25,8 @@ import { disksFolder, domainFolder } from './state-dir.ts';
 
 /** How long the sources of a copy are kept for one who never says that it has them. */
 const KEPT_MS = 120_000;
+/** What the guest has written since there is a base is looked at first after so long, and then each time after twice as long. */
+const ROOM_FIRST_MS = 50;
 
 export interface DomainCopiesOptions extends DomainWriterOptions {
   readonly root: string;
@@ -68,6 +71,7 @@ export class DomainCopies {
   outline(): Outline {
     const ready = this.#getReady(this.#ready);
     this.#ready = ready;
+    void this.#keepRoom(ready);
     // Whoever has asked may have gone.
     setTimeout(() => void this.#forget(ready), KEPT_MS).unref();
     const { facts, freezable, shape } = this.#options;
@@ -96,6 +100,16 @@ export class DomainCopies {
     return known;
   }
 
+  /** The guest goes on writing until it is copied: there has to be room for that then. */
+  async #keepRoom(ready: Promise<unknown>): Promise<void> {
+    const { memory, isShared } = this.#options;
+    await ready;
+    for (let ms = ROOM_FIRST_MS; memory !== null && !isShared() && this.#ready === ready; ms *= 2) {
+      await sleep(ms, undefined, { ref: false });
+      if (this.#ready === ready && !this.#isBusy) await memory.makeRoom();
+    }
+  }
+
   async #takeReady(): Promise<KnownNodes | null> {
     const ready = this.#ready ?? this.#getReady(null);
     this.#ready = null;
@@ -105,6 +119,7 @@ export class DomainCopies {
   async #forget(ready: Promise<KnownNodes | null>): Promise<void> {
     if (this.#ready !== ready) return;
     this.#ready = null;
+    this.#options.memory?.leaveRoom();
     (await ready)?.close();
   }
 
@@ -136,6 +151,7 @@ export class DomainCopies {
       release();
       throw error;
     } finally {
+      memory?.leaveRoom();
       known?.close();
     }
   }
@@ -188,6 +204,7 @@ export class DomainCopies {
       throw error instanceof HostError ? new NotSavable(error.message) : error;
     } finally {
       letGo();
+      memory.leaveRoom();
       known?.close();
     }
   }

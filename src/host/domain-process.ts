@@ -136,7 +136,11 @@ async function run(request: ToDomainProcess): Promise<void> {
     if (restoreFrom !== null) saved = await openSaved(restoreFrom);
     const restore =
       fork !== null
-        ? new ForkedDomain(fork, async () => (source = await forkSource()))
+        ? new ForkedDomain(
+            fork,
+            async () => (source = await forkSource()),
+            async (nodes) => (await import('./rehearsed-copy.ts')).rehearseCopy(fork, nodes),
+          )
         : arriving !== null
           ? fromSaved(arriving.saved)
           : saved && fromSaved(saved.domain);

@@ -86,25 +86,35 @@ export class ForkedDomain implements RestorableDomain {
   readonly outline: Outline;
   readonly #request: ForkRequest;
   readonly #source: () => Promise<ForkSource>;
+  readonly #rehearse: (nodes: readonly SavedNode[]) => Promise<unknown>;
+  #isRehearsed: Promise<unknown> = Promise.resolve();
   #from: ForkSource | null = null;
   #saved: SavedDomain | null = null;
   #description: Description | null = null;
 
-  /** `source`: called when the process is ready for it. */
-  constructor(request: ForkRequest, source: () => Promise<ForkSource>) {
+  /** `source`: called when the process is ready for it. `rehearse`: what it does before, with the nodes of the domain that is to be copied. */
+  constructor(
+    request: ForkRequest,
+    source: () => Promise<ForkSource>,
+    rehearse: (nodes: readonly SavedNode[]) => Promise<unknown> = async () => {},
+  ) {
     this.outline = request.outline;
     this.#request = request;
     this.#source = source;
+    this.#rehearse = rehearse;
   }
 
   async earlyNodes(store: XenstoreClient, domid: number): Promise<readonly SavedNode[]> {
     const { domid: from, identity } = this.#request;
-    const nodes = forkedNodes(await readDomainNodes(store, from), from, { ...identity, disks: {} });
-    return renumberNodes(nodes, from, domid);
+    const before = await readDomainNodes(store, from);
+    // All that it can bring is time: what is wrong is found again when the copy comes.
+    this.#isRehearsed = this.#rehearse(before).catch(() => undefined);
+    return renumberNodes(forkedNodes(before, from, { ...identity, disks: {} }), from, domid);
   }
 
   async arrive(ready: Promise<unknown>): Promise<void> {
     await ready;
+    await this.#isRehearsed;
     this.#from = await this.#source();
     const { state, memory } = this.#from;
     // Without its pages it is small.

@@ -20,6 +20,12 @@ export interface HostCalls {
    * written stays in this process, and the file as it is.
    */
   mapAt(at: number, sizeBytes: number, fd: number, fileOffset: number, access: 'read' | 'write' | 'copy'): number;
+  /** Maps a file from its beginning, to be written, where there is room; the address, or 0. */
+  map(fd: number, sizeBytes: number): number;
+  unmap(at: number, sizeBytes: number): void;
+  /** The system finds the pages of a mapping as if they were written to; false if it cannot. Source: madvise(2), since Linux 5.14. */
+  populate(at: number, sizeBytes: number): boolean;
+  copy(to: number, from: number, sizeBytes: number): void;
   addressOf(bytes: Uint8Array): number;
   /** Gives whole pages back: they read as zeros. `bytes` must lie on page boundaries, and not be mapped as 'copy'. */
   discard(bytes: Uint8Array): boolean;
@@ -45,10 +51,12 @@ const MAP_PRIVATE = 2;
 const MAP_FIXED = 0x10;
 const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
+const MAP_FAILED = 0xffffffffffffffffn;
 const MFD_CLOEXEC = 1;
 const MADV_DONTNEED = 4;
 const MADV_REMOVE = 9;
 const MADV_HUGEPAGE = 14;
+const MADV_POPULATE_WRITE = 23;
 /** Source: Linux include/uapi/asm-generic/fcntl.h. */
 const O_NONBLOCK = 0x800;
 const O_CLOEXEC = 0x80000;
@@ -61,6 +69,8 @@ function bind(koffi: Koffi): HostCalls {
   const ioctl = libc.func('int ioctl(int, unsigned long, uint64_t)');
   const memfdCreate = libc.func('int memfd_create(const char*, unsigned int)');
   const mmap = libc.func('uint64_t mmap(uint64_t, uint64_t, int, int, int, int64_t)');
+  const munmap = libc.func('int munmap(uint64_t, uint64_t)');
+  const memcpy = libc.func('uint64_t memcpy(uint64_t, uint64_t, uint64_t)');
   const pipe2 = libc.func('int pipe2(uint64_t, int)');
   const madvise = libc.func('int madvise(uint64_t, uint64_t, int)');
   const schedSetaffinity = libc.func('int sched_setaffinity(int, uint64_t, uint64_t)');
@@ -84,6 +94,13 @@ function bind(koffi: Koffi): HostCalls {
       const mapped = mmap(at, sizeBytes, protection, flags, fd, fileOffset);
       return Number(mapped) === at ? 0 : koffi.errno();
     },
+    map: (fd, sizeBytes) => {
+      const at = BigInt(mmap(0, sizeBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) as number | bigint);
+      return at === MAP_FAILED ? 0 : Number(at);
+    },
+    unmap: (at, sizeBytes) => void munmap(at, sizeBytes),
+    populate: (at, sizeBytes) => madvise(at, sizeBytes, MADV_POPULATE_WRITE) === 0,
+    copy: (to, from, sizeBytes) => void memcpy(to, from, sizeBytes),
     addressOf: (bytes) => Number(koffi.address(bytes)),
     // The first is for a memfd's, and refuses others.
     discard: (bytes) =>

@@ -26,7 +26,10 @@ export class RestoredNodes {
 
   /** Writes what is known of them before the rest is there. @throws DomainNameTaken, HostError */
   async writeEarly(saved: RestorableDomain): Promise<void> {
-    await this.#make(await saved.earlyNodes(this.#xenstore.client, this.#domid));
+    const early = await saved.earlyNodes(this.#xenstore.client, this.#domid);
+    await this.#make(early);
+    // Nothing to do, but JavaScript has compiled it.
+    await this.#make(early);
     // Better now than when it stands still.
     await disksMustBeThere(this.known(), this.#domid);
   }
