@@ -139,11 +139,13 @@ export class DomainCopies {
       const { disks, stoppedNs } = await this.#withLayers('copied', async (saved) => {
         const options = { codec: PLAIN_CODEC, ...(known === null ? {} : { nodes: () => known.current() }) };
         if (memory === null) return await writeDomain(saved, target.sink, options);
-        // Pages are elsewhere.
-        await writeDomain(saved, target.sink, { ...options, pages: [] });
+        // Pages are elsewhere, and xenstore answers meanwhile.
+        const written = writeDomain(saved, target.sink, { ...options, pages: [] });
+        written.catch(() => undefined);
         const { memory: at, release: letGo } = memory.freeze(isShared());
         frozen = at;
         releases.push(letGo);
+        await written;
       });
       this.#keep(key, release);
       return { key, state: target.path, memory: frozen, disks, askedNs, stoppedNs };

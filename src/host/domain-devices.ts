@@ -315,7 +315,8 @@ export class DomainDevices {
     this.#released = null;
     if (released !== null) await this.restore(released);
     else await Promise.all([...this.#devices.values()].map((backend) => backend.attach()));
-    await this.watch();
+    // The guest need not wait for it: a watch fires when it is set.
+    void this.watch().catch((error: Error) => this.#options.log(`looking for new devices: ${error.message}`));
   }
 
   /**

@@ -49,7 +49,7 @@ export function writeRecord(root: string, domid: number, record: DomainRecord): 
   prepareRecord(root, domid, record)();
 }
 
-/** All but its appearance, which is what is returned: that takes no time. */
+/** Writes it where nobody looks for it; call what comes back to put it in its place. The domain's folder must be there. */
 export function prepareRecord(root: string, domid: number, record: DomainRecord): () => void {
   const path = recordPath(root, domid);
   const text = JSON.stringify({ version: VERSION, ...record }, (_, value: unknown) =>
