@@ -250,3 +250,20 @@ test('room that is still being made is used, or left, without harm', async (cont
     expect([1, 4, 5, 504, 505].map((frame) => child.u8[at(frame)])).toEqual([1, 0, 9, 9, 0]);
   }
 });
+
+test('more runs than there may be mappings are a copy`s own all the same', (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const pages = 20_000;
+  const parent = guest(pages);
+  parent.memory.freeze(false).release();
+  const isWritten = (frame: number): boolean => (frame < 9000 ? frame % 2 === 0 : frame >= 10_000 && frame < 10_100);
+  for (let frame = 0; frame < pages; frame++) if (isWritten(frame)) parent.u8[at(frame)] = 1 + (frame % 250);
+  const { memory, release } = parent.memory.freeze(false);
+  expect(memory.changes).not.toBe(null);
+  const child = guest(pages);
+  child.memory.adopt(memory);
+  release();
+  parent.u8.fill(255);
+  for (let frame = 0; frame < pages; frame++)
+    if (child.u8[at(frame)] !== (isWritten(frame) ? 1 + (frame % 250) : 0)) expect.fail(`frame ${frame}`);
+});

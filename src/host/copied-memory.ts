@@ -30,6 +30,8 @@ import { anonymousPages, isPresent, readPagemap } from './pagemap.ts';
 const CHANGES_PART = 1 / 4;
 /** Of changes, what is mapped instead of read: a mapping costs as much as some pages. */
 const MAPPED_PAGES = 16;
+/** The system allows a process some 65 000 mappings. */
+const MAPPINGS = 4096;
 /** Room for changes: more than there are, for those that come. */
 const ROOM_PART = 1.25;
 const ROOM_PAGES = 256;
@@ -295,16 +297,24 @@ export class CopiedMemory {
     return isAnew;
   }
 
-  /** Long runs are mapped, so that what is never looked at is never copied. Then some of the memory shows another file than the base. */
+  /**
+   * Long runs are mapped, so that what is never looked at is never copied. Then some of the memory shows another file than the base, and the short
+   * ones may as well.
+   */
   #takeChanges(fd: number): void {
     const frames = readChangedFrames(fd, this.#frames);
+    let runs = 0;
+    forRuns(frames, (_, pages) => {
+      if (pages >= MAPPED_PAGES) this.#isMixed = true;
+      runs++;
+    });
+    const allAreMapped = this.#isMixed && runs <= MAPPINGS;
     forRuns(frames, (first, pages, index) => {
       const offset = headerBytesOf(frames.length) + index * PAGE_SIZE;
-      if (pages < MAPPED_PAGES) {
+      if (pages < MAPPED_PAGES && !allAreMapped) {
         readAll(fd, this.#bytes.subarray(first * PAGE_SIZE, (first + pages) * PAGE_SIZE), offset);
         return;
       }
-      this.#isMixed = true;
       this.#mapFrom(fd, offset, first, pages);
     });
   }

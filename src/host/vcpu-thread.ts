@@ -1,20 +1,22 @@
 /** What the thread of one vCPU does: opens its engine, waits for the domain to be built, and runs the vCPU until the domain ends. */
 
 import { parentPort, workerData } from 'node:worker_threads';
-import type { Engine } from '../engine/engine.ts';
+import type { Engine, Kicker } from '../engine/engine.ts';
 import { cpuFeatures } from '../hypervisor/cpu-features.ts';
-import { DOMAIN, Domain, rootFrames } from '../hypervisor/domain.ts';
+import { createDomain, DOMAIN, Domain, rootFrames } from '../hypervisor/domain.ts';
 import { runVcpu, unpark } from '../hypervisor/run-vcpu.ts';
 import { startClock, writeTimeInfo } from '../hypervisor/time.ts';
 import { crashDomain } from '../hypervisor/traps.ts';
-import { Vcpu } from '../hypervisor/vcpu.ts';
-import { PAGE_SIZE } from '../machine/memory.ts';
+import { type Host, Vcpu } from '../hypervisor/vcpu.ts';
+import { createMachineMemory, PAGE_SIZE } from '../machine/memory.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
 import { ringByPipe } from './doorbell.ts';
 import { createKicker, openVcpu } from './engines.ts';
 import { ForeignCalls } from './foreign-calls.ts';
 import { createVcpuHost } from './vcpu-host.ts';
 import type { VcpuWorkerCommand, VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
+
+const REHEARSED_PAGES = 16;
 
 const say = (message: VcpuWorkerMessage): void => parentPort?.postMessage(message);
 
@@ -40,6 +42,14 @@ function prepareRoots(domain: Domain, engine: Engine): void {
   for (const frame of rootFrames(domain)) engine.prepareRoot(frame * PAGE_SIZE);
 }
 
+/** What comes back later does so for a small domain first, so that JavaScript has compiled it. All that the engine is told here it is told again. */
+function rehearse(engine: Engine, kicker: Kicker, host: Host): void {
+  const domain = createDomain(createMachineMemory(REHEARSED_PAGES, REHEARSED_PAGES), 0, 1, new Uint8Array(16));
+  prepareRoots(domain, engine);
+  startClock(domain, engine, Date.now() * 1e6, 0);
+  unpark(new Vcpu(domain, 0, engine, kicker, host));
+}
+
 async function main(data: VcpuWorkerData): Promise<void> {
   // It may come before the engine is open.
   const opened: { engine: Engine | null } = { engine: null };
@@ -57,7 +67,9 @@ async function main(data: VcpuWorkerData): Promise<void> {
     const log = (line: string): void => say({ kind: 'log', line });
     const tellCode = (): void => say({ kind: 'code', noted: engine.notedCode?.() ?? new Uint32Array(0) });
     const host = createVcpuHost(domain, data.vcpuId, foreign, log, tellCode);
-    const v = new Vcpu(domain, data.vcpuId, engine, createKicker(data.engine), host);
+    const kicker = createKicker(data.engine);
+    const v = new Vcpu(domain, data.vcpuId, engine, kicker, host);
+    if (data.restored) rehearse(engine, kicker, host);
     say({ kind: 'ready', cpu: cpuFeatures(v) });
     await isBuilt;
     if (data.vcpuId === 0) {
