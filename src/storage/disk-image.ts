@@ -144,7 +144,7 @@ async function openParent(
 }
 
 /** The path in a backing file's name. QEMU has more ways to name one than files. */
-function backingPath(imagePath: string, name: string): string {
+export function backingPath(imagePath: string, name: string): string {
   const path = name.startsWith('file:') ? name.slice('file:'.length) : name;
   const protocol = /^([A-Za-z0-9+.-]+):/.exec(path);
   if (protocol !== null) {

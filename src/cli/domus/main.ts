@@ -23,6 +23,8 @@ Commands:
   disk resize DOMAIN VDEV [SIZE]
                  make a disk of a running domain larger, for example xvda 20G; without SIZE take up the size that its file or
                  device has by now
+  disk flatten IMAGE
+                 make a qcow2 image stand alone that lies over others, as after fork and snapshot, while nobody uses it
   fork DOMAIN [-n COUNT] [--name PATTERN] [-p]
                  make copies of a running domain, each with memory and disks of its own from now on; %d in PATTERN is the
                  number of a copy (default DOMAIN-fork-%d); -p leaves them paused
@@ -138,7 +140,7 @@ async function run(argv: readonly string[]): Promise<number> {
   if (words[0] === 'daemon' && options !== 'help') return await daemon(words.slice(1), argv.length > words.length);
   if (words[0] === 'disk' && options !== 'help') return await disks(words.slice(1), argv.length > words.length);
   const hasHelp = [
-    ...['guest', 'daemon', 'daemon stop', 'disk', 'disk resize'],
+    ...['guest', 'daemon', 'daemon stop', 'disk', 'disk resize', 'disk flatten'],
     ...['domains', 'domains start', 'domains stop', 'completion', 'completion bash'],
   ].includes(command);
   if (command !== 'demo' && command !== 'guest build' && !(hasHelp && options === 'help')) {
@@ -233,9 +235,12 @@ async function daemon(words: readonly string[], hasOptions: boolean): Promise<nu
 
 async function disks(words: readonly string[], hasOptions: boolean): Promise<number> {
   const [verb, domain, vdev, size] = words;
-  if (hasOptions || verb !== 'resize' || domain === undefined || vdev === undefined || words.length > 4)
-    throw new UsageError('disk: expected "disk resize DOMAIN VDEV [SIZE]", without options');
-  const { parseSize, resize } = await import('./disk.ts');
+  const isFlatten = verb === 'flatten' && words.length === 2;
+  const isResize = verb === 'resize' && vdev !== undefined && words.length <= 4;
+  if (hasOptions || domain === undefined || !(isFlatten || isResize))
+    throw new UsageError('disk: expected "disk resize DOMAIN VDEV [SIZE]" or "disk flatten IMAGE", without options');
+  const { flatten, parseSize, resize } = await import('./disk.ts');
+  if (!isResize) return await flatten(domain);
   const sizeBytes = size === undefined ? null : parseSize(size);
   if (size !== undefined && sizeBytes === null)
     throw new UsageError(`disk resize: expected a size such as 20G or 1500M, found "${size}"`);

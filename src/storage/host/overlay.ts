@@ -191,7 +191,7 @@ export async function resetToBase(top: string, base: Base): Promise<void> {
 }
 
 /** Names survive a power cut. */
-async function syncFolder(path: string): Promise<void> {
+export async function syncFolder(path: string): Promise<void> {
   // Windows has nothing like it.
   if (process.platform === 'win32') return;
   const folder = await open(path, 'r');
