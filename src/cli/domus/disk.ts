@@ -1,9 +1,8 @@
 /** `domus disk resize` and `domus disk flatten`, which xl has no words for. */
 
 import { openXenstored, XenstoredError } from '../../host/xenstored.ts';
-import { DiskImageError } from '../../storage/block-file.ts';
-import { flattenImage } from '../../storage/host/flatten.ts';
 import { vdevNumber } from '../../toolstack/config/disk.ts';
+import { DiskFlattenError, flattenDisk } from '../../toolstack/disk-flatten.ts';
 import { DiskResizeError, resizeDisk } from '../../toolstack/disk-resize.ts';
 import { XenstoreClient } from '../../xenstore/client.ts';
 
@@ -45,11 +44,11 @@ export async function resize(domain: string, vdev: string, sizeBytes: number | n
 /** Makes an image stand alone that lies over others. The exit code; what went wrong has been printed. */
 export async function flatten(path: string): Promise<number> {
   try {
-    const bases = await flattenImage(path);
+    const bases = await flattenDisk(path);
     process.stdout.write(`${path} stands alone; it lay over ${bases.join(', ')}\n`);
     return 0;
   } catch (error) {
-    if (!(error instanceof DiskImageError || (error instanceof Error && 'syscall' in error))) throw error;
+    if (!(error instanceof DiskFlattenError)) throw error;
     process.stderr.write(`domus: ${error.message}\n`);
     return 1;
   }

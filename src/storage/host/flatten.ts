@@ -23,10 +23,10 @@ const PIECE_BYTES = 64 << 10;
 const BASES_MAX = 64;
 
 /**
- * `onProgress`: how much of the disk has been gone through, 0 to 1. The images on which it does not depend any more, the nearest first.
+ * The images on which it does not depend any more, the nearest first.
  * @throws DiskImageError, or the host's error; the image is as it was then
  */
-export async function flattenImage(path: string, onProgress: (part: number) => void = () => {}): Promise<string[]> {
+export async function flattenImage(path: string): Promise<string[]> {
   const real = await realpath(path).catch(() => path);
   const bases = await basesOf(real);
   // Held until the other one has its name: whoever has it open is asked here, and whoever wants it meanwhile is refused.
@@ -37,7 +37,7 @@ export async function flattenImage(path: string, onProgress: (part: number) => v
     const { mode, uid, gid } = await stat(real);
     await rm(partial, { force: true });
     await writeFile(partial, '', { flag: 'wx', mode: 0o600 });
-    await copyTo(partial, image, onProgress);
+    await copyTo(partial, image);
     // Who may not give files away owns what he has made.
     await chown(partial, uid, gid).catch(() => undefined);
     await chmod(partial, mode & 0o7777);
@@ -79,7 +79,7 @@ async function headerOf(path: string): Promise<Qcow2Header | null> {
   }
 }
 
-async function copyTo(path: string, from: DiskImage, onProgress: (part: number) => void): Promise<void> {
+async function copyTo(path: string, from: DiskImage): Promise<void> {
   const file = await hostFiles.open(path, { readOnly: false, sharing: 'exclusive' });
   try {
     await createQcow2(file, from.sizeBytes);
@@ -93,7 +93,6 @@ async function copyTo(path: string, from: DiskImage, onProgress: (part: number) 
       const chunk = buffer.subarray(0, Math.min(CHUNK_BYTES, from.sizeBytes - offset));
       await from.read(offset, [chunk]);
       for (const [start, end] of piecesWithData(chunk)) await to.write(offset + start, [chunk.subarray(start, end)]);
-      onProgress((offset + chunk.length) / from.sizeBytes);
     }
     await to.flush();
   } finally {
