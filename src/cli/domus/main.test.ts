@@ -53,7 +53,7 @@ describe('domus', () => {
     [['disk'], /^domus: disk: expected "disk resize DOMAIN VDEV \[SIZE\]"/],
     [['disk', 'flatten'], /^domus: disk: expected/],
     [['disk', 'flatten', 'a', 'b'], /^domus: disk: expected/],
-    [['disk', 'flatten', '/nowhere/a'], /^domus: \/nowhere\/a: cannot open it for reading: there is no such file/],
+    [['disk', 'flatten', '/nowhere/a'], /^domus: \/nowhere\/a: cannot open it for writing: there is no such file/],
     [['disk', 'resize', 'guest'], /^domus: disk: expected/],
     [['disk', 'shrink', 'guest', 'xvda', '1G'], /^domus: disk: expected/],
     [

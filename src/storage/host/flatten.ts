@@ -28,12 +28,13 @@ const BASES_MAX = 64;
  */
 export async function flattenImage(path: string): Promise<string[]> {
   const real = await realpath(path).catch(() => path);
-  const bases = await basesOf(real);
   // Held until the other one has its name: whoever has it open is asked here, and whoever wants it meanwhile is refused.
   const image = await openDiskImage(hostFiles, real, { format: 'qcow2', readOnly: false });
   // One that was killed has left it there.
   const partial = `${real}.domus-flat`;
+  let bases: string[];
   try {
+    bases = await basesOf(real);
     const { mode, uid, gid } = await stat(real);
     await rm(partial, { force: true });
     await writeFile(partial, '', { flag: 'wx', mode: 0o600 });
