@@ -12,7 +12,10 @@ import { COMPONENTS } from './layout.ts';
 import { createWasmDomain } from './wasm-domain.ts';
 import { type WasmHost, WasmVcpu } from './wasm-vcpu.ts';
 
-/** What kernels and programs do most: bytes, and in words for the reader. The loop goes round so often that it is translated; a system call is its end. */
+/**
+ * What kernels and programs do most: bytes, and in words for the reader. The loop goes round so often that it is translated; behind it is what is done
+ * once in a while, and a system call is the end.
+ */
 const PROGRAM = `
 41bd28000000          mov r13d, 0x28
 b807000000            mov eax, 0x7
@@ -98,10 +101,10 @@ f08366587f            lock and DWORD [rsi+0x58], 0x7f
 4154                  push r12
 6a10                  push 0x10
 58                    pop rax
-e8a9000000            call 1e3
+e823010000            call 25d
 415c                  pop r12
 5d                    pop rbp
-4c8d159f000000        lea r10, [rip+0x9f]
+4c8d1519010000        lea r10, [rip+0x119]
 41ffd2                call r10
 9c                    pushf
 58                    pop rax
@@ -145,6 +148,37 @@ a900010000            test eax, 0x100
 7500                  jne 1d3
 41ffcc                dec r12d
 0f854afeffff          jne 26
+4883da00              sbb rdx, 0x0
+83d100                adc ecx, 0x0
+48a5                  movs QWORD es:[rdi], QWORD ds:[rsi]
+488d76f8              lea rsi, [rsi-0x8]
+660906                or WORD [rsi], ax
+660b06                or ax, WORD [rsi]
+662b06                sub ax, WORD [rsi]
+66830601              add WORD [rsi], 0x1
+6625ff7f              and ax, 0x7fff
+480fadc2              shrd rdx, rax, cl
+31d2                  xor edx, edx
+b907000000            mov ecx, 0x7
+48f7f9                idiv rcx
+480fc8                bswap rax
+48c1c005              rol rax, 0x5
+c1c903                ror ecx, 0x3
+b909000000            mov ecx, 0x9
+480fab4e50            bts QWORD [rsi+0x50], rcx
+f0480fab4e50          lock bts QWORD [rsi+0x50], rcx
+480fb34e50            btr QWORD [rsi+0x50], rcx
+480fba6e5004          bts QWORD [rsi+0x50], 0x4
+480fba765004          btr QWORD [rsi+0x50], 0x4
+0fbdc8                bsr ecx, eax
+4819d2                sbb rdx, rdx
+875e48                xchg DWORD [rsi+0x48], ebx
+865e48                xchg BYTE [rsi+0x48], bl
+480fc14640            xadd QWORD [rsi+0x40], rax
+0fc14640              xadd DWORD [rsi+0x40], eax
+480fb15e38            cmpxchg QWORD [rsi+0x38], rbx
+f083462801            lock add DWORD [rsi+0x28], 0x1
+0f294670              movaps XMMWORD [rsi+0x70], xmm0
 b827000000            mov eax, 0x27
 0f05                  syscall
 55                    push rbp
@@ -154,7 +188,7 @@ b827000000            mov eax, 0x27
 48897de8              mov QWORD [rbp-0x18], rdi
 488b45e8              mov rax, QWORD [rbp-0x18]
 4839f8                cmp rax, rdi
-7502                  jne 1fb
+7502                  jne 275
 31c0                  xor eax, eax
 4883c418              add rsp, 0x18
 5b                    pop rbx
