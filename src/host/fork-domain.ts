@@ -160,11 +160,14 @@ async function startCopy(copy: Copy, { options, record, outline, gate }: Start):
   const { name, folder, config } = copy;
   let started: StartedDomain;
   try {
-    started = await startDomain(config.config, {
+    const starting = startDomain(config.config, {
       ...{ quiet: record.quiet, preserve: record.preserve, paused, configText: config.text, root, log },
       ...{ cwd: existsSync(record.cwd) ? record.cwd : root, environment: record.environment, note: () => {} },
       fork: { request: { outline, domid, identity: copy.identity }, source: () => sourceOf(copy, gate) },
     });
+    // Loaded while the process starts.
+    linuxCalls();
+    started = await starting;
   } catch (error) {
     if (!(error instanceof StartError)) throw error;
     gate.refuse(error);
@@ -178,8 +181,6 @@ async function startCopy(copy: Copy, { options, record, outline, gate }: Start):
 async function sourceOf({ folder, config }: Copy, gate: Gate): Promise<ForkSource> {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   writeFileSync(join(folder, CONFIG_FILE), config.text, { mode: 0o600 });
-  // Loaded now, while there is time.
-  linuxCalls();
   const fork = await gate.pass();
   const disks: Record<number, string> = {};
   const made = fork.disks.map(({ id, vdev, base }) => {
