@@ -24,6 +24,8 @@ import { stem } from './semantics/table.ts';
 
 /** Bytes from the first of a group to behind its last: less than a page. The longer, the more often it lies in two pages. */
 const SPAN_MAX = 256;
+/** Groups that are known at a place, at most: of more the oldest take in nothing any more. */
+const GROUPS_MAX = 24;
 const RSP = 4;
 const RBP = 5;
 /** Displacements of values stay below it. */
@@ -302,7 +304,8 @@ class Grouping {
       isApart: this.#apart.has(at.position),
       at: null,
     };
-    state.groups = state.groups.concat(group);
+    const known = state.groups;
+    state.groups = (known.length < GROUPS_MAX ? known : known.slice(1)).concat(group);
     return { noted, group, displacement, isHead: true };
   }
 }
