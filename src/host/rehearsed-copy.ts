@@ -7,14 +7,15 @@ import { closeSync, writeSync } from 'node:fs';
 import { FEATURE_WORDS } from '../hypervisor/cpu-features.ts';
 import { createDomain, type Domain } from '../hypervisor/domain.ts';
 import { createMachineMemory, PAGE_SIZE } from '../machine/memory.ts';
-import { PART_DESCRIPTION, PART_DOMAIN, PART_END, SaveWriter } from '../toolstack/saved/save-file.ts';
+import { PART_DESCRIPTION, PART_DOMAIN, PART_END, PART_M2P, SaveWriter } from '../toolstack/saved/save-file.ts';
 import { encodeDescription } from '../toolstack/saved/saved-description.ts';
+import { encodeM2p } from '../toolstack/saved/saved-memory.ts';
 import { encodeDomain } from '../toolstack/saved/saved-state.ts';
 import type { SavedNode } from '../toolstack/saved/saved-store.ts';
 import { CopiedMemory } from './copied-memory.ts';
 import { ForkedDomain, type ForkRequest } from './forked-domain.ts';
 import { hostCalls } from './libc.ts';
-import { writeState } from './save-domain.ts';
+import { writeVcpus } from './save-domain.ts';
 import { PLAIN_CODEC } from './save-stream.ts';
 
 const PAGES = 1024;
@@ -69,6 +70,7 @@ async function writeSmall(
   await writer.start();
   await writer.part(PART_DESCRIPTION, encodeDescription(description));
   await writer.part(PART_DOMAIN, encodeDomain(domain, 0));
-  await writeState(writer, domain);
+  await writeVcpus(writer, domain);
+  await writer.part(PART_M2P, encodeM2p(domain.machine));
   await writer.part(PART_END, new Uint8Array(4));
 }
