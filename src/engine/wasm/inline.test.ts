@@ -177,11 +177,12 @@ describe('a function that is part of its caller', () => {
 });
 
 describe('the graph of a region', () => {
-  const ends = (...functions: [at: number, code: number[]][]): Block['end']['kind'][] => {
+  const ends = (...functions: [at: number, code: number[]][]): Block['end']['kind'][] => endsOf(false, functions);
+  const endsOf = (isUser: boolean, functions: [at: number, code: number[]][]): Block['end']['kind'][] => {
     const { u8 } = createTestMachine();
     for (const [at, code] of functions) u8.set(code, at);
     const page = CODE_VA / 4096;
-    const graph = discover({ u8, frame: (relative) => page + relative, isWarm: () => true }, 0);
+    const graph = discover({ u8, frame: (relative) => page + relative, isUser, isWarm: () => true }, 0);
     return (graph?.blocks ?? []).map(({ end }) => end.kind);
   };
   const NOP = 0x90;
@@ -194,6 +195,22 @@ describe('the graph of a region', () => {
     const recursive = ends([CODE_VA, loop(F)], [F, [...call(F, F), RET]]);
     expect(recursive.filter((kind) => kind === 'enter').length).toBe(1);
     expect(recursive).toContain('call');
+  });
+
+  it('has in programs no pages for what it calls', () => {
+    expect(
+      endsOf(true, [
+        [CODE_VA, loop(F)],
+        [F, [RET]],
+      ]),
+    ).not.toContain('enter');
+    const near = CODE_VA + 0x800;
+    expect(
+      endsOf(true, [
+        [CODE_VA, loop(near)],
+        [near, [RET]],
+      ]),
+    ).toContain('enter');
   });
 
   it('has each call with a copy, but not without end', () => {

@@ -147,6 +147,7 @@ export class RegionCache {
     const source = {
       u8: this.#host.u8,
       frame: frameOf,
+      isUser: user,
       isWarm: this.#host.isWarm,
     };
     let graph = discover(source, offset);
@@ -212,6 +213,7 @@ export class RegionCache {
     const source = {
       u8: this.#host.u8,
       frame: (relative: number) => pages.get(relative) ?? -1,
+      isUser: user,
       isWarm: (frame: number, offset: number) => touches(region, frame, offset, 1),
     };
     const graph = discover(source, lo & 0xfff);

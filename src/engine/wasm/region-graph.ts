@@ -100,6 +100,8 @@ export interface CodeSource {
   readonly u8: Uint8Array;
   /** Frame of the page `relative` pages from the entry's, or -1. */
   frame(relative: number): number;
+  /** Code of a program: a page of it that no process has asked for yet may be missing in a new one, and with it all that is part of a region. */
+  readonly isUser: boolean;
   /** Code at an offset of a frame has been executed, as far as anyone knows: the rest is not worth translating. */
   isWarm(frame: number, offset: number): boolean;
 }
@@ -271,7 +273,8 @@ function callee(
   if (frame < 0 || !source.isWarm(frame, target & 0xfff)) return null;
   const found = newFound(target, { body: caller.body, next }, caller.depth + 1);
   const tried = new Map(pages);
-  if (!explore(source, tried, PAGES_IN_ALL_MAX, INLINE_INSTRUCTIONS_MAX, found)) return null;
+  if (!explore(source, tried, source.isUser ? pages.size : PAGES_IN_ALL_MAX, INLINE_INSTRUCTIONS_MAX, found))
+    return null;
   if (![...found.instructions.values()].some(({ handler }) => handler === RETURN)) return null;
   for (const [relative, page] of tried) pages.set(relative, page);
   return found;
