@@ -6,11 +6,11 @@
  *   then regions, each u32 frame * 4096 + offset, u32 user, u32 low word of the address, u32 m, then m of i32 relative page, u32 frame
  */
 
+import { REGION_PAGES_MAX } from './region-graph.ts';
+
 /** What one vCPU tells, and believes, at most. */
 export const STARTS_MAX = 1 << 16;
 const REGIONS_MAX = 512;
-/** Of a region, around its entry. */
-const PAGES_MAX = 8;
 const REGION_WORDS = 4;
 
 export interface NotedRegion {
@@ -68,7 +68,7 @@ export function decodeNoted(words: Uint32Array, frames: number): { starts: Uint3
   for (let at = 1 + count; at + REGION_WORDS <= words.length && regions.length < REGIONS_MAX; ) {
     const [place, user, lo, size] = words.subarray(at, at + REGION_WORDS);
     at += REGION_WORDS;
-    if (size > PAGES_MAX || at + size * 2 > words.length) break;
+    if (size > REGION_PAGES_MAX || at + size * 2 > words.length) break;
     const pages = new Map<number, number>();
     for (let i = 0; i < size; i++, at += 2) if (words[at + 1] < frames) pages.set(words[at] | 0, words[at + 1]);
     const frame = place >>> 12;

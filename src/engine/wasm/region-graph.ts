@@ -36,7 +36,7 @@ const INLINE_INSTRUCTIONS_MAX = 24;
 const INLINE_DEPTH_MAX = 3;
 /** With all that became part of it. */
 const INSTRUCTIONS_IN_ALL_MAX = 360;
-const PAGES_IN_ALL_MAX = 10;
+export const REGION_PAGES_MAX = 10;
 
 export interface RegionInstruction {
   /** Bytes from the start of the entry's page. */
@@ -273,7 +273,7 @@ function callee(
   if (frame < 0 || !source.isWarm(frame, target & 0xfff)) return null;
   const found = newFound(target, { body: caller.body, next }, caller.depth + 1);
   const tried = new Map(pages);
-  if (!explore(source, tried, source.isUser ? pages.size : PAGES_IN_ALL_MAX, INLINE_INSTRUCTIONS_MAX, found))
+  if (!explore(source, tried, source.isUser ? pages.size : REGION_PAGES_MAX, INLINE_INSTRUCTIONS_MAX, found))
     return null;
   if (![...found.instructions.values()].some(({ handler }) => handler === RETURN)) return null;
   for (const [relative, page] of tried) pages.set(relative, page);
