@@ -99,6 +99,7 @@ function script(address: string, mode: string, more: string): string {
   return `
 mount -t tmpfs tmpfs /g/tmp; mount --bind /dev /g/dev; mount --bind /proc /g/proc
 ip link set eth1 up; ip address add ${address}/24 dev eth1
+i=0; until dmesg | grep -q 'eth1: link becomes ready' || [ $i = 50 ]; do usleep 100000; i=$((i+1)); done
 cd /g/tmp; echo 0 | tee tcp disk cc vec nat >/dev/null; : >bad
 base=$(dmesg | wc -l)
 chroot /g gcc -O1 -o /tmp/stream /rounds/stream.c || echo 'gcc: stream.c' >>bad

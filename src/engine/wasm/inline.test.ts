@@ -182,7 +182,10 @@ describe('the graph of a region', () => {
     const { u8 } = createTestMachine();
     for (const [at, code] of functions) u8.set(code, at);
     const page = CODE_VA / 4096;
-    const graph = discover({ u8, frame: (relative) => page + relative, isUser, isWarm: () => true }, 0);
+    const graph = discover(
+      { u8, frame: (relative) => page + relative, isUser, isWarm: () => true, large: new Set() },
+      0,
+    );
     return (graph?.blocks ?? []).map(({ end }) => end.kind);
   };
   const NOP = 0x90;

@@ -70,6 +70,7 @@ export class RegionCache {
   readonly table: WebAssembly.Table;
   readonly #host: RegionHost;
   readonly #regions = new Map<number, Region>();
+  readonly #large = new Set<number>();
   /** By frame: 1 = some region has been wanted that starts there. */
   readonly #starts: Uint8Array;
   /** Regions with code in a frame. */
@@ -104,6 +105,7 @@ export class RegionCache {
     for (const region of this.#regions.values()) if (region.slot !== 0) this.table.set(region.slot, null);
     this.#regions.clear();
     this.#starts.fill(0);
+    this.#large.clear();
     this.#byFrame.clear();
     this.#translated.length = 0;
     this.#pending = [];
@@ -149,6 +151,7 @@ export class RegionCache {
       frame: frameOf,
       isUser: user,
       isWarm: this.#host.isWarm,
+      large: this.#large,
     };
     let graph = discover(source, offset);
     // Code must be watched before it is read.
@@ -214,6 +217,7 @@ export class RegionCache {
       u8: this.#host.u8,
       frame: (relative: number) => pages.get(relative) ?? -1,
       isUser: user,
+      large: this.#large,
       isWarm: (frame: number, offset: number) => touches(region, frame, offset, 1),
     };
     const graph = discover(source, lo & 0xfff);

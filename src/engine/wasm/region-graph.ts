@@ -104,6 +104,8 @@ export interface CodeSource {
   readonly isUser: boolean;
   /** Code at an offset of a frame has been executed, as far as anyone knows: the rest is not worth translating. */
   isWarm(frame: number, offset: number): boolean;
+  /** Functions that were found too large to be part of others: frame * 4096 + offset. It may be out of date, and is added to. */
+  readonly large: Set<number>;
 }
 
 function copy(from: Instruction): Instruction {
@@ -270,11 +272,15 @@ function callee(
   for (let body: Body | undefined = caller.body; body !== undefined; body = body.caller?.body)
     if (body.entry === target) return null;
   const frame = pages.get(target >> 12) ?? source.frame(target >> 12);
-  if (frame < 0 || !source.isWarm(frame, target & 0xfff)) return null;
+  const place = frame * 4096 + (target & 0xfff);
+  if (frame < 0 || !source.isWarm(frame, target & 0xfff) || source.large.has(place)) return null;
   const found = newFound(target, { body: caller.body, next }, caller.depth + 1);
   const tried = new Map(pages);
-  if (!explore(source, tried, source.isUser ? pages.size : REGION_PAGES_MAX, INLINE_INSTRUCTIONS_MAX, found))
+  const pagesMax = source.isUser ? pages.size : REGION_PAGES_MAX;
+  if (!explore(source, tried, pagesMax, INLINE_INSTRUCTIONS_MAX, found)) {
+    if (found.instructions.size === INLINE_INSTRUCTIONS_MAX) source.large.add(place);
     return null;
+  }
   if (![...found.instructions.values()].some(({ handler }) => handler === RETURN)) return null;
   for (const [relative, page] of tried) pages.set(relative, page);
   return found;
@@ -287,13 +293,10 @@ export function discover(source: CodeSource, entry: number): RegionGraph | null 
   explore(source, pages, PAGES_MAX, INSTRUCTIONS_MAX, root);
   if (!root.instructions.has(entry)) return null;
   const bodies: Found[] = [root];
-  const refused = new Set<number>();
   let count = root.instructions.size;
   for (const found of bodies)
     for (const [position, call] of found.calls) {
-      if (refused.has(call.target)) continue;
       const inner = callee(source, pages, found, call);
-      if (inner === null) refused.add(call.target);
       if (inner === null || count + inner.instructions.size > INSTRUCTIONS_IN_ALL_MAX) continue;
       count += inner.instructions.size;
       found.entered.set(position, inner.body);
