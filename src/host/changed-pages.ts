@@ -99,7 +99,10 @@ export function headerBytesOf(count: number): number {
 }
 
 function writeHeader(fd: number, frames: readonly number[]): void {
-  writeAll(fd, new Uint8Array(Uint32Array.of(frames.length, ...frames).buffer), 0);
+  const words = new Uint32Array(1 + frames.length);
+  words[0] = frames.length;
+  words.set(frames, 1);
+  writeAll(fd, new Uint8Array(words.buffer), 0);
 }
 
 /** The frames of a memory of `framesMax`, as the file of another process has them. @throws HostError */

@@ -102,11 +102,18 @@ export class DomainCopies {
 
   /** The guest goes on writing until it is copied: there has to be room for that then. */
   async #keepRoom(ready: Promise<unknown>): Promise<void> {
-    const { memory, isShared } = this.#options;
+    const { memory, isShared, freezable, note } = this.#options;
     await ready;
     for (let ms = ROOM_FIRST_MS; memory !== null && !isShared() && this.#ready === ready; ms *= 2) {
       await sleep(ms, undefined, { ref: false });
-      if (this.#ready === ready && !this.#isBusy) await memory.makeRoom();
+      if (this.#ready !== ready || this.#isBusy) continue;
+      try {
+        await memory.makeRoom();
+      } catch (error) {
+        if (!(error instanceof Error)) throw error;
+        note(`Domain ${freezable.domain.domid} has no room for what changes: ${error.message}`);
+        return;
+      }
     }
   }
 
@@ -142,9 +149,14 @@ export class DomainCopies {
         // Pages are elsewhere, and xenstore answers meanwhile.
         const written = writeDomain(saved, target.sink, { ...options, pages: [] });
         written.catch(() => undefined);
-        const { memory: at, release: letGo } = memory.freeze(isShared());
-        frozen = at;
-        releases.push(letGo);
+        try {
+          const { memory: at, release: letGo } = memory.freeze(isShared());
+          frozen = at;
+          releases.push(letGo);
+        } finally {
+          // It has the file until then.
+          await written.catch(() => undefined);
+        }
         await written;
       });
       this.#keep(key, release);

@@ -5,6 +5,7 @@
 
 import { resolve as resolvePath } from 'node:path';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
+import { SHUTDOWN_crash } from '../abi/xen.ts';
 import type { Kicker } from '../engine/engine.ts';
 import { Dom0Channels } from '../hypervisor/dom0-channels.ts';
 import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
@@ -336,7 +337,12 @@ class DomainLife {
     this.#isRunning = true;
     const hasMoved = options.incoming !== undefined;
     // The way to the source and back takes as long as these.
-    await all([hostErrorOf(nodes.write(saved)), workers.resume(), options.incoming?.permission() ?? Promise.resolve()]);
+    const permitted = async (): Promise<void> => {
+      // The other side lets it go then: nobody asks for that without vCPUs that can take it over.
+      if (domain.shutdownReason === SHUTDOWN_crash) throw new HostError('a vCPU has ended before it could go on');
+      await options.incoming?.permission();
+    };
+    await all([hostErrorOf(nodes.write(saved)), workers.resume(), permitted()]);
     await all([
       ...(hasMoved ? [hostErrorOf(renameDomain(xenstore.client, domid, config.name))] : []),
       this.#devices.restore(config, nodes.known()),

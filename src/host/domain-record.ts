@@ -5,6 +5,7 @@
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
+import type { StatedLimits } from '../toolstack/config/domain-limits.ts';
 import { domainFolder } from './state-dir.ts';
 
 export interface DomainRecord {
@@ -22,6 +23,12 @@ export interface DomainRecord {
 }
 
 const VERSION = 1;
+const NO_LIMITS: StatedLimits = {
+  maxGrantFrames: null,
+  maxMaptrackFrames: null,
+  maxGrantVersion: null,
+  maxEventChannels: null,
+};
 
 /** Empty where the system has no such thing. */
 export function hostBootId(): string {
@@ -79,5 +86,9 @@ export function readRecord(root: string, domid: number): DomainRecord | null {
   }
   if (typeof value !== 'object' || value === null || !('version' in value) || value.version !== VERSION) return null;
   // Written by us, in a folder that is the user's only.
-  return value as unknown as DomainRecord;
+  const record = value as unknown as DomainRecord;
+  // A domain of before there were such settings.
+  return 'limits' in record.config
+    ? record
+    : { ...record, config: { ...(record as DomainRecord).config, limits: NO_LIMITS } };
 }

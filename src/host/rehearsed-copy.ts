@@ -38,9 +38,12 @@ export async function rehearseCopy(request: ForkRequest, nodes: readonly SavedNo
     const outline = { ...request.outline, shape: { ramPages, maxPages, vcpus: from.vcpus.length } };
     const fork = { state: `/proc/self/fd/${state}`, memory, askedNs: 0, stoppedNs: 0, disks: {} };
     const domain = new ForkedDomain({ ...request, outline }, async () => fork);
-    await domain.arrive(Promise.resolve());
-    await domain.load(to.machine, to, Promise.resolve(), copied);
-    release();
+    try {
+      await domain.arrive(Promise.resolve());
+      await domain.load(to.machine, to, Promise.resolve(), copied);
+    } finally {
+      release();
+    }
     return true;
   } finally {
     closeSync(state);

@@ -112,14 +112,16 @@ export class SavedDomain {
     if (isLive) this.#takeDomain(domain);
     let hasM2p = false;
     const preparing: Promise<void>[] = [];
+    const prepared = new Set<number>();
     const stored = (frame: number): void => {
       if (preparing.length > 0) code?.stored(frame * PAGE_SIZE, PAGE_SIZE);
     };
     for (; ofPages.includes(next.kind); next = await reader.part()) {
       if (next.kind === PART_CODE) {
         const words = wordsOf(next.bytes);
-        if (preparing.length === domain.vcpus.length || words[0] >= domain.vcpus.length)
+        if (words.length === 0 || prepared.has(words[0]) || words[0] >= domain.vcpus.length)
           throw new SaveFileError(`damaged: code of vCPU ${words[0]}`);
+        prepared.add(words[0]);
         preparing.push(code?.prepare(words[0], words.subarray(1)) ?? Promise.resolve());
         continue;
       }

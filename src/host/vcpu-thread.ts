@@ -54,7 +54,12 @@ async function main(data: VcpuWorkerData): Promise<void> {
   // It may come before the engine is open.
   const opened: { engine: Engine | null } = { engine: null };
   const isBuilt = toldToRun((noted) => {
-    opened.engine?.prepareCode?.(noted);
+    try {
+      opened.engine?.prepareCode?.(noted);
+    } catch (error) {
+      // The guest has lost nothing.
+      say({ kind: 'log', line: `code is not prepared: ${error instanceof Error ? error.message : String(error)}` });
+    }
     say({ kind: 'prepared' });
   });
   const domain = new Domain(data.domain);

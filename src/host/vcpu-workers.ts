@@ -116,7 +116,7 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
     prepareCode: async (vcpuId, noted) => {
       const done = answerOf(vcpuId);
       command(workers[vcpuId], { noted });
-      await Promise.race([done, allEnded]);
+      await Promise.race([done, ended[vcpuId]]);
     },
     run: () => start(workers),
     resume: async () => {

@@ -136,6 +136,8 @@ export const FLAG_EVENT = 4;
 export const FLAG_PAUSE = 8;
 /** The toolstack wants to know which code runs. */
 export const FLAG_TELL_CODE = 16;
+/** The engine's own, within one run: the clock says that it is over. */
+export const FLAG_TIME = 32;
 
 /** Values of `state`. */
 export const VCPU_STATE_DOWN = 0;

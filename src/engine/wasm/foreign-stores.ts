@@ -10,7 +10,8 @@ export function createForeignStores(
 ): (offset: number, size: number) => void {
   const news = new CodeNews(handle);
   return (offset, size) => {
-    if (size <= 4096 - (offset & 0xfff) && Atomics.load(news.granules, offset >>> 12) === 0) return;
+    // A load alone may come before the stores are seen by whoever decodes there meanwhile.
+    if (size <= 4096 - (offset & 0xfff) && Atomics.or(news.granules, offset >>> 12, 0) === 0) return;
     const end = offset + size;
     for (let at = offset; at < end; at = (Math.floor(at / 128) + 1) * 128) {
       const frame = at >>> 12;

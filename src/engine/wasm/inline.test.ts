@@ -176,6 +176,43 @@ describe('a function that is part of its caller', () => {
   });
 });
 
+describe('a region', () => {
+  const [RBX, R9] = [3, 9];
+
+  it('knows of what a loop changes out of its line', () => {
+    const [a, b] = [0x300000, 0x300100];
+    const guest = both((it) => {
+      it.machine.u32[(a + 8) / 4] = 3;
+      it.machine.u32[(b + 8) / 4] = 5;
+      it.setGpr(RSI, 0);
+      it.setGpr(R8, TURNS);
+      it.setGpr(RBX, a);
+      it.setGpr(R9, b);
+      it.run([
+        ...[0x48, 0x8b, 0x03], // mov rax, [rbx]
+        ...[0x48, 0x8b, 0x7b, 0x08], // 3: mov rdi, [rbx + 8]
+        ...[0x01, 0xfe], // add esi, edi
+        ...[0x85, 0xd2], // 9: test edx, edx
+        ...[0x75, 0x0c], // jnz 25
+        ...[0xba, 1, 0, 0, 0], // mov edx, 1
+        ...[0x41, 0xff, 0xc8], // dec r8d
+        ...[0x75, 0xec], // jnz 3
+        ...SYSCALL,
+        ...[0x4c, 0x87, 0xcb], // 25: xchg rbx, r9
+        ...[0x31, 0xd2], // xor edx, edx
+        ...[0xeb, 0xe9], // jmp 9
+      ]);
+    });
+    expect(guest.gpr(RSI)).toBe(8 * (TURNS / 2) - 2);
+  });
+
+  it('is not written twice behind a branch that goes where it stands', () => {
+    const turn = [...Array.from({ length: 30 }, () => [...INC_EDX, 0x70, 0x00]).flat(), 0xff, 0xc9];
+    const guest = both((it) => it.run([...turn, 0x0f, 0x85, ...word(-turn.length - 6), ...SYSCALL]));
+    expect(guest.gpr(RDX)).toBe(30 * TURNS);
+  });
+});
+
 describe('the graph of a region', () => {
   const ends = (...functions: [at: number, code: number[]][]): Block['end']['kind'][] => endsOf(false, functions);
   const endsOf = (isUser: boolean, functions: [at: number, code: number[]][]): Block['end']['kind'][] => {

@@ -159,14 +159,18 @@ class Grouping {
     if (state.groups !== other.groups) state.groups = state.groups.filter((group) => other.groups.includes(group));
   }
 
-  /** Of the loop it is known only that it lies between its head and its last block, in their order. */
+  /** Of the loop it is known only that it lies between its head and the last block that leads to one of its own, in their order. */
   #enterLoop(state: State, head: Block, last: Block): void {
     let written = 0;
-    for (let order = head.order; order <= last.order; order++)
-      for (const { effects, isBoundary } of this.#flow.of(this.#graph.blocks[order]).instructions) {
+    let end = last.order;
+    for (let order = head.order; order <= end; order++) {
+      const block = this.#graph.blocks[order];
+      for (const predecessor of block.predecessors) end = Math.max(end, predecessor.order);
+      for (const { effects, isBoundary } of this.#flow.of(block).instructions) {
         written |= isBoundary ? 0xffff : effects.writes;
         if (isBoundary) state.groups = NO_GROUPS;
       }
+    }
     for (let register = 0; register < 16; register++)
       if ((written & (1 << register)) !== 0) this.#spoil(state, register);
   }

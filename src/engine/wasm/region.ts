@@ -488,6 +488,12 @@ class RegionWriter {
     const f = this.#f;
     this.#begin(at, flow);
     const condition = this.#condition(at);
+    // What is behind it would be written once for each way.
+    if (target === next) {
+      f.releaseTemporaries();
+      this.#go(block, next);
+      return;
+    }
     f.if(condition, () => {
       f.releaseTemporaries();
       this.#go(block, target);

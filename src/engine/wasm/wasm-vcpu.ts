@@ -6,7 +6,7 @@
  */
 
 import type { MachineMemory } from '../../machine/memory.ts';
-import { FLAG_EVENT, FLAG_FLUSH_TLB, VCPU, type VcpuBlock } from '../../machine/vcpu-block.ts';
+import { FLAG_EVENT, FLAG_FLUSH_TLB, FLAG_TIME, VCPU, type VcpuBlock } from '../../machine/vcpu-block.ts';
 import type { CpuidResult, Engine, EngineFacts, ExitKind } from '../engine.ts';
 import { EXIT_EXCEPTION, EXIT_HANDLED, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../engine.ts';
 import { FORMS } from '../x86/forms.ts';
@@ -103,6 +103,8 @@ export class WasmVcpu implements Engine {
   /** Entries since regions have been waiting for their module. */
   #waited = 0;
   #resolved = 0;
+  /** FLAG_TIME is set. */
+  #isLate = false;
   /** What is entered, if that is noted. */
   #noted: NotedCode | null = null;
   readonly #known: CodeKnown;
@@ -217,6 +219,10 @@ export class WasmVcpu implements Engine {
       if (!this.#isHandled) this.#entry.keep();
       if (exit === EXIT_EXCEPTION && u32[VCPU.exitVector >> 2] === GENERAL_PROTECTION) this.#stackFault();
     }
+    if (this.#isLate) {
+      this.#isLate = false;
+      Atomics.and(i32, VCPU.flags >> 2, ~FLAG_TIME);
+    }
     this.#world.leave();
     Atomics.add(i32, VCPU.exitCount >> 2, 1);
     return exit;
@@ -322,8 +328,9 @@ export class WasmVcpu implements Engine {
 
   /** A branch that had to be looked up, or an access that missed the TLB, takes as long as many that were not: the guest's timers must not wait. */
   #look(): void {
-    if (this.#deadlineNs !== 0 && this.#host.monotonicNs() >= this.#deadlineNs)
-      Atomics.or(this.#block.i32, VCPU.flags >> 2, FLAG_EVENT);
+    if (this.#deadlineNs === 0 || this.#host.monotonicNs() < this.#deadlineNs) return;
+    this.#isLate = true;
+    Atomics.or(this.#block.i32, VCPU.flags >> 2, FLAG_TIME);
   }
 
   #translate(): void {
@@ -453,7 +460,8 @@ export class WasmVcpu implements Engine {
     const there = (lo & ~0xfff) + relative * 4096;
     const carry = Math.floor(((lo & ~0xfff) >>> 0) / 4096) + relative;
     const high = carry < 0 ? hi - 1 : carry > 0xfffff ? hi + 1 : hi;
-    return this.#memory.codeFrame(there >>> 0, high >>> 0);
+    // Never over the ends of the kernel's half: a flush may forget one side alone.
+    return high >>> 31 === hi >>> 31 ? this.#memory.codeFrame(there >>> 0, high >>> 0) : -1;
   }
 
   /** A rare instruction of a region: NEXT, or how the region ends. No region may go on if its code may have changed. */
