@@ -185,25 +185,27 @@ describe('a region', () => {
       it.machine.u32[(a + 8) / 4] = 3;
       it.machine.u32[(b + 8) / 4] = 5;
       it.setGpr(RSI, 0);
-      it.setGpr(R8, TURNS);
       it.setGpr(RBX, a);
       it.setGpr(R9, b);
-      it.run([
+      const code = [
+        ...[0x41, 0xb8, 4, 0, 0, 0], // mov r8d, 4
         ...[0x48, 0x8b, 0x03], // mov rax, [rbx]
-        ...[0x48, 0x8b, 0x7b, 0x08], // 3: mov rdi, [rbx + 8]
+        ...[0x48, 0x8b, 0x7b, 0x08], // 9: mov rdi, [rbx + 8]
         ...[0x01, 0xfe], // add esi, edi
-        ...[0x85, 0xd2], // 9: test edx, edx
-        ...[0x75, 0x0c], // jnz 25
+        ...[0x85, 0xd2], // 15: test edx, edx
+        ...[0x75, 0x0b], // jnz 30
         ...[0xba, 1, 0, 0, 0], // mov edx, 1
         ...[0x41, 0xff, 0xc8], // dec r8d
-        ...[0x75, 0xec], // jnz 3
-        ...SYSCALL,
-        ...[0x4c, 0x87, 0xcb], // 25: xchg rbx, r9
+        ...[0x75, 0xec], // jnz 9
+        RET,
+        ...[0x4c, 0x87, 0xcb], // 30: xchg rbx, r9
         ...[0x31, 0xd2], // xor edx, edx
-        ...[0xeb, 0xe9], // jmp 9
-      ]);
+        ...[0xeb, 0xea], // jmp 15
+      ];
+      put(it, F, ...code);
+      it.run(loop(F));
     });
-    expect(guest.gpr(RSI)).toBe(8 * (TURNS / 2) - 2);
+    expect(guest.gpr(RSI)).toBe(8 * 2 * TURNS - 2);
   });
 
   it('is not written twice behind a branch that goes where it stands', () => {
