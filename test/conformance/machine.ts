@@ -56,8 +56,8 @@ export const OUTCOME = {
 
 const RF = 0x10000;
 const INT3 = 0xcc;
-/** CPU time; a batch takes a few milliseconds. */
-const RUN_NS = 2e8;
+/** CPU time. A batch takes a few milliseconds, one of which everything is translated up to half a second; engines keep to it. */
+const RUN_NS = 2e9;
 /** Failures that are nobody's fault: a return address of one case, popped by another, leads back. */
 export const LOOPS = 'does not come to an end';
 export const STRAYED = 'stopped outside of the cases';
