@@ -20,6 +20,8 @@ Options:
                     or none
   --moves           instead of all that: how long a guest stands still that is saved, migrated or copied, on each engine of Domus
   --again N         each load N times more in the same boot, with rows of their own: what code and caches that are warm change
+  --cold            the wasm engine begins each boot with nothing translated, as on the first day; else boots before the runs
+                    leave it what they have translated
   --no-profile      without the boots under V8's profiler and with counted instructions
   --json FILE       also write every single figure to FILE
   -h, --help        print this text
@@ -39,6 +41,7 @@ export interface Options {
   /** Times more that each load runs. */
   readonly again: number;
   readonly profile: boolean;
+  readonly cold: boolean;
   readonly moves: boolean;
   readonly json: string | null;
 }
@@ -66,6 +69,7 @@ export function readOptions(args: readonly string[]): Options | null {
     loads: values.loads === undefined ? null : values.loads === 'none' ? [] : readList('--loads', values.loads, names),
     again: Number(again),
     profile: !values['no-profile'],
+    cold: values.cold === true,
     moves: values.moves === true,
     json: values.json ?? null,
   };
@@ -90,6 +94,7 @@ function parse(args: readonly string[]) {
         'no-qemu': { type: 'boolean' },
         loads: { type: 'string' },
         again: { type: 'string' },
+        cold: { type: 'boolean' },
         'no-profile': { type: 'boolean' },
         moves: { type: 'boolean' },
         json: { type: 'string' },

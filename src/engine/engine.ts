@@ -8,6 +8,8 @@
  * Guest kernel and guest user both run at CPL 3. The root of translation is `kernelRoot` in kernel mode, `userRoot` in user mode.
  */
 
+import type { KeptRegions } from './wasm/kept-regions.ts';
+
 /** What `Engine.run` returns. */
 export type ExitKind = number;
 /**
@@ -91,6 +93,8 @@ export interface Engine {
   notedCode?(): Uint32Array;
   /** Code that the vCPU may go on with, as it is in memory now. A hint: numbers that cannot be are left out. */
   prepareCode?(noted: Uint32Array): void;
+  /** At the end: what was translated, for domains that come later (wasm/kept-regions.ts). */
+  keptRegions?(): KeptRegions;
   /** After EXIT_INTERNAL_ERROR: what happened, in words for the log. */
   describeError(): string;
   /** What the engine counted, a line each, for DOMUS_STATS. */

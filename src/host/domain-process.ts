@@ -30,6 +30,7 @@ import {
   migrationPath,
   stateRoot,
 } from './state-dir.ts';
+import { V8_FLAGS } from './v8-flags.ts';
 
 const CONSOLE_LOG_BYTES = 1 << 20;
 /** Kept of the logs of domains of one name. */
@@ -246,14 +247,8 @@ async function run(request: ToDomainProcess): Promise<void> {
   if (process.connected) process.disconnect();
 }
 
-/**
- * The hints of the wasm engine's branches count, which keep slow paths out of the way. Not one of the options that Node is started with: it would
- * refuse to start where V8 does not know it, or knows it without being told.
- */
-const BRANCH_HINTS = '--experimental-wasm-branch-hinting';
-
 useCompileCache();
-setFlagsFromString(BRANCH_HINTS);
+setFlagsFromString(V8_FLAGS);
 // The terminal that it was started from may go.
 process.on('SIGHUP', () => {});
 process.once('message', (message) => void run(message as ToDomainProcess));

@@ -10,6 +10,7 @@ import type { Domain } from '../hypervisor/domain.ts';
 import type { MachineMemory } from '../machine/memory.ts';
 import type { EngineChoice as EngineName } from '../toolstack/config/domain-config.ts';
 import { monotonicNs } from './clock.ts';
+import { loadTranslated } from './translated-code.ts';
 
 /** What is posted to the vCPU workers. */
 export type EngineHandle = { readonly kind: 'kvm'; readonly kvm: KvmDomainHandle } | WasmDomainHandle;
@@ -40,7 +41,9 @@ export function createEngineDomain(
   vcpus: number,
   tscKhz?: number,
 ): EngineHandle {
-  return kind === 'kvm' ? { kind, kvm: createKvmDomain(machine, vcpus) } : createWasmDomain(machine, vcpus, tscKhz);
+  return kind === 'kvm'
+    ? { kind, kvm: createKvmDomain(machine, vcpus) }
+    : createWasmDomain(machine, vcpus, tscKhz, loadTranslated());
 }
 
 /** The TSC of a restored domain goes on where it was, if the engine can: it is `ticks` at that moment of the host's monotonic clock. */
@@ -90,7 +93,7 @@ export async function openVcpu(handle: EngineHandle, domain: Domain, vcpuId: num
   const host = { monotonicNs, countInstructions };
   if (hasTime) {
     const { rehearse } = await import('../engine/wasm/rehearsal.ts');
-    rehearse(domain.machine.layout, host);
+    rehearse(domain.machine.layout, host, handle.translated);
   }
   return new WasmVcpu(handle, domain.machine, domain.vcpus, vcpuId, host);
 }

@@ -92,6 +92,8 @@ async function main(data: VcpuWorkerData): Promise<void> {
     }
     if (process.env['DOMUS_STATS'])
       for (const line of engine.statistics()) say({ kind: 'log', line: `d${domain.domid}v${data.vcpuId}: ${line}` });
+    const kept = engine.keptRegions?.();
+    if (kept !== undefined) say({ kind: 'kept', kept });
   } finally {
     engine.close();
   }

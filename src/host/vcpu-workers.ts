@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { SHUTDOWN_crash } from '../abi/xen.ts';
+import type { KeptRegions } from '../engine/wasm/kept-regions.ts';
 import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
 import type { Domain } from '../hypervisor/domain.ts';
 import { untilParked } from '../hypervisor/domain-state.ts';
@@ -11,6 +12,7 @@ import { FLAG_TELL_CODE, VCPU } from '../machine/vcpu-block.ts';
 import { createKicker, type EngineHandle } from './engines.ts';
 import { type ForeignCall, refuseForeignCall } from './foreign-calls.ts';
 import { HostError } from './host-error.ts';
+import { keepTranslated } from './translated-code.ts';
 import type { VcpuWorkerCommand, VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
 
 export interface VcpuWorkers {
@@ -58,6 +60,7 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
   const ended: Promise<void>[] = [];
   // Before somebody serves them, other domains are as good as gone.
   const served: { serve: (call: ForeignCall) => void } = { serve: refuseForeignCall };
+  const kept: KeptRegions[] = [];
   /** By vCPU: who waits for what it says next of code. */
   const waiting: ((noted: Uint32Array) => void)[] = domain.vcpus.map(() => () => {});
   for (const vcpu of domain.vcpus) {
@@ -77,6 +80,7 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
           else if (message.kind === 'code') waiting[vcpu.vcpuId](message.noted);
           else if (message.kind === 'prepared') waiting[vcpu.vcpuId](new Uint32Array(0));
           else if (message.kind === 'foreign') served.serve(message.call);
+          else if (message.kind === 'kept') kept.push(message.kept);
           else fail(message.message);
         });
         worker.on('error', (error) => fail(error.stack ?? error.message));
@@ -84,7 +88,7 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
     );
     ended.push(new Promise((resolve) => worker.on('exit', () => resolve())));
   }
-  const allEnded = Promise.all(ended).then(() => undefined);
+  const allEnded = Promise.all(ended).then(() => keepTranslated(kept));
   const allReady = Promise.all(ready).then(([first]) => first);
   allReady.catch(() => undefined);
   const command = (worker: Worker, what: VcpuWorkerCommand): void => worker.postMessage(what);

@@ -1,5 +1,6 @@
 /** What the main thread of a domain and its vCPU workers say to each other. */
 
+import type { KeptRegions } from '../engine/wasm/kept-regions.ts';
 import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
 import type { DomainHandle } from '../hypervisor/domain.ts';
 import type { EngineHandle } from './engines.ts';
@@ -24,6 +25,8 @@ export type VcpuWorkerMessage =
   | { readonly kind: 'code'; readonly noted: Uint32Array }
   /** It has prepared for code. */
   | { readonly kind: 'prepared' }
+  /** At its end: what it has translated. */
+  | { readonly kind: 'kept'; readonly kept: KeptRegions }
   | { readonly kind: 'failed'; readonly message: string }
   | { readonly kind: 'foreign'; readonly call: ForeignCall };
 

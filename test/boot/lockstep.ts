@@ -6,8 +6,9 @@
 import { ConsoleBackend } from '../../src/backends/console.ts';
 import type { Engine, ExitKind, Kicker } from '../../src/engine/engine.ts';
 import { EXIT_HANDLED, EXIT_INTERRUPTED, EXIT_SYSCALL } from '../../src/engine/engine.ts';
+import type { KeptRegions } from '../../src/engine/wasm/kept-regions.ts';
 import { STATE } from '../../src/engine/wasm/layout.ts';
-import { createWasmDomain } from '../../src/engine/wasm/wasm-domain.ts';
+import { createWasmDomain, type TranslatedCode } from '../../src/engine/wasm/wasm-domain.ts';
 import { WasmVcpu } from '../../src/engine/wasm/wasm-vcpu.ts';
 import { createDomain, DOMAIN } from '../../src/hypervisor/domain.ts';
 import { ECS_INTERDOMAIN, setPending, setPort, takeDom0Pending } from '../../src/hypervisor/event-channels.ts';
@@ -96,7 +97,8 @@ export async function bootInLockstep(
   guest: LockstepGuest,
   interpretOnly: boolean,
   atExit: AtExit,
-): Promise<{ console: string; counts: readonly string[] }> {
+  translated: TranslatedCode | null = null,
+): Promise<{ console: string; counts: readonly string[]; kept: KeptRegions }> {
   const machine = createMachineMemory(RAM_PAGES, RAM_PAGES);
   const domain = createDomain(machine, 1, 1, UUID);
   const [block] = domain.vcpus;
@@ -151,7 +153,7 @@ export async function bootInLockstep(
     clockNs += isAsleep() ? SLEEP_NS : LOOK_NS;
     return clockNs;
   };
-  const inner = new WasmVcpu(createWasmDomain(machine, 1), machine, domain.vcpus, 0, {
+  const inner = new WasmVcpu(createWasmDomain(machine, 1, undefined, translated), machine, domain.vcpus, 0, {
     monotonicNs: look,
     interpretOnly,
   });
@@ -180,5 +182,5 @@ export async function bootInLockstep(
   domain.i32[DOMAIN.vcpusUp >> 2] = 1;
   runVcpu(v);
   if (takeDom0Pending(domain, CONSOLE_PORT)) console.service();
-  return { console: text.replaceAll('\r', ''), counts: inner.statistics() };
+  return { console: text.replaceAll('\r', ''), counts: inner.statistics(), kept: inner.keptRegions() };
 }

@@ -10,7 +10,7 @@ import { FunctionBuilder } from './function-builder.ts';
 import { COLD, FIRST_COLD, type Variant } from './handlers.ts';
 import { type Frame, InterpreterCpu } from './interpreter-cpu.ts';
 import { MICRO_OP } from './micro-op.ts';
-import { ModuleBuilder } from './module-builder.ts';
+import { MEMORY_PAGES_MAX, ModuleBuilder } from './module-builder.ts';
 import { I32, I64, i32, local } from './nodes.ts';
 
 /** The table's place for the first of them. */
@@ -33,7 +33,7 @@ export interface ColdEnvironment {
 type ColdHandler = (microOp: number, tlb: number) => number;
 
 /** What the rehearsal (rehearsal.ts) has made is made for the guest. */
-const modules = new Map<string, WebAssembly.Module>();
+const modules = new Map<number, WebAssembly.Module>();
 
 export interface ColdHandlers {
   /** To stand in all places of the table that cold handlers have: makes the one that is called for. */
@@ -42,14 +42,13 @@ export interface ColdHandlers {
   prepare(handler: number): void;
 }
 
-export function createColdHandlers(environment: ColdEnvironment, guestPages: number, cpuPages: number): ColdHandlers {
+export function createColdHandlers(environment: ColdEnvironment): ColdHandlers {
   const u16 = new Uint16Array(environment.cpu.buffer);
   const made = new Set<number>();
   const make = (number: number): ColdHandler => {
     made.add(number);
-    const key = `${number}:${guestPages}:${cpuPages}`;
-    const module = modules.get(key) ?? new WebAssembly.Module(build(COLD[number], guestPages, cpuPages));
-    modules.set(key, module);
+    const module = modules.get(number) ?? new WebAssembly.Module(build(COLD[number]));
+    modules.set(number, module);
     const instance = new WebAssembly.Instance(module, { e: { ...environment } });
     const handler = instance.exports['handler'] as ColdHandler;
     environment.table.set(COLD_SLOT + number, handler);
@@ -64,7 +63,7 @@ export function createColdHandlers(environment: ColdEnvironment, guestPages: num
   };
 }
 
-function build(variant: Variant, guestPages: number, cpuPages: number): Uint8Array<ArrayBuffer> {
+function build(variant: Variant): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
   const miss = m.importFunction('e', 'miss', [I32, I32, I32], [I32]);
   const commit = m.importFunction('e', 'commit', [I32, I32]);
@@ -72,8 +71,8 @@ function build(variant: Variant, guestPages: number, cpuPages: number): Uint8Arr
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
   const stop = m.importFunction('e', 'stop', []);
   const start = m.importFunction('e', 'start', []);
-  m.importMemory('e', 'cpu', cpuPages, cpuPages);
-  m.importMemory('e', 'guest', guestPages, guestPages);
+  m.importMemory('e', 'cpu', 1, MEMORY_PAGES_MAX);
+  m.importMemory('e', 'guest', 1, MEMORY_PAGES_MAX);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const compute = m.declare([I32, I64, I64], [I32]);
   m.define(compute, computeFlags());

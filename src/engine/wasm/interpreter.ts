@@ -37,15 +37,20 @@ import {
   STATE,
 } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
-import { ModuleBuilder } from './module-builder.ts';
+import { MEMORY_PAGES_MAX, ModuleBuilder } from './module-builder.ts';
 import { call, callIndirect, I32, I64, i32, i64, local, type Node, select } from './nodes.ts';
 import { JUMP, NEXT } from './rare-status.ts';
 import { CONTINUE, INTERRUPTED, LEFT, NEST_PARAMETERS, RESUME, UNWIND } from './region.ts';
 import { knownKind, RegionFlags } from './region-flags.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
-/** Times that an address is entered before it becomes a region. */
-export const HOT = 16000;
+/** Times that an address is entered before it becomes a region: a power of two. */
+export const HOT = 0x4000;
+/** Times before it is looked for among those that were translated for domains before, and before it is noted for those to come: others. */
+const LUKEWARM = 0x40;
+export const WARM = 0x400;
+/** 0 in these bits: a count (above 0) at which somebody is told. */
+const COUNT_MASK = 0xffff & ~(HOT | WARM | LUKEWARM);
 /** Calls of regions by regions, and of the interpreter by them. */
 const DEPTH_MAX = 100;
 /** How a nested interpreter ends, beside the ExitKinds: rip is where the region goes on; the same, but it may not go on. */
@@ -64,8 +69,8 @@ export interface InterpreterImports {
   resolve(lo: number, hi: number, from: number): number;
   /** The instruction at rip -> NEXT, JUMP (rare-status.ts) or an ExitKind. */
   rare(microOp: number): number;
-  /** An address has been entered HOT times. */
-  hot(lo: number, hi: number): void;
+  /** An address has been entered so many times: LUKEWARM, WARM, HOT, or sums of them. */
+  hot(lo: number, hi: number, count: number): void;
   /** An operation of x86/sse-exact.ts -> 1 for an unmasked exception. */
   vector(operation: number): number;
   /** (lo, hi) -> micro-op of an address where no region may be taken, or 0 with a fault in the block. */
@@ -101,21 +106,22 @@ export interface Interpreter {
   readonly prepareHandler: (handler: number) => void;
 }
 
-function build(guestPages: number, cpuPages: number, counting: boolean): Uint8Array<ArrayBuffer> {
+/** The interpreter's module. */
+export function buildInterpreter(counting: boolean): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
   const miss = m.importFunction('e', 'miss', [I32, I32, I32], [I32]);
   const commit = m.importFunction('e', 'commit', [I32, I32]);
   const divide = m.importFunction('e', 'divide', [I32, I64, I64, I64], [I32]);
   const resolve = m.importFunction('e', 'resolve', [I32, I32, I32], [I32]);
   const rare = m.importFunction('e', 'rare', [I32], [I32]);
-  const hot = m.importFunction('e', 'hot', [I32, I32]);
+  const hot = m.importFunction('e', 'hot', [I32, I32, I32]);
   const resume = m.importFunction('e', 'resume', [I32, I32], [I32]);
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
   const cold = m.importFunction('e', 'cold', [I32, I32], [I32]);
   const stop = m.importFunction('e', 'stop', []);
   const start = m.importFunction('e', 'start', []);
-  m.importMemory('e', 'cpu', cpuPages, cpuPages);
-  m.importMemory('e', 'guest', guestPages, guestPages);
+  m.importMemory('e', 'cpu', 1, MEMORY_PAGES_MAX);
+  m.importMemory('e', 'guest', 1, MEMORY_PAGES_MAX);
   m.importTable('e', 'table', FIRST_SLOT);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const flagsFunction = m.declare([I32, I64, I64], [I32]);
@@ -301,9 +307,9 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
               f.if(backward, () => {
                 const count = f.let(i32.add(i32.load16U(CPU, pc, MICRO_OP.count), i32.const(1)));
                 f.store(2, CPU, pc, MICRO_OP.count, count);
-                f.seldom(i32.eq(count, i32.const(HOT)), () => {
+                f.seldom(i32.eqz(i32.and(count, i32.const(COUNT_MASK))), () => {
                   f.set(target, i64.add(page, immediate));
-                  f.callVoid(hot, i32.wrap(target), i32.wrap(i64.shrU(target, i64.small(32))));
+                  f.callVoid(hot, i32.wrap(target), i32.wrap(i64.shrU(target, i64.small(32))), count);
                 });
               });
               f.set(pc, linked);
@@ -454,9 +460,10 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
               const counter = f.let(i32.shl(at, i32.const(2)));
               const count = f.let(i32.add(i32.load(CPU, counter, STATE.hotCounts), counting));
               f.store(4, CPU, counter, STATE.hotCounts, count);
-              f.seldom(i32.geS(count, i32.const(HOT)), () => {
-                f.store(4, CPU, counter, STATE.hotCounts, i32.const(0));
-                f.callVoid(hot, low, high);
+              f.seldom(i32.eqz(i32.and(count, i32.const(COUNT_MASK))), () => {
+                const isHot = i32.geU(count, i32.const(HOT));
+                f.store(4, CPU, counter, STATE.hotCounts, select(i32.const(0), count, isHot));
+                f.callVoid(hot, low, high, count);
               });
             },
             () => {
@@ -606,18 +613,16 @@ function branchHandlers(
   });
 }
 
-const modules = new Map<string, WebAssembly.Module>();
+const modules = new Map<boolean, WebAssembly.Module>();
 
-/** The interpreter on a vCPU's memories. */
-export function createInterpreter(memory: InterpreterMemory, imports: InterpreterImports): Interpreter {
-  const guestPages = memory.guest.buffer.byteLength / 65536;
-  const cpuPages = memory.cpu.buffer.byteLength / 65536;
-  const key = `${guestPages}:${cpuPages}:${memory.counting}`;
-  let module = modules.get(key);
-  if (module === undefined) {
-    module = new WebAssembly.Module(build(guestPages, cpuPages, memory.counting));
-    modules.set(key, module);
-  }
+/** The interpreter on a vCPU's memories. `known`: its module, if somebody has it. */
+export function createInterpreter(
+  memory: InterpreterMemory,
+  imports: InterpreterImports,
+  known?: WebAssembly.Module,
+): Interpreter {
+  const module = known ?? modules.get(memory.counting) ?? new WebAssembly.Module(buildInterpreter(memory.counting));
+  modules.set(memory.counting, module);
   const environment = {
     guest: memory.guest,
     cpu: memory.cpu,
@@ -630,7 +635,7 @@ export function createInterpreter(memory: InterpreterMemory, imports: Interprete
     stop: imports.stop,
     start: imports.start,
   };
-  const cold = createColdHandlers(environment, guestPages, cpuPages);
+  const cold = createColdHandlers(environment);
   const instance = new WebAssembly.Instance(module, {
     e: {
       ...environment,

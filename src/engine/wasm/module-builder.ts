@@ -10,6 +10,9 @@ const EXTERNAL_MEMORY = 2;
 const EXTERNAL_GLOBAL = 3;
 const FUNCREF = 0x70;
 
+/** Pages of 64 KiB of the largest memory: what a module imports may be as large. V8 checks no bounds of memories that 32 bits address. */
+export const MEMORY_PAGES_MAX = 65536;
+
 export class ModuleBuilder {
   readonly #types: string[] = [];
   readonly #typeBytes = new ByteWriter();

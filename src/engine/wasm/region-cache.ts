@@ -7,11 +7,13 @@
  */
 
 import { JUMP_MEMORY } from './handlers.ts';
-import { FIRST_SLOT } from './interpreter.ts';
+import { FIRST_SLOT, HOT, WARM } from './interpreter.ts';
+import { type KeptRegion, keyOfCode, piecesOf, sizeOf } from './kept-regions.ts';
 import { JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
 import type { NotedRegion } from './noted-code.ts';
-import { translateRegions } from './region.ts';
+import { type RegionToWrite, translateRegions } from './region.ts';
 import { discover, type RegionGraph } from './region-graph.ts';
+import { codeRuns, isSame, pagesOf, type RegionLibrary } from './region-library.ts';
 
 /** The most regions that wait for a module. */
 const BATCH = 64;
@@ -22,10 +24,17 @@ const BATCH = 64;
 const APART_MAX = 4096;
 /** Regions of a module of those that are prepared. */
 const BATCH_PREPARED = 16;
+/** Regions that are kept for other domains. */
+const MADE_MAX = 4096;
+const LOOKED_MAX = 1 << 14;
+/** The part of the time that may go into noting what only they will have something of. */
+const KEEPING_PART = 0.03;
 /** Slots before everything is dropped and starts anew. */
 const SLOTS_MAX = 1 << 16;
 
 interface Region {
+  /** In the library; -1 = it has been translated here. */
+  readonly stored: number;
   readonly key: number;
   /** Until it is translated. */
   graph: RegionGraph | null;
@@ -50,6 +59,8 @@ export interface RegionHost {
   readonly scratch: number;
   /** Instructions are counted (executed.ts). */
   readonly counting: boolean;
+  /** What has been translated before. */
+  readonly library: RegionLibrary | null;
   /** Frame of the page `relative` pages from an address's, or -1. Leaves the block's fault alone or not. */
   frame(lo: number, hi: number, relative: number): number;
   readonly isWarm: (frame: number, offset: number) => boolean;
@@ -79,9 +90,18 @@ export class RegionCache {
   readonly #translated: (Region | null)[] = [];
   /** To be translated, or translated again. */
   #pending: Region[] = [];
-  #nextSlot = FIRST_SLOT;
+  /** What has been translated, with its groups of accesses that lie apart. */
+  readonly #made = new Map<Pick<Region, 'apart'>, KeptRegion>();
+  /** Addresses that have been noted, or are not worth it, and what that took. */
+  readonly #looked = new Set<number>();
+  #keepingMs = 0;
+  readonly #startMs = performance.now();
+  #nextSlot: number;
+  /** The first place of the table that the library has not taken. */
+  readonly #firstSlot: number;
   /** For statistics. */
   translated = 0;
+  stored = 0;
   instructions = 0;
   /** Reading the code and writing WebAssembly, and what V8 takes before a module can run (it optimizes later, in its own threads). */
   translationMs = 0;
@@ -90,7 +110,11 @@ export class RegionCache {
   constructor(host: RegionHost) {
     this.#host = host;
     this.#starts = new Uint8Array(host.u8.length >>> 12);
-    this.table = new WebAssembly.Table({ element: 'anyfunc', initial: FIRST_SLOT + 1024 });
+    const { library } = host;
+    this.#firstSlot = FIRST_SLOT + (library?.regions.length ?? 0);
+    this.#nextSlot = this.#firstSlot;
+    this.table = new WebAssembly.Table({ element: 'anyfunc', initial: this.#firstSlot + 1024 });
+    if (library !== null) for (const module of [library.kernel, library.user]) this.#instantiate(module);
   }
 
   get hasPending(): boolean {
@@ -102,14 +126,14 @@ export class RegionCache {
   }
 
   clear(): void {
-    for (const region of this.#regions.values()) if (region.slot !== 0) this.table.set(region.slot, null);
+    for (let slot = this.#firstSlot; slot < this.#nextSlot; slot++) this.table.set(slot, null);
     this.#regions.clear();
     this.#starts.fill(0);
     this.#large.clear();
     this.#byFrame.clear();
     this.#translated.length = 0;
     this.#pending = [];
-    this.#nextSlot = FIRST_SLOT;
+    this.#nextSlot = this.#firstSlot;
   }
 
   /** Slot of the region at an address whose page is `frame`, 0 = none. */
@@ -125,9 +149,17 @@ export class RegionCache {
     return region.slot;
   }
 
-  /** Wants a region at an address whose page is `frame`. */
-  request(frame: number, lo: number, hi: number, user: boolean): void {
-    this.#want(frame, lo, user, (relative) => (relative === 0 ? frame : this.#host.frame(lo, hi, relative)));
+  /** An address whose page is `frame` has been entered so many times (interpreter.ts): wants a region there, made if need be when they are many. */
+  request(frame: number, lo: number, hi: number, user: boolean, entries: number): void {
+    const key = keyOf(frame, lo & 0xfff, user);
+    if (this.#regions.has(key) || this.isFull) return;
+    const frameOf = (relative: number): number => (relative === 0 ? frame : this.#host.frame(lo, hi, relative));
+    const start = performance.now();
+    if (!this.#takeStored(key, frame, lo, user, frameOf)) {
+      if (entries >= HOT) this.#want(key, frame, lo, user, frameOf);
+      else if (entries >= WARM) this.#keepForOthers(key, frame, lo, user, frameOf);
+    }
+    this.translationMs += performance.now() - start;
   }
 
   /** The region at an offset of a frame, if there is one. */
@@ -137,15 +169,27 @@ export class RegionCache {
 
   /** Wants a region that another vCPU has had, and translates some when many wait. */
   prepare({ frame, lo, user, pages }: NotedRegion): void {
-    this.#want(frame, lo, user, (relative) => pages.get(relative) ?? -1);
+    const key = keyOf(frame, lo & 0xfff, user);
+    if (this.#regions.has(key) || this.isFull) return;
+    const frameOf = (relative: number): number => pages.get(relative) ?? -1;
+    const start = performance.now();
+    if (!this.#takeStored(key, frame, lo, user, frameOf)) this.#want(key, frame, lo, user, frameOf);
+    this.translationMs += performance.now() - start;
     if (this.#pending.length >= BATCH_PREPARED) this.translate();
   }
 
-  #want(frame: number, lo: number, user: boolean, frameOf: (relative: number) => number): void {
-    const offset = lo & 0xfff;
-    const key = keyOf(frame, offset, user);
-    if (this.#regions.has(key) || this.isFull) return;
-    const start = performance.now();
+  #want(key: number, frame: number, lo: number, user: boolean, frameOf: (relative: number) => number): void {
+    const graph = this.#discover(lo & 0xfff, user, frameOf);
+    if (graph === null) return;
+    const { pages } = graph;
+    const made = { stored: -1, graph, pieces: piecesOf(graph), slot: 0, apart: new Map() };
+    const region: Region = { ...made, key, pages, frame, user, lo };
+    this.#add(region);
+    this.#pending.push(region);
+  }
+
+  /** Null if there is nothing at an offset of a page that is worth a region. */
+  #discover(offset: number, user: boolean, frameOf: (relative: number) => number): RegionGraph | null {
     const source = {
       u8: this.#host.u8,
       frame: frameOf,
@@ -156,18 +200,64 @@ export class RegionCache {
     let graph = discover(source, offset);
     // Code must be watched before it is read.
     while (graph !== null && this.#watch(graph)) graph = discover(source, offset);
-    this.translationMs += performance.now() - start;
-    if (graph === null || isTrivial(graph)) return;
-    const { pages } = graph;
-    const region: Region = { key, graph, pages, pieces: piecesOf(graph), frame, user, lo, slot: 0, apart: new Map() };
-    this.#regions.set(key, region);
-    this.#starts[frame] = 1;
-    for (const page of graph.pages.values()) {
+    return graph === null || isTrivial(graph) ? null : graph;
+  }
+
+  /** What is not worth to be translated in this domain may be later, when it has been done before: it is noted as long as that takes little time. */
+  #keepForOthers(key: number, frame: number, lo: number, user: boolean, frameOf: (relative: number) => number): void {
+    const start = performance.now();
+    if (this.#looked.has(key) || this.#keepingMs > (start - this.#startMs) * KEEPING_PART) return;
+    if (this.#looked.size === LOOKED_MAX) this.#looked.clear();
+    this.#looked.add(key);
+    const graph = this.#discover(lo & 0xfff, user, frameOf);
+    if (graph !== null)
+      this.#keep({ graph, pages: graph.pages, pieces: piecesOf(graph), frame, user, lo, apart: new Map() }, false);
+    this.#keepingMs += performance.now() - start;
+  }
+
+  #add(region: Region): void {
+    this.#regions.set(region.key, region);
+    this.#starts[region.frame] = 1;
+    for (const page of region.pages.values()) {
       const known = this.#byFrame.get(page);
       if (known === undefined) this.#byFrame.set(page, new Set([region]));
       else known.add(region);
     }
-    this.#pending.push(region);
+  }
+
+  /** Looks for a region of the same code in the library. True: it is there. */
+  #takeStored(key: number, frame: number, lo: number, user: boolean, frameOf: (relative: number) => number): boolean {
+    const { library, u8 } = this.#host;
+    for (const stored of library?.candidates(u8, frame, lo & 0xfff, user) ?? []) {
+      const kept = (library as RegionLibrary).regions[stored];
+      const { pieces } = kept;
+      const pages = pagesOf(kept, frameOf);
+      if (pages === null || !isSame(u8, kept, pages)) continue;
+      // Code must be watched before it is compared.
+      if (this.#watchPieces(pieces, pages) && !isSame(u8, kept, pages)) continue;
+      const slot = (library as RegionLibrary).slotOf(stored);
+      const taken = { stored, graph: null, pieces, slot, apart: new Map() };
+      const region = { ...taken, key, pages, frame, user, lo };
+      this.#add(region);
+      this.#translated[slot] = region;
+      (library as RegionLibrary).used[stored] = 1;
+      this.stored++;
+      this.#host.ready(frame, lo);
+      return true;
+    }
+    return false;
+  }
+
+  #watchPieces(pieces: Int32Array, pages: ReadonlyMap<number, number>): boolean {
+    const bits = new Map<number, number>();
+    codeRuns(pieces, pages, (at, _n, size) => {
+      const frame = at >>> 12;
+      let mask = 0;
+      for (let granule = (at & 0xfff) >>> 7; granule <= ((at & 0xfff) + size - 1) >>> 7; granule++)
+        mask |= 1 << granule;
+      bits.set(frame, (bits.get(frame) ?? 0) | mask);
+    });
+    return this.#watchBits(bits);
   }
 
   #watch(graph: RegionGraph): boolean {
@@ -178,6 +268,11 @@ export class RegionCache {
           const frame = graph.pages.get(at >> 12);
           if (frame !== undefined) bits.set(frame, (bits.get(frame) ?? 0) | (1 << ((at & 0xfff) >>> 7)));
         }
+    return this.#watchBits(bits);
+  }
+
+  /** Watches granules of frames: true when some were not before. */
+  #watchBits(bits: ReadonlyMap<number, number>): boolean {
     let isNew = false;
     for (const [frame, mask] of bits) if (this.#host.watch(frame, mask)) isNew = true;
     return isNew;
@@ -197,13 +292,14 @@ export class RegionCache {
   #translate(batch: readonly Region[], user: boolean): void {
     const first = this.#nextSlot;
     if (first + batch.length > this.table.length) this.table.grow(Math.max(1024, batch.length));
-    const graphs = batch.flatMap((region) => region.graph ?? []);
-    this.#install(graphs, user, first, new Set());
+    const graphs = batch.flatMap(({ graph }) => (graph === null ? [] : { graph, apart: new Set<number>() }));
+    this.#install(graphs, user, first);
     batch.forEach((region, i) => {
       region.slot = first + i;
       this.#translated[region.slot] = region;
       this.translated++;
       this.instructions += region.graph?.instructions ?? 0;
+      this.#keep(region, true);
       region.graph = null;
       this.#host.ready(region.frame, region.lo);
     });
@@ -223,33 +319,26 @@ export class RegionCache {
     const graph = discover(source, lo & 0xfff);
     if (graph === null || this.#watch(graph)) return;
     region.pieces = piecesOf(graph);
-    const often = [...region.apart].filter(([, times]) => times >= APART_MAX);
-    this.#install([graph], user, slot, new Set(often.map(([position]) => position)));
+    this.#install([{ graph, apart: new Set(oftenApart(region.apart)) }], user, slot);
   }
 
   /** Makes a module of regions and puts it into the table's slots from `first` on. */
-  #install(graphs: readonly RegionGraph[], user: boolean, first: number, apart: ReadonlySet<number>): void {
+  #install(regions: readonly RegionToWrite[], user: boolean, first: number): void {
     const start = performance.now();
-    const { guest, cpu, scratch, divide, vector, rare } = this.#host;
-    const bytes = translateRegions(
-      graphs,
-      {
-        guestPages: guest.buffer.byteLength / 65536,
-        cpuPages: cpu.buffer.byteLength / 65536,
-        tlb: STATE.tlb + (user ? TLB_SIZE : 0),
-        userBit: user ? JUMP_USER_HI : 0,
-        counting: this.#host.counting,
-      },
-      first,
-      apart,
-    );
+    const { counting } = this.#host;
+    const target = { tlb: STATE.tlb + (user ? TLB_SIZE : 0), userBit: user ? JUMP_USER_HI : 0, counting };
+    const bytes = translateRegions(regions, target, first);
     const compiling = performance.now();
     this.translationMs += compiling - start;
-    const global = new WebAssembly.Global({ value: 'i32' }, scratch | 0);
-    new WebAssembly.Instance(new WebAssembly.Module(bytes), {
-      e: { guest, cpu, table: this.table, scratch: global, divide, vector, rare, apart: this.#liesApart },
-    });
+    this.#instantiate(new WebAssembly.Module(bytes));
     this.compilationMs += performance.now() - compiling;
+  }
+
+  #instantiate(module: WebAssembly.Module): void {
+    const { guest, cpu, scratch, divide, vector, rare } = this.#host;
+    const global = new WebAssembly.Global({ value: 'i32' }, scratch | 0);
+    const imports = { guest, cpu, table: this.table, scratch: global, divide, vector, rare, apart: this.#liesApart };
+    new WebAssembly.Instance(module, { e: imports });
   }
 
   /** Regions say so when a group of accesses lies in two pages. */
@@ -261,6 +350,28 @@ export class RegionCache {
     if (times === APART_MAX && !this.#pending.includes(region)) this.#pending.push(region);
   };
 
+  /** What was translated here, whether it still is or not, and the numbers of those of the library that were used, for domains that come later. */
+  kept(): { readonly made: KeptRegion[]; readonly used: Uint8Array } {
+    const made = [...this.#made].map(([{ apart }, kept]) => ({ ...kept, apart: Int32Array.from(oftenApart(apart)) }));
+    return { made, used: this.#host.library?.used ?? new Uint8Array(0) };
+  }
+
+  /** A copy of what a region is made of. */
+  #keep(
+    { graph, pages, pieces, frame, user, lo, apart }: Omit<Region, 'key' | 'slot' | 'stored'>,
+    isHot: boolean,
+  ): void {
+    if (this.#made.size === MADE_MAX || graph === null) return;
+    const { u8 } = this.#host;
+    const code = new Uint8Array(sizeOf(pieces));
+    codeRuns(pieces, pages, (at, n, size) => code.set(u8.subarray(at, at + size), n));
+    const entry = lo & 0xfff;
+    const starts = Int32Array.from(graph.blocks, ({ start }) => start);
+    const key = keyOfCode(u8, frame, entry, user);
+    const none = new Int32Array(0);
+    this.#made.set({ apart }, { key, entry, user, isHot, unused: 0, pieces, starts, apart: none, code });
+  }
+
   /** Code of a frame has changed somewhere in `offset` to `offset + size`. Calls `dropped` with the slots that are void now. */
   invalidate(frame: number, offset: number, size: number, dropped: (slot: number) => void): void {
     const regions = this.#byFrame.get(frame);
@@ -270,7 +381,8 @@ export class RegionCache {
       this.#regions.delete(region.key);
       for (const page of region.pages.values()) this.#byFrame.get(page)?.delete(region);
       if (region.slot !== 0) {
-        this.table.set(region.slot, null);
+        // The library's may be what others have elsewhere.
+        if (region.stored < 0) this.table.set(region.slot, null);
         this.#translated[region.slot] = null;
         dropped(region.slot);
       }
@@ -287,16 +399,8 @@ export class RegionCache {
 const isTrivial = ({ instructions, blocks }: RegionGraph): boolean =>
   instructions === 1 && !blocks[0].isLoop && blocks[0].instructions[0].handler !== JUMP_MEMORY;
 
-/** The runs of adjacent instructions. */
-function piecesOf(graph: RegionGraph): Int32Array {
-  const pieces: number[] = [];
-  for (const block of graph.blocks)
-    for (const { position, instruction } of block.instructions) {
-      if (pieces[pieces.length - 1] === position) pieces[pieces.length - 1] += instruction.length;
-      else pieces.push(position, position + instruction.length);
-    }
-  return Int32Array.from(pieces);
-}
+const oftenApart = (apart: ReadonlyMap<number, number>): number[] =>
+  [...apart].filter(([, times]) => times >= APART_MAX).map(([position]) => position);
 
 function touches({ pages, pieces }: Region, frame: number, offset: number, size: number): boolean {
   for (const [relative, page] of pages) {

@@ -202,7 +202,7 @@ function endOf(at: RegionInstruction): BlockEnd | null {
 /** Positions that a region may be entered at or branch to: within its pages, as signed 32-bit numbers. */
 const inReach = (position: number): boolean => position >= -8192 && position < 12288;
 /** Where its callees may be: they and what is behind them are such numbers too. */
-const isNear = (position: number): boolean => Math.abs(position) < 0x7fff0000;
+export const isNear = (position: number): boolean => Math.abs(position) < 0x7fff0000;
 
 /** What is known of a body while it is explored. */
 interface Found {

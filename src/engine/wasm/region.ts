@@ -40,7 +40,7 @@ import {
 } from './handlers.ts';
 import type { Frame, Runtime } from './interpreter-cpu.ts';
 import { CPU, JUMP_ENTRIES, JUMP_ENTRY, JUMP_SHIFT, JUMP_SLOT, JUMP_TAG, STATE } from './layout.ts';
-import { ModuleBuilder } from './module-builder.ts';
+import { MEMORY_PAGES_MAX, ModuleBuilder } from './module-builder.ts';
 import {
   call,
   callIndirect,
@@ -85,8 +85,6 @@ const zeroAddress = i32.const(0);
 
 /** What a module of regions is for: its constants. */
 export interface RegionTarget {
-  readonly guestPages: number;
-  readonly cpuPages: number;
   /** Byte offset of the mode's TLB, and the bit in its jump-cache tags. */
   readonly tlb: number;
   readonly userBit: number;
@@ -94,20 +92,25 @@ export interface RegionTarget {
   readonly counting: boolean;
 }
 
-/** A module whose regions take the table's places from `firstSlot` on. `apart`: positions where no group of accesses begins. */
+export interface RegionToWrite {
+  readonly graph: RegionGraph;
+  /** Positions where no group of accesses begins. */
+  readonly apart: ReadonlySet<number>;
+}
+
+/** A module whose regions take the table's places from `firstSlot` on. It is the same for all sizes of memory. */
 export function translateRegions(
-  graphs: readonly RegionGraph[],
+  regions: readonly RegionToWrite[],
   target: RegionTarget,
   firstSlot: number,
-  apart: ReadonlySet<number>,
 ): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
   const divide = m.importFunction('e', 'divide', [I32, I64, I64, I64], [I32]);
   const vector = m.importFunction('e', 'vector', [I32], [I32]);
   const rare = m.importFunction('e', 'rare', [I32], [I32]);
   const hearApart = m.importFunction('e', 'apart', [I32, I32]);
-  m.importMemory('e', 'cpu', target.cpuPages, target.cpuPages);
-  m.importMemory('e', 'guest', target.guestPages, target.guestPages);
+  m.importMemory('e', 'cpu', 1, MEMORY_PAGES_MAX);
+  m.importMemory('e', 'guest', 1, MEMORY_PAGES_MAX);
   m.importTable('e', 'table', 1);
   const scratch = m.importGlobal('e', 'scratch', I32);
   const compute = m.declare([I32, I64, I64], [I32]);
@@ -126,7 +129,7 @@ export function translateRegions(
     computeFlags: compute,
     scratch,
   };
-  const functions = graphs.map((graph, i) => {
+  const functions = regions.map(({ graph, apart }, i) => {
     const index = m.declare([I64, I32], [I32]);
     m.define(
       index,

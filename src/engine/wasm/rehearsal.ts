@@ -9,7 +9,7 @@ import { createMachineMemory, type MachineLayout, MFN_BASE, PAGE_SIZE } from '..
 import { createVcpuBlock, NO_ROOT, RDI, RSI, RSP, VCPU } from '../../machine/vcpu-block.ts';
 import { EXIT_INTERRUPTED, type ExitKind } from '../engine.ts';
 import { COMPONENTS } from './layout.ts';
-import { createWasmDomain } from './wasm-domain.ts';
+import { createWasmDomain, type TranslatedCode } from './wasm-domain.ts';
 import { type WasmHost, WasmVcpu } from './wasm-vcpu.ts';
 
 /**
@@ -205,8 +205,12 @@ const [CODE_VA, DATA_VA, STACK_VA] = [0x1000, 0x2000, 0x3000];
 const FRAMES = FIRST + 3;
 const RUNS_MAX = 100;
 
-/** `layout`: that of the guest's memory, so that the interpreter is the same one. What the program has come to: null if the memory is too small. */
-export function rehearse({ ramPages, maxPages }: MachineLayout, host: WasmHost): ExitKind | null {
+/** `layout`: that of the guest's memory; `translated`: what the guest's vCPU begins with, so that the interpreter is the same one. What the program has come to: null if the memory is too small. */
+export function rehearse(
+  { ramPages, maxPages }: MachineLayout,
+  host: WasmHost,
+  translated: TranslatedCode | null = null,
+): ExitKind | null {
   if (ramPages < FRAMES) return null;
   const machine = createMachineMemory(ramPages, maxPages);
   const entry = (table: number, index: number, frame: number): void => {
@@ -236,7 +240,7 @@ export function rehearse({ ramPages, maxPages }: MachineLayout, host: WasmHost):
   word(VCPU.gpr + RSI * 8, DATA_VA);
   word(VCPU.gpr + RDI * 8, DATA_VA + PAGE_SIZE / 2);
   word(VCPU.gpr + RSP * 8, STACK_VA + PAGE_SIZE);
-  const vcpu = new WasmVcpu(createWasmDomain(machine, 1), machine, [block], 0, host);
+  const vcpu = new WasmVcpu(createWasmDomain(machine, 1, undefined, translated), machine, [block], 0, host);
   let exit = EXIT_INTERRUPTED;
   for (let runs = 0; runs < RUNS_MAX && exit === EXIT_INTERRUPTED; runs++) exit = vcpu.run();
   vcpu.close();

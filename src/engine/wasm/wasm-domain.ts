@@ -10,6 +10,7 @@ import type { MachineMemory } from '../../machine/memory.ts';
 import type { VcpuBlock } from '../../machine/vcpu-block.ts';
 import type { EngineFacts, Kicker } from '../engine.ts';
 import { COMPONENTS } from './layout.ts';
+import type { RegionLibraryHandle } from './region-library.ts';
 import { World } from './world.ts';
 
 /** News that a vCPU can fall behind before it drops all its code. */
@@ -27,6 +28,15 @@ export interface WasmDomainHandle {
   readonly facts: EngineFacts;
   /** f64: the TSC at a time of the host's monotonic clock, and that time in ns. */
   readonly tsc: SharedArrayBuffer;
+  /** What was translated before this domain; null = nothing. */
+  readonly translated: TranslatedCode | null;
+}
+
+/** Modules that need no compiling any more. */
+export interface TranslatedCode {
+  /** Of interpreter.ts, which counts nothing. */
+  readonly interpreter: WebAssembly.Module;
+  readonly regions: RegionLibraryHandle;
 }
 
 /** M2P entries are shown from slot 257 on, as on KVM, so that a guest can move there; 256 shows them too. */
@@ -46,11 +56,12 @@ export function createWasmDomain(
   machine: MachineMemory,
   vcpus: number,
   tscKhz: number = WASM_FACTS.tscKhz,
+  translated: TranslatedCode | null = null,
 ): WasmDomainHandle {
   const frames = machine.layout.nameableFrames;
   const shared = new SharedArrayBuffer((frames + 1 + vcpus * QUEUE_WORDS) * 4);
   const tsc = new SharedArrayBuffer(16);
-  return { kind: 'wasm', shared, frames, facts: { ...WASM_FACTS, tscKhz }, tsc };
+  return { kind: 'wasm', shared, frames, facts: { ...WASM_FACTS, tscKhz }, tsc, translated };
 }
 
 /** The guest's TSC goes on from `ticks`, as if no time had passed. Before any vCPU runs. `nowNs`: the host's monotonic clock. */

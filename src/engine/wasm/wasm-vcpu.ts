@@ -20,6 +20,7 @@ import { ARITHMETIC_FLAGS, FLAGS_EXPLICIT } from './flags.ts';
 import { GuestMemory } from './guest-memory.ts';
 import { createInterpreter, type Interpreter } from './interpreter.ts';
 import { JumpCache } from './jump-cache.ts';
+import { encodeKept, type KeptRegions } from './kept-regions.ts';
 import { JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
 import { type CodeKnown, decodeNoted, NotedCode } from './noted-code.ts';
 import { Processor } from './processor.ts';
@@ -27,6 +28,7 @@ import { Rare } from './rare.ts';
 import { JUMP, NEXT } from './rare-status.ts';
 import { CONTINUE, LEFT, UNWIND } from './region.ts';
 import { RegionCache } from './region-cache.ts';
+import { RegionLibrary } from './region-library.ts';
 import { isStackFault } from './stack-fault.ts';
 import { loadVectorState, saveVectorState } from './vector-state.ts';
 import { CodeNews, type WasmDomainHandle } from './wasm-domain.ts';
@@ -153,8 +155,10 @@ export class WasmVcpu implements Engine {
     const vector = createExactVector(this.#block.buffer, STATE.vector, STATE.mxcsr);
     const scratch = machine.layout.scratchOffset;
     const counting = host.countInstructions === true;
+    const known = counting || host.interpretOnly === true ? null : handle.translated;
     this.#regions = new RegionCache({
       counting,
+      library: known && new RegionLibrary(known.regions),
       u8: machine.u8,
       guest: machine.memory,
       cpu: this.#block.memory,
@@ -183,7 +187,7 @@ export class WasmVcpu implements Engine {
         commit: this.#memory.commit,
         divide,
         vector,
-        hot: (lo, hi) => this.#hot(lo, hi),
+        hot: (lo, hi, count) => this.#hot(lo, hi, count),
         resume: (lo, hi) => {
           this.#resumed++;
           return this.#microOpAt(lo, hi);
@@ -193,6 +197,7 @@ export class WasmVcpu implements Engine {
         stop: () => this.#stopWorld(),
         start: () => this.#world.start(),
       },
+      known?.interpreter,
     );
     this.#processor.x87.fninit();
     this.#block.u32[STATE.mxcsr >> 2] = MXCSR_INITIAL;
@@ -481,13 +486,13 @@ export class WasmVcpu implements Engine {
     this.#block.i32[STATE.generation >> 2]++;
   }
 
-  /** An address has been entered often. */
-  #hot(lo: number, hi: number): void {
+  /** An address has been entered so many times. */
+  #hot(lo: number, hi: number, count: number): void {
     const low = lo >>> 0;
     const high = hi >>> 0;
     if (this.#host.interpretOnly === true || this.#bits === 32) return;
     const frame = this.#memory.codeFrame(low, high);
-    if (frame >= 0) this.#regions.request(frame, low, high, this.#memory.mode !== 0);
+    if (frame >= 0) this.#regions.request(frame, low, high, this.#memory.mode !== 0, count);
   }
 
   flushTlb(): void {
@@ -521,6 +526,12 @@ export class WasmVcpu implements Engine {
     // Who is found there is not looked up.
     this.#jumps.clear();
     return noted;
+  }
+
+  /** What has been translated here, for domains that come later. */
+  keptRegions(): KeptRegions {
+    const { made, used } = this.#regions.kept();
+    return { count: made.length, made: encodeKept(made), used };
   }
 
   prepareCode(noted: Uint32Array): void {
@@ -682,7 +693,7 @@ export class WasmVcpu implements Engine {
 
   /** Read by scripts/bench/statistics.ts. */
   statistics(): string[] {
-    const { translated, instructions, translationMs, compilationMs } = this.#regions;
+    const { translated, stored, instructions, translationMs, compilationMs } = this.#regions;
     const { misses } = this.#memory;
     const { counts } = this.#rare;
     const rare = FORMS.filter((form) => counts[form.index] > 0)
@@ -700,6 +711,7 @@ export class WasmVcpu implements Engine {
         : []),
       ['instructions decoded', this.#code.decoded],
       ['regions', translated],
+      ['regions of the library', stored],
       ['instructions in regions', instructions],
       ['ms of translation', translationMs],
       ['ms of compilation', compilationMs],

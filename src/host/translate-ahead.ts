@@ -1,0 +1,73 @@
+/**
+ * A process of its own, at low priority: makes machine code of what domains have translated, for those that come later (translated-code.ts).
+ *
+ *     node translate-ahead.ts FOLDER
+ */
+
+import { rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { buildInterpreter } from '../engine/wasm/interpreter.ts';
+import { decodeKept, type KeptRegion } from '../engine/wasm/kept-regions.ts';
+import { writeLibrary } from '../engine/wasm/region-library.ts';
+import { useCompileCache } from '../toolstack/compile-cache.ts';
+import { lowerPriority } from './low-priority.ts';
+import { fromMachineCode, toMachineCode } from './machine-code.ts';
+import { formatProcessId, thisProcess } from './process-id.ts';
+import { forgetStale, isBeingMade, readCode, readKept, wordsOf, writeCode } from './translated-code.ts';
+import { V8_FLAGS } from './v8-flags.ts';
+
+/** Bytes of code in all regions, above which those go that have not been used for longest: an instruction takes 4, and becomes 150 to 200. */
+const CODE_MAX = 800_000;
+
+const identityOf = ({ entry, user, pieces, code }: KeptRegion): string =>
+  `${entry} ${user} ${pieces.join()} ${Buffer.from(code).toString('base64')}`;
+
+/** What was there, and what is new, each once; those that were used last come first, and before others those that were worth translating. */
+function merge(before: readonly KeptRegion[], kept: ReturnType<typeof readKept>['kept']): KeptRegion[] {
+  const all = new Map<string, KeptRegion>();
+  for (const { made } of kept) for (const region of decodeKept(made)) all.set(identityOf(region), region);
+  before.forEach((region, number) => {
+    const isUsed = kept.some(({ used }) => used.length === before.length && used[number] === 1);
+    const id = identityOf(region);
+    const again = all.get(id);
+    const unused = again !== undefined || isUsed ? 0 : region.unused + 1;
+    all.set(id, { ...region, unused, isHot: region.isHot || again?.isHot === true });
+  });
+  const rank = ({ unused, isHot }: KeptRegion): number => 2 * unused + (isHot ? 0 : 3);
+  const sorted = [...all.values()].sort((a, b) => rank(a) - rank(b));
+  let bytes = 0;
+  return sorted.filter(({ code }) => (bytes += code.length) <= CODE_MAX);
+}
+
+function make(folder: string): void {
+  const { paths, kept } = readKept(folder);
+  const before = decodeKept(wordsOf(readCode(folder)?.records ?? new Uint8Array(0)));
+  const { records, kernel, user } = writeLibrary(merge(before, kept));
+  const modules = [buildInterpreter(false), kernel, user];
+  const codes = toMachineCode(modules);
+  // As domains do: where that fails, or ends this process, nothing is changed.
+  if (codes?.every((code, i) => fromMachineCode(code, modules[i]) !== null)) {
+    writeCode(folder, {
+      records: new Uint8Array(records.buffer),
+      modules: modules.map((bytes, i) => ({ bytes, code: codes[i] })),
+    });
+  }
+  for (const path of paths) rmSync(path, { force: true });
+}
+
+const [folder] = process.argv.slice(2);
+useCompileCache();
+setFlagsFromString(V8_FLAGS);
+lowerPriority(true);
+if (!isBeingMade(folder)) {
+  const lock = join(folder, 'lock');
+  writeFileSync(lock, formatProcessId(thisProcess()));
+  try {
+    // More may come meanwhile.
+    while (readKept(folder).paths.length > 0) make(folder);
+    forgetStale(folder);
+  } finally {
+    rmSync(lock, { force: true });
+  }
+}
