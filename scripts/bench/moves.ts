@@ -17,8 +17,9 @@ import { endDomains } from '../../test/boot/domains.ts';
 import { minAndMedian, table } from './figures.ts';
 import { type DomusEngine, MACHINE_TITLES, RunError } from './machines.ts';
 
-const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
-const DOMUS = fileURLToPath(new URL('../../src/cli/domus/main.ts', import.meta.url));
+/** What users start. */
+const XL = fileURLToPath(new URL('../../bin/xl.js', import.meta.url));
+const DOMUS = fileURLToPath(new URL('../../bin/domus.js', import.meta.url));
 const MEMORY_MIB = 256;
 const POLL_MS = 1;
 const TICKS_LIMIT_MS = 120_000;
