@@ -5,7 +5,6 @@
  */
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setFlagsFromString } from 'node:v8';
 import { useCompileCache } from '../toolstack/compile-cache.ts';
 import { withMovedDisk } from '../toolstack/config/device-specs.ts';
 import { configJson, type DomainConfig } from '../toolstack/config/domain-config.ts';
@@ -30,7 +29,7 @@ import {
   migrationPath,
   stateRoot,
 } from './state-dir.ts';
-import { V8_FLAGS } from './v8-flags.ts';
+import { heedWasmHints } from './wasm-hints.ts';
 
 const CONSOLE_LOG_BYTES = 1 << 20;
 /** Kept of the logs of domains of one name. */
@@ -248,7 +247,7 @@ async function run(request: ToDomainProcess): Promise<void> {
 }
 
 useCompileCache();
-setFlagsFromString(V8_FLAGS);
+heedWasmHints();
 // The terminal that it was started from may go.
 process.on('SIGHUP', () => {});
 process.once('message', (message) => void run(message as ToDomainProcess));

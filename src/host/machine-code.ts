@@ -32,14 +32,10 @@ function withNatives<T>(body: (natives: Natives) => T): T | null {
   }
 }
 
-/** Compiles modules with V8's optimizing compiler, all of their functions at once. Null where their machine code cannot be had. */
+/** The machine code of modules, of those of their functions that V8 compiles at once with its optimizing compiler (wasm-hints.ts). Null where it cannot be had. */
 export function toMachineCode(modules: readonly Uint8Array<ArrayBuffer>[]): Uint8Array[] | null {
   return withNatives(({ serialize }) => {
-    // What is set here counts in the comparison of flags, and must be taken back before.
-    const flags = ['liftoff', 'wasm-lazy-compilation'];
-    for (const flag of flags) setFlagsFromString(`--no-${flag}`);
     const compiled = modules.map((bytes) => new WebAssembly.Module(bytes));
-    for (const flag of flags) setFlagsFromString(`--${flag}`);
     const codes = compiled.flatMap((module) => serialize(module) ?? []);
     return codes.length === modules.length ? codes.map((code) => new Uint8Array(code)) : null;
   });

@@ -6,7 +6,6 @@
 
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setFlagsFromString } from 'node:v8';
 import { buildInterpreter } from '../engine/wasm/interpreter.ts';
 import { decodeKept, type KeptRegion } from '../engine/wasm/kept-regions.ts';
 import { writeLibrary } from '../engine/wasm/region-library.ts';
@@ -15,7 +14,7 @@ import { lowerPriority } from './low-priority.ts';
 import { fromMachineCode, toMachineCode } from './machine-code.ts';
 import { formatProcessId, thisProcess } from './process-id.ts';
 import { forgetStale, isBeingMade, readCode, readKept, wordsOf, writeCode } from './translated-code.ts';
-import { V8_FLAGS } from './v8-flags.ts';
+import { heedWasmHints } from './wasm-hints.ts';
 
 /** Bytes of code in all regions, above which those go that have not been used for longest: an instruction takes 4, and becomes 150 to 200. */
 const CODE_MAX = 800_000;
@@ -44,7 +43,7 @@ function make(folder: string): void {
   const { paths, kept } = readKept(folder);
   const before = decodeKept(wordsOf(readCode(folder)?.records ?? new Uint8Array(0)));
   const { records, kernel, user } = writeLibrary(merge(before, kept));
-  const modules = [buildInterpreter(false), kernel, user];
+  const modules = [buildInterpreter(false, 'optimized'), kernel, user];
   const codes = toMachineCode(modules);
   // As domains do: where that fails, or ends this process, nothing is changed.
   if (codes?.every((code, i) => fromMachineCode(code, modules[i]) !== null)) {
@@ -58,7 +57,7 @@ function make(folder: string): void {
 
 const [folder] = process.argv.slice(2);
 useCompileCache();
-setFlagsFromString(V8_FLAGS);
+heedWasmHints();
 lowerPriority(true);
 if (!isBeingMade(folder)) {
   const lock = join(folder, 'lock');

@@ -1,16 +1,15 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setFlagsFromString } from 'node:v8';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { buildInterpreter } from '../engine/wasm/interpreter.ts';
 import { encodeKept } from '../engine/wasm/kept-regions.ts';
 import { fromMachineCode, toMachineCode } from './machine-code.ts';
 import { keepTranslated, loadTranslated, readCode, translatedFolder, untilMade, writeCode } from './translated-code.ts';
-import { V8_FLAGS } from './v8-flags.ts';
+import { heedWasmHints } from './wasm-hints.ts';
 
 // As in a domain's process.
-setFlagsFromString(V8_FLAGS);
+heedWasmHints();
 
 let folder: string;
 

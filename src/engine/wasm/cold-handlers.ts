@@ -10,7 +10,7 @@ import { FunctionBuilder } from './function-builder.ts';
 import { COLD, FIRST_COLD, type Variant } from './handlers.ts';
 import { type Frame, InterpreterCpu } from './interpreter-cpu.ts';
 import { MICRO_OP } from './micro-op.ts';
-import { MEMORY_PAGES_MAX, ModuleBuilder } from './module-builder.ts';
+import { type Compilation, MEMORY_PAGES_MAX, ModuleBuilder } from './module-builder.ts';
 import { I32, I64, i32, local } from './nodes.ts';
 
 /** The table's place for the first of them. */
@@ -45,9 +45,9 @@ export interface ColdHandlers {
 export function createColdHandlers(environment: ColdEnvironment): ColdHandlers {
   const u16 = new Uint16Array(environment.cpu.buffer);
   const made = new Set<number>();
-  const make = (number: number): ColdHandler => {
+  const make = (number: number, compilation: Compilation): ColdHandler => {
     made.add(number);
-    const module = modules.get(number) ?? new WebAssembly.Module(build(COLD[number]));
+    const module = modules.get(number) ?? new WebAssembly.Module(build(COLD[number], compilation));
     modules.set(number, module);
     const instance = new WebAssembly.Instance(module, { e: { ...environment } });
     const handler = instance.exports['handler'] as ColdHandler;
@@ -55,15 +55,15 @@ export function createColdHandlers(environment: ColdEnvironment): ColdHandlers {
     return handler;
   };
   return {
-    first: (microOp, tlb) => make(u16[(microOp + MICRO_OP.handler) >>> 1] - FIRST_COLD)(microOp, tlb),
+    first: (microOp, tlb) => make(u16[(microOp + MICRO_OP.handler) >>> 1] - FIRST_COLD, 'when called')(microOp, tlb),
     prepare: (handler) => {
       if (handler >= FIRST_COLD && handler < FIRST_COLD + COLD.length && !made.has(handler - FIRST_COLD))
-        make(handler - FIRST_COLD);
+        make(handler - FIRST_COLD, 'at once');
     },
   };
 }
 
-function build(variant: Variant): Uint8Array<ArrayBuffer> {
+function build(variant: Variant, compilation: Compilation): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
   const miss = m.importFunction('e', 'miss', [I32, I32, I32], [I32]);
   const commit = m.importFunction('e', 'commit', [I32, I32]);
@@ -98,5 +98,5 @@ function build(variant: Variant): Uint8Array<ArrayBuffer> {
   const handler = m.declare([I32, I32], [I32]);
   m.define(handler, f);
   m.export('handler', handler);
-  return m.finish();
+  return m.finish(compilation);
 }

@@ -37,7 +37,7 @@ import {
   STATE,
 } from './layout.ts';
 import { MICRO_OP } from './micro-op.ts';
-import { MEMORY_PAGES_MAX, ModuleBuilder } from './module-builder.ts';
+import { type Compilation, MEMORY_PAGES_MAX, ModuleBuilder } from './module-builder.ts';
 import { call, callIndirect, I32, I64, i32, i64, local, type Node, select } from './nodes.ts';
 import { JUMP, NEXT } from './rare-status.ts';
 import { CONTINUE, INTERRUPTED, LEFT, NEST_PARAMETERS, RESUME, UNWIND } from './region.ts';
@@ -107,7 +107,7 @@ export interface Interpreter {
 }
 
 /** The interpreter's module. */
-export function buildInterpreter(counting: boolean): Uint8Array<ArrayBuffer> {
+export function buildInterpreter(counting: boolean, compilation?: Compilation): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
   const miss = m.importFunction('e', 'miss', [I32, I32, I32], [I32]);
   const commit = m.importFunction('e', 'commit', [I32, I32]);
@@ -161,7 +161,7 @@ export function buildInterpreter(counting: boolean): Uint8Array<ArrayBuffer> {
   r.return(flagLocals.compute(flagLocals.kind, flagLocals.a, flagLocals.b));
   m.define(rflags, r);
   m.export('rflags', rflags);
-  return m.finish();
+  return m.finish(compilation);
 }
 
 /** TLB, user bit, rip to stop at if this is not the outermost, calls that may nest, whether to start at rip without its region. */

@@ -13,6 +13,15 @@ const FUNCREF = 0x70;
 /** Pages of 64 KiB of the largest memory: what a module imports may be as large. V8 checks no bounds of memories that 32 bits address. */
 export const MEMORY_PAGES_MAX = 65536;
 
+/**
+ * When V8 compiles a module's functions, and how. It is 'when called' if nothing is said: by the quick compiler when a function is called for the
+ * first time, and by the optimizing one in another thread when it has run for some while. Others: before there is a module, all of them.
+ */
+export type Compilation = 'when called' | 'at once' | 'optimized';
+
+/** Strategy eager; tiers of the first and the last code, two bits each: 1 baseline, 2 optimized. Source: V8, src/wasm/wasm-module.h, WasmCompilationHint. */
+const HINTS = { 'at once': 2 | (1 << 2), optimized: 2 | (2 << 2) | (2 << 4) } as const;
+
 export class ModuleBuilder {
   readonly #types: string[] = [];
   readonly #typeBytes = new ByteWriter();
@@ -143,8 +152,21 @@ export class ModuleBuilder {
     giveBack(content);
   }
 
+  /** How each function is to be compiled: a custom section of V8's behind a flag (host/wasm-hints.ts), passed over like the other one. */
+  #compilationHints(out: ByteWriter, compilation: Compilation): void {
+    if (compilation === 'when called') return;
+    const content = takeWriter();
+    content.name('compilationHints');
+    content.u32(this.#functions.length);
+    for (let i = 0; i < this.#functions.length; i++) content.u8(HINTS[compilation]);
+    out.u8(0);
+    out.u32(content.length);
+    out.append(content.view());
+    giveBack(content);
+  }
+
   /** The module's bytes. The builder is done then. */
-  finish(): Uint8Array<ArrayBuffer> {
+  finish(compilation: Compilation = 'when called'): Uint8Array<ArrayBuffer> {
     const out = takeWriter();
     out.append(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0));
     const body = takeWriter();
@@ -165,6 +187,7 @@ export class ModuleBuilder {
     section(7, this.#exportCount, this.#exports.view());
     section(9, this.#elementCount, this.#elements.view());
     this.#branchHints(out);
+    this.#compilationHints(out, compilation);
     body.clear();
     const bodies = this.#bodies.view();
     for (const { start, end } of this.#functions) {

@@ -10,6 +10,7 @@ import { JUMP_MEMORY } from './handlers.ts';
 import { FIRST_SLOT, HOT, WARM } from './interpreter.ts';
 import { type KeptRegion, keyOfCode, piecesOf, sizeOf } from './kept-regions.ts';
 import { JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
+import type { Compilation } from './module-builder.ts';
 import type { NotedRegion } from './noted-code.ts';
 import { type RegionToWrite, translateRegions } from './region.ts';
 import { discover, type RegionGraph } from './region-graph.ts';
@@ -175,7 +176,7 @@ export class RegionCache {
     const start = performance.now();
     if (!this.#takeStored(key, frame, lo, user, frameOf)) this.#want(key, frame, lo, user, frameOf);
     this.translationMs += performance.now() - start;
-    if (this.#pending.length >= BATCH_PREPARED) this.translate();
+    if (this.#pending.length >= BATCH_PREPARED) this.translate('optimized');
   }
 
   #want(key: number, frame: number, lo: number, user: boolean, frameOf: (relative: number) => number): void {
@@ -279,21 +280,21 @@ export class RegionCache {
   }
 
   /** Makes modules of what was requested. */
-  translate(): void {
+  translate(compilation: Compilation = 'when called'): void {
     const pending = this.#pending;
     this.#pending = [];
     for (const region of pending) if (region.slot !== 0) this.#translateAgain(region);
     for (const user of [false, true]) {
       const batch = pending.filter((region) => region.user === user && region.slot === 0);
-      if (batch.length > 0) this.#translate(batch, user);
+      if (batch.length > 0) this.#translate(batch, user, compilation);
     }
   }
 
-  #translate(batch: readonly Region[], user: boolean): void {
+  #translate(batch: readonly Region[], user: boolean, compilation: Compilation): void {
     const first = this.#nextSlot;
     if (first + batch.length > this.table.length) this.table.grow(Math.max(1024, batch.length));
     const graphs = batch.flatMap(({ graph }) => (graph === null ? [] : { graph, apart: new Set<number>() }));
-    this.#install(graphs, user, first);
+    this.#install(graphs, user, first, compilation);
     batch.forEach((region, i) => {
       region.slot = first + i;
       this.#translated[region.slot] = region;
@@ -323,11 +324,16 @@ export class RegionCache {
   }
 
   /** Makes a module of regions and puts it into the table's slots from `first` on. */
-  #install(regions: readonly RegionToWrite[], user: boolean, first: number): void {
+  #install(
+    regions: readonly RegionToWrite[],
+    user: boolean,
+    first: number,
+    compilation: Compilation = 'when called',
+  ): void {
     const start = performance.now();
     const { counting } = this.#host;
     const target = { tlb: STATE.tlb + (user ? TLB_SIZE : 0), userBit: user ? JUMP_USER_HI : 0, counting };
-    const bytes = translateRegions(regions, target, first);
+    const bytes = translateRegions(regions, target, first, compilation);
     const compiling = performance.now();
     this.translationMs += compiling - start;
     this.#instantiate(new WebAssembly.Module(bytes));

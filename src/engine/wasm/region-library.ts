@@ -32,6 +32,7 @@ export function writeLibrary(kept: readonly KeptRegion[]): WrittenLibrary {
       regions.map(({ graph, kept: { apart } }) => ({ graph, apart: new Set(apart) })),
       { tlb: STATE.tlb + mode * TLB_SIZE, userBit: mode === 0 ? 0 : JUMP_USER_HI, counting: false },
       FIRST_SLOT + (mode === 0 ? 0 : modes[0].length),
+      'optimized',
     ),
   );
   return { records: encodeKept(modes.flat().map((region) => region.kept)), kernel, user };

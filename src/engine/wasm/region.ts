@@ -40,7 +40,7 @@ import {
 } from './handlers.ts';
 import type { Frame, Runtime } from './interpreter-cpu.ts';
 import { CPU, JUMP_ENTRIES, JUMP_ENTRY, JUMP_SHIFT, JUMP_SLOT, JUMP_TAG, STATE } from './layout.ts';
-import { MEMORY_PAGES_MAX, ModuleBuilder } from './module-builder.ts';
+import { type Compilation, MEMORY_PAGES_MAX, ModuleBuilder } from './module-builder.ts';
 import {
   call,
   callIndirect,
@@ -103,6 +103,7 @@ export function translateRegions(
   regions: readonly RegionToWrite[],
   target: RegionTarget,
   firstSlot: number,
+  compilation: Compilation = 'when called',
 ): Uint8Array<ArrayBuffer> {
   const m = new ModuleBuilder();
   const divide = m.importFunction('e', 'divide', [I32, I64, I64, I64], [I32]);
@@ -138,7 +139,7 @@ export function translateRegions(
     return index;
   });
   m.element(firstSlot, functions);
-  return m.finish();
+  return m.finish(compilation);
 }
 
 /** Type indexes of what regions call by the table. */

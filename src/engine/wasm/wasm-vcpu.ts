@@ -546,7 +546,7 @@ export class WasmVcpu implements Engine {
       if (this.#regions.isFull || this.#host.monotonicNs() > endNs) break;
       this.#regions.prepare(region);
     }
-    this.#translate();
+    this.#regions.translate('optimized');
   }
 
   // --- code that changes
