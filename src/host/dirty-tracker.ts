@@ -53,17 +53,19 @@ export class DirtyTracker {
     return frames;
   }
 
-  /** The last look, at a domain that stands still, with all that has no marks. Without order, and without doubles. */
-  async last(before: readonly number[]): Promise<Set<number>> {
+  /** The last look, at a domain that stands still, with all that has no marks, and `before`. In their order. */
+  async last(before: readonly number[]): Promise<number[]> {
     const { domain, ringFrames } = this.#options;
     const { dirty, layout } = domain.machine;
-    const frames = new Set([...before, ...(await this.take()), ...dirty.always, ...ringFrames]);
-    frames.add(layout.sharedInfoOffset / PAGE_SIZE);
-    for (let i = 0; i < domain.i32[DOMAIN.grantFrames >> 2]; i++) frames.add(layout.grantTableOffset / PAGE_SIZE + i);
+    for (const frame of before) dirty.mark(frame);
+    for (const frame of dirty.always) dirty.mark(frame);
+    for (const frame of ringFrames) dirty.mark(frame);
+    dirty.mark(layout.sharedInfoOffset / PAGE_SIZE);
+    for (let i = 0; i < domain.i32[DOMAIN.grantFrames >> 2]; i++) dirty.mark(layout.grantTableOffset / PAGE_SIZE + i);
     const statusFrames = statusFrameCount(domain, grantVersion(domain));
-    for (let i = 0; i < statusFrames; i++) frames.add(layout.statusOffset / PAGE_SIZE + i);
-    for (const { u32 } of domain.vcpus) frames.add(u32[VCPU.vcpuInfo >> 2] >>> 12);
-    return frames;
+    for (let i = 0; i < statusFrames; i++) dirty.mark(layout.statusOffset / PAGE_SIZE + i);
+    for (const { u32 } of domain.vcpus) dirty.mark(u32[VCPU.vcpuInfo >> 2] >>> 12);
+    return await this.take();
   }
 
   /** Nothing is looked at any more. */

@@ -54,6 +54,9 @@ import type { VcpuWorkers } from './vcpu-workers.ts';
 /** How long a moment is waited for that only the log hears of. */
 const WENT_ON_LIMIT_MS = 1000;
 
+/** From when a domain runs elsewhere until it is taken down here. */
+const AFTER_MOVE_MS = 200;
+
 /** A saved domain that comes back, or a copy. */
 export interface Restoring {
   readonly saved: RestorableDomain;
@@ -342,18 +345,34 @@ class DomainLife {
       if (domain.shutdownReason === SHUTDOWN_crash) throw new HostError('a vCPU has ended before it could go on');
       await options.incoming?.permission();
     };
-    await all([hostErrorOf(nodes.write(saved)), workers.resume(), permitted()]);
-    await all([
-      ...(hasMoved ? [hostErrorOf(renameDomain(xenstore.client, domid, config.name))] : []),
-      this.#devices.restore(config, nodes.known()),
-    ]);
+    let isNamed = !hasMoved;
+    const takeName = async (): Promise<void> => {
+      isNamed ||= await this.#takeName();
+    };
+    await all([workers.resume(), permitted(), takeName(), hostErrorOf(nodes.write(saved))]);
+    // The source may be in the same xenstore, and have had it still.
+    const rename = (): Promise<void> => hostErrorOf(renameDomain(xenstore.client, domid, config.name));
+    await all([...(isNamed ? [] : [rename()]), this.#devices.restore(config, nodes.known())]);
     this.#appear();
     if (!options.paused) this.#live.unpause();
     // Before anything can go wrong that would make the source take it back.
     options.onStart?.();
     this.#hooks?.onRuns();
-    await this.#devices.watch();
+    // The guest is served meanwhile.
+    void this.#devices.watch().catch((error: Error) => options.log(`looking for new devices: ${error.message}`));
     if (!options.paused) void this.#tellWhenItWentOn();
+  }
+
+  /** The name with which it comes, while it is not known yet whether it stays. False: another domain has it. */
+  async #takeName(): Promise<boolean> {
+    const { config, xenstore, domid } = this.#options;
+    try {
+      await renameDomain(xenstore.client, domid, config.name);
+      return true;
+    } catch (error) {
+      if (error instanceof DomainNameTaken) return false;
+      throw error;
+    }
   }
 
   /** Its vCPU's thread may not have been given a CPU yet. */
@@ -441,6 +460,8 @@ class DomainLife {
     this.#note(`Domain ${domid} has been migrated.`);
     this.#hasLeft = true;
     link.result(0);
+    // If it has gone to this host, its first moments there are better spent on it.
+    await sleep(AFTER_MOVE_MS);
     this.#destroy();
   }
 

@@ -20,7 +20,7 @@ import {
 } from '../toolstack/saved/save-file.ts';
 import { encodeDescription } from '../toolstack/saved/saved-description.ts';
 import { encodeM2p, encodeM2pChanges, encodePages } from '../toolstack/saved/saved-memory.ts';
-import { encodeDomain } from '../toolstack/saved/saved-state.ts';
+import { encodeDomain, encodeVcpu, NotSavable } from '../toolstack/saved/saved-state.ts';
 import { WatchedNodes } from '../toolstack/saved/watched-nodes.ts';
 import type { DirtyTracker } from './dirty-tracker.ts';
 import { describe, type SavableDomain, systemTimeNs, writeVcpus } from './save-domain.ts';
@@ -99,8 +99,7 @@ export class LiveCopy {
         this.#m2p = encodeM2p(machine);
         await this.#writer.part(PART_M2P, this.#m2p);
       }
-      // What it does when the domain stands still has been compiled then.
-      encodeM2pChanges(machine, this.#m2p);
+      await this.#rehearseRest();
       await this.#writer.part(PART_ROUND, new Uint8Array(0));
       await this.#taken();
       const before = number === 0 ? pages : this.#left.length;
@@ -136,6 +135,21 @@ export class LiveCopy {
     if (check) for (const part of encodePages(domain.machine)) await writer.part(PART_CHECK, part);
     await writer.part(PART_END, new Uint8Array(Uint32Array.of(this.#parts).buffer));
     return pages;
+  }
+
+  /** What `copyRest` does for the rest that is no pages, for nothing: JavaScript has compiled it when the domain stands still. */
+  async #rehearseRest(): Promise<void> {
+    const { domain } = this.#saved;
+    const nowNs = systemTimeNs(domain);
+    try {
+      encodeDomain(domain, nowNs);
+    } catch (error) {
+      // What forbids it now may be over then.
+      if (!(error instanceof NotSavable)) throw error;
+    }
+    encodeDescription({ ...(await describe(this.#saved, nowNs, this.#nodes.now())), stillMs: 0 });
+    for (const { vcpuId } of domain.vcpus) encodeVcpu(domain, vcpuId);
+    encodeM2pChanges(domain.machine, this.#m2p);
   }
 
   stop(): void {

@@ -1,7 +1,11 @@
 /** Takes a domain that comes from another host: what `xl migrate-receive` does, and the daemon's door for each connection. */
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { lowerPriority } from './low-priority.ts';
 import { type IncomingEnds, StartError, startDomain } from './start-domain.ts';
+
+/** From when a domain that has come runs until who has carried it ends. */
+const AFTER_MOVE_MS = 200;
 
 export interface ReceiveOptions {
   /** Where it comes from: this process's standard input and output, or who is given the two ends. */
@@ -41,7 +45,11 @@ export async function receiveDomain({
       ...(cwd === undefined ? {} : { cwd }),
     });
     started.leave();
-    if (from === 'stdio') lowerPriority(false);
+    if (from === 'stdio') {
+      lowerPriority(false);
+      // The guest has just begun to run: its first moments are better spent on it than on the end of this process.
+      await sleep(AFTER_MOVE_MS);
+    }
     return 0;
   } catch (error) {
     if (!(error instanceof StartError && error.isExpected)) throw error;

@@ -24,7 +24,7 @@ import {
   SaveReader,
   type Source,
 } from '../toolstack/saved/save-file.ts';
-import { type Description, decodeDescription } from '../toolstack/saved/saved-description.ts';
+import { type Description, decodeDescription, encodeDescription } from '../toolstack/saved/saved-description.ts';
 import {
   clearHoles,
   clearUnowned,
@@ -34,7 +34,7 @@ import {
   decodeM2pChanges,
   decodePages,
 } from '../toolstack/saved/saved-memory.ts';
-import { decodeDomain, decodeVcpu, type SavedShape, shapeOf } from '../toolstack/saved/saved-state.ts';
+import { decodeDomain, decodeVcpu, encodeVcpu, type SavedShape, shapeOf } from '../toolstack/saved/saved-state.ts';
 import { NODE_CODEC, openSource } from './save-stream.ts';
 
 /** Who has use for what vCPUs have noted elsewhere of the code that they run. */
@@ -126,6 +126,7 @@ export class SavedDomain {
         continue;
       }
       if (next.kind === PART_ROUND) {
+        this.#rehearseRest(domain);
         await Promise.all(preparing);
         await this.onRound?.();
         continue;
@@ -185,6 +186,15 @@ export class SavedDomain {
   #takeDomain(domain: Domain): void {
     decodeDomain(this.#shared, domain);
     clearHoles(domain);
+  }
+
+  /** What is read when the domain stands still, of what is here already: JavaScript has compiled it then. */
+  #rehearseRest(domain: Domain): void {
+    this.#standsStill(decodeDescription(encodeDescription(this.#description)), this.#shared);
+    this.#stillSinceMs = null;
+    for (const { vcpuId } of domain.vcpus) decodeVcpu(encodeVcpu(domain, vcpuId), domain, vcpuId);
+    // No holes are cleared: what was a page table when this was written may be another page by now.
+    decodeDomain(this.#shared, domain);
   }
 
   /** What was checked before its pages were taken must be true of it now. */

@@ -50,8 +50,8 @@ export class SentPages {
     this.#compare = createCompareLines(machine.memory, memory);
   }
 
-  /** Parts with what these pages hold now, as far as the domain owns them. The reader must have all that was encoded before. */
-  *encode(wanted: Iterable<number>): Generator<Part> {
+  /** Parts with what these pages hold now, as far as the domain owns them; they ascend. The reader must have all that was encoded before. */
+  *encode(wanted: readonly number[]): Generator<Part> {
     const whole: number[] = [];
     let deltas = 0;
     for (const frame of framesToSend(this.#machine, wanted)) {

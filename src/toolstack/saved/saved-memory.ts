@@ -74,9 +74,9 @@ export function* encodePages(machine: MachineMemory): Generator<Uint8Array> {
   if (frames.length > 0) yield encodeFrames(u8, frames);
 }
 
-/** Frames that the domain owns of those that are wanted, in their order. */
-export function framesToSend(machine: MachineMemory, wanted: Iterable<number>): number[] {
-  return [...wanted].filter((frame) => isOwned(machine, frame)).sort((a, b) => a - b);
+/** Frames that the domain owns of those that are wanted. */
+export function framesToSend(machine: MachineMemory, wanted: readonly number[]): number[] {
+  return wanted.filter((frame) => isOwned(machine, frame));
 }
 
 /** Frames that the domain does not own are zeros again: a copy of a domain that ran may have put pages there. */
