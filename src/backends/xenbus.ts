@@ -295,7 +295,8 @@ export class XenbusBackend implements DeviceBus {
 
   #look(): void {
     this.#changed = true;
-    this.#running ??= this.#run();
+    // What ends without waiting would leave itself behind as what runs.
+    if (!this.#stopped && !this.#isDetached) this.#running ??= this.#run();
   }
 
   async #run(): Promise<void> {
