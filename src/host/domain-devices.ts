@@ -298,8 +298,7 @@ export class DomainDevices {
 
   /** Lets go of the guest's memory, which nobody touches any more when this resolves. No device comes or goes meanwhile. */
   async detach(): Promise<void> {
-    await this.#watcher?.stop();
-    this.#watcher = null;
+    await this.#watcher?.hold();
     await Promise.all([...this.#devices.values()].map((backend) => backend.detach()));
   }
 
@@ -315,6 +314,10 @@ export class DomainDevices {
     this.#released = null;
     if (released !== null) await this.restore(released);
     else await Promise.all([...this.#devices.values()].map((backend) => backend.attach()));
+    if (this.#watcher !== null) {
+      this.#watcher.release();
+      return;
+    }
     // The guest need not wait for it: a watch fires when it is set.
     void this.watch().catch((error: Error) => this.#options.log(`looking for new devices: ${error.message}`));
   }
@@ -433,7 +436,9 @@ export class DomainDevices {
 
   /** The domain has ended: nothing of it is used any more when this resolves. Its nodes go with all others of the domain. */
   async close(): Promise<void> {
-    await this.#watcher?.stop();
+    const watcher = this.#watcher;
+    this.#watcher = null;
+    await watcher?.stop();
     for (const server of this.#servers.splice(0)) server.close();
     const backends = [...this.#devices.values()];
     this.#devices.clear();

@@ -21,6 +21,7 @@ export class PlugWatcher {
   #changed = false;
   #running: Promise<void> | null = null;
   #stopped = false;
+  #isHeld = false;
 
   constructor(options: PlugWatcherOptions) {
     this.#options = options;
@@ -40,6 +41,17 @@ export class PlugWatcher {
     await this.#running;
   }
 
+  /** Nothing is done about devices from when this resolves until `release`: that is done then. */
+  async hold(): Promise<void> {
+    this.#isHeld = true;
+    await this.#running;
+  }
+
+  release(): void {
+    this.#isHeld = false;
+    if (this.#changed) this.#look();
+  }
+
   get #token(): string {
     return `plug ${this.#options.domid}`;
   }
@@ -53,17 +65,25 @@ export class PlugWatcher {
     const below = path.slice(folder.length).split('/');
     if (below.length > 2 && below[2] !== 'state') return;
     this.#changed = true;
-    this.#running ??= this.#run();
+    this.#look();
+  }
+
+  #look(): void {
+    if (!this.#isHeld && !this.#stopped) this.#running ??= this.#run();
   }
 
   async #run(): Promise<void> {
     const { store, onDevice, log } = this.#options;
     try {
-      while (this.#changed && !this.#stopped) {
+      while (this.#changed && !this.#stopped && !this.#isHeld) {
         this.#changed = false;
         for (const folder of this.#paths())
-          for (const name of (await store.directory(folder)) ?? [])
-            if (/^\d{1,9}$/.test(name) && !this.#stopped) await onDevice(folder.split('/').at(-2) ?? '', Number(name));
+          for (const name of (await store.directory(folder)) ?? []) {
+            if (!/^\d{1,9}$/.test(name) || this.#stopped) continue;
+            // What is left out is looked at later.
+            if (this.#isHeld) this.#changed = true;
+            else await onDevice(folder.split('/').at(-2) ?? '', Number(name));
+          }
       }
     } catch (error) {
       if (!(error instanceof Error)) throw error;
