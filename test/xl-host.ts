@@ -135,6 +135,7 @@ export class TestHost {
       copies: {
         outline: () => bug('a domain of a test has no outline'),
         fork: () => bug('a domain of a test cannot be copied'),
+        source: () => bug('a domain of a test cannot be copied'),
         release: () => {},
         snapshot: () => bug('a domain of a test cannot be copied'),
       },

@@ -12,7 +12,8 @@
  *                    the domain is gone. An error leaves the domain as it was.
  *   dump-core        { path, absolute } -> null, when it is written
  *   outline          -> Outline: what a process has to know to get ready for a copy of the domain
- *   fork             -> Fork: the domain as it is now, for copies of it; its disks have got a layer each. It goes on
+ *   fork             { ticket } -> Fork: the domain as it is now, for copies of it; its disks have got a layer each. It goes on
+ *   fork-source      { ticket } -> Fork, when there is one of that ticket: for the processes of copies, which ask for it before
  *   fork-end         { key } -> null: all copies have what they need of that
  *   snapshot         { path, absolute } -> ControlSnapshot, when it is written; its disks have got a layer each. It goes on
  *   schedule         { weight?, cap? } -> null
@@ -31,7 +32,7 @@ import type { VcpuPlace } from './vcpu-placement.ts';
 
 export const CONTROL_METHODS = [
   ...(['state', 'pause', 'unpause', 'resume', 'nmi', 'wait', 'destroy'] as const),
-  ...(['outline', 'fork', 'fork-end', 'snapshot'] as const),
+  ...(['outline', 'fork', 'fork-source', 'fork-end', 'snapshot'] as const),
   ...(['save', 'dump-core', 'schedule', 'pin', 'memory', 'devices'] as const),
 ] as const;
 export type ControlMethod = (typeof CONTROL_METHODS)[number];

@@ -42,6 +42,7 @@ beforeEach(async () => {
     'dump-core': note('dump-core'),
     outline: note('outline'),
     fork: note('fork'),
+    'fork-source': note('fork-source'),
     'fork-end': note('fork-end'),
     snapshot: note('snapshot'),
     schedule: note('schedule'),

@@ -22,7 +22,8 @@ export interface ControlServer {
   close(): void;
 }
 
-const CLIENTS_MAX = 256;
+/** More than there can be copies that wait for what they go on from (`domus fork -n`). */
+const CLIENTS_MAX = 1280;
 // Source: https://www.jsonrpc.org/specification, "Error object".
 const PARSE_ERROR = -32700;
 const INVALID_REQUEST = -32600;

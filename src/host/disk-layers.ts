@@ -51,7 +51,7 @@ export interface DiskLayersOptions {
   readonly domid: number;
   readonly store: XenstoreClient;
   /** The file for the overlay of a disk whose image cannot have one in its place. */
-  readonly elsewhere: (vdev: string) => string;
+  readonly elsewhere: (vdev: string) => Promise<string>;
   /** Makes the change known to who starts the domain again. */
   readonly onMoved: (moved: MovedDisk) => void;
 }
@@ -70,7 +70,7 @@ export class DiskLayers {
         if (disk.isScripts) throw new NotSavable(`disk ${disk.disk.vdev} is made by a script, and cannot be copied`);
         if (format === 'qcow' || format === 'qed')
           throw new NotSavable(`disk ${disk.disk.vdev} has format ${format}; expected raw, qcow2 or vhd`);
-        const elsewhere = options.elsewhere(disk.disk.vdev);
+        const elsewhere = await options.elsewhere(disk.disk.vdev);
         mkdirSync(dirname(elsewhere), { recursive: true, mode: 0o700 });
         const image = { path, format, sizeBytes: disk.device.image.sizeBytes };
         prepared.push({ disk, layer: await prepareLayer(image, elsewhere) });

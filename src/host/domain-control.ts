@@ -57,7 +57,8 @@ export function controlHandlers(live: LiveDomain, log: (line: string) => void): 
       return null;
     },
     outline: () => live.copies.outline(),
-    fork: () => copying(() => live.copies.fork()),
+    fork: ({ ticket }) => copying(() => live.copies.fork(ticketFor(ticket))),
+    'fork-source': ({ ticket }) => copying(() => live.copies.source(ticketFor(ticket))),
     'fork-end': acting((parameters) => {
       const key = numberFor(parameters, 'key', 1, Number.MAX_SAFE_INTEGER, 'key');
       if (key !== null) live.copies.release(key);
@@ -99,6 +100,11 @@ function controlState(live: LiveDomain): ControlState {
     backendTimeNs: Math.max(0, (user + system) * 1000 - vcpusNs),
     residentBytes: process.memoryUsage.rss(),
   };
+}
+
+function ticketFor(value: unknown): string {
+  if (typeof value === 'string' && /^[0-9a-f-]{1,64}$/.test(value)) return value;
+  throw new ControlError('expected a ticket');
 }
 
 /** Null if there is no such parameter. */

@@ -3,7 +3,7 @@
  * memory and registers are taken, and the domain goes on.
  */
 
-import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
@@ -25,6 +25,8 @@ import { disksFolder, domainFolder } from './state-dir.ts';
 
 /** How long the sources of a copy are kept for one who never says that it has them. */
 const KEPT_MS = 120_000;
+/** How long a copy's process waits for what it goes on from. */
+const SOURCE_MS = 600_000;
 /** What the guest has written since there is a base is looked at first after so long, and then each time after twice as long. */
 const ROOM_FIRST_MS = 50;
 
@@ -52,15 +54,23 @@ interface Taken extends Pick<Fork, 'disks' | 'stoppedNs'> {}
 interface Target {
   readonly path: string;
   readonly sink: Sink;
+  /** What is written next is written from the beginning. */
+  rewind(): void;
+  /** There is nothing behind what has been written since. */
+  end(): void;
   readonly release: Release;
 }
 
 export class DomainCopies {
   readonly #options: DomainCopiesOptions;
   readonly #kept = new Map<number, Release>();
+  /** By ticket: what processes of copies wait for. */
+  readonly #sources = new Map<string, PromiseWithResolvers<Fork>>();
   #lastKey = 0;
   /** What can be had before the domain stands still; null: nobody is about to copy it. */
   #ready: Promise<KnownNodes | null> | null = null;
+  /** With pages for a state as large as this one: to find them takes longer than to fill them. */
+  #spare: Target | null = null;
   #isBusy = false;
 
   constructor(options: DomainCopiesOptions) {
@@ -101,9 +111,10 @@ export class DomainCopies {
   }
 
   /** The guest goes on writing until it is copied: there has to be room for that then. */
-  async #keepRoom(ready: Promise<unknown>): Promise<void> {
+  async #keepRoom(ready: Promise<KnownNodes | null>): Promise<void> {
     const { memory, isShared, freezable, note } = this.#options;
-    await ready;
+    // All that it can bring is time: what is wrong is found again when the copy is made.
+    await this.#rehearse(ready).catch(() => undefined);
     for (let ms = ROOM_FIRST_MS; memory !== null && !isShared() && this.#ready === ready; ms *= 2) {
       await sleep(ms, undefined, { ref: false });
       if (this.#ready !== ready || this.#isBusy) continue;
@@ -117,6 +128,28 @@ export class DomainCopies {
     }
   }
 
+  /** Does what the guest will stand still for, while it runs: JavaScript has compiled that then. What comes of it is nothing, and nobody reads it. */
+  async #rehearse(ready: Promise<KnownNodes | null>): Promise<void> {
+    const known = await ready;
+    if (this.#options.memory === null || known === null) return;
+    const target = this.#openTarget(++this.#lastKey);
+    try {
+      const options = { codec: PLAIN_CODEC, nodes: async () => known.last, pages: [] };
+      await writeDomain(await this.#savable(), target.sink, options);
+    } catch (error) {
+      target.release();
+      throw error;
+    }
+    if (this.#ready !== ready) {
+      target.release();
+      return;
+    }
+    this.#spare?.release();
+    this.#spare = target;
+    const { rehearseFreeze } = await import('./rehearsed-copy.ts');
+    await rehearseFreeze();
+  }
+
   async #takeReady(): Promise<KnownNodes | null> {
     const ready = this.#ready ?? this.#getReady(null);
     this.#ready = null;
@@ -126,17 +159,56 @@ export class DomainCopies {
   async #forget(ready: Promise<KnownNodes | null>): Promise<void> {
     if (this.#ready !== ready) return;
     this.#ready = null;
-    this.#options.memory?.leaveRoom();
+    this.#leaveRoom();
     (await ready)?.close();
   }
 
-  /** What copies begin with; the domain goes on. @throws NotSavable, and what writing throws */
-  async fork(): Promise<Fork> {
+  #leaveRoom(): void {
+    this.#options.memory?.leaveRoom();
+    this.#spare?.release();
+    this.#spare = null;
+  }
+
+  /** What copies begin with, who have the ticket; the domain goes on. @throws NotSavable, and what writing throws */
+  async fork(ticket: string): Promise<Fork> {
+    const { resolve, reject } = this.#sourceOf(ticket);
+    try {
+      const fork = await this.#fork(ticket);
+      resolve(fork);
+      return fork;
+    } catch (error) {
+      reject(error);
+      throw error;
+    }
+  }
+
+  /** Resolves when `fork` has been called with that ticket, before or after. @throws what that throws, and NotSavable when it is not called */
+  source(ticket: string): Promise<Fork> {
+    return this.#sourceOf(ticket).promise;
+  }
+
+  #sourceOf(ticket: string): PromiseWithResolvers<Fork> {
+    const known = this.#sources.get(ticket);
+    if (known !== undefined) return known;
+    const source = Promise.withResolvers<Fork>();
+    // There need not be anybody who waits.
+    source.promise.catch(() => undefined);
+    this.#sources.set(ticket, source);
+    setTimeout(() => {
+      this.#sources.delete(ticket);
+      source.reject(new NotSavable('it has not been copied'));
+    }, SOURCE_MS).unref();
+    return source;
+  }
+
+  async #fork(ticket: string): Promise<Fork> {
     const askedNs = monotonicNs();
     const { memory, isShared } = this.#options;
     const key = ++this.#lastKey;
-    const target = this.#openTarget(key);
-    const releases = [target.release];
+    const target = this.#spare ?? this.#openTarget(key);
+    this.#spare = null;
+    target.rewind();
+    const releases = [target.release, () => void this.#sources.delete(ticket)];
     const release = (): void => {
       for (const each of releases.splice(0)) each();
     };
@@ -159,13 +231,14 @@ export class DomainCopies {
         }
         await written;
       });
+      target.end();
       this.#keep(key, release);
       return { key, state: target.path, memory: frozen, disks, askedNs, stoppedNs };
     } catch (error) {
       release();
       throw error;
     } finally {
-      memory?.leaveRoom();
+      this.#leaveRoom();
       known?.close();
     }
   }
@@ -218,13 +291,14 @@ export class DomainCopies {
       throw error instanceof HostError ? new NotSavable(error.message) : error;
     } finally {
       letGo();
-      memory.leaveRoom();
+      this.#leaveRoom();
       known?.close();
     }
   }
 
   close(): void {
     for (const key of [...this.#kept.keys()]) this.release(key);
+    this.#leaveRoom();
     this.#options.memory?.close();
   }
 
@@ -233,22 +307,27 @@ export class DomainCopies {
     setTimeout(() => this.release(key), KEPT_MS).unref();
   }
 
+  async #savable(): Promise<SavableDomain> {
+    const { freezable, workers, store, facts, config } = this.#options;
+    return { ...freezable, store, facts, cpu: await workers.ready, config: (name) => config(name) ?? '' };
+  }
+
   /** Calls `take` when the domain is frozen and its disks have their layers. */
   async #withLayers(what: string, take: (saved: SavableDomain) => Promise<void>): Promise<Taken> {
     if (this.#isBusy) throw new NotSavable('it is being copied already');
     this.#isBusy = true;
     try {
-      const { freezable, freezer, workers, store, facts, config, root, onDiskMoved, note } = this.#options;
+      const { freezable, freezer, store, config, root, onDiskMoved, note } = this.#options;
       const { domain, devices } = freezable;
       if (config('') === null) throw new NotSavable('it was made without a config that could be saved');
       if (domain.shutdownReason !== -1) throw new NotSavable('it has shut down');
       this.#mustBeAlone();
-      const cpu = await workers.ready;
-      const saved: SavableDomain = { ...freezable, store, facts, cpu, config: (name) => config(name) ?? '' };
+      const saved = await this.#savable();
       const { domid } = domain;
-      const name = (await store.read(`/local/domain/${domid}/name`)) ?? String(domid);
-      const elsewhere = (vdev: string): string =>
-        join(disksFolder(root, name), `${vdev}.${Date.now().toString(36)}.qcow2`);
+      const elsewhere = async (vdev: string): Promise<string> => {
+        const name = (await store.read(`/local/domain/${domid}/name`)) ?? String(domid);
+        return join(disksFolder(root, name), `${vdev}.${Date.now().toString(36)}.qcow2`);
+      };
       const layers = await DiskLayers.prepare(devices.disks, { domid, store, elsewhere, onMoved: onDiskMoved });
       let disks: FrozenDisk[] | null = null;
       const stoppedNs = monotonicNs();
@@ -285,11 +364,20 @@ export class DomainCopies {
       ? join(domainFolder(root, freezable.domain.domid), `fork-${key}`)
       : `/proc/${process.pid}/fd/${fd}`;
     const file = isFile ? openSync(path, 'wx', 0o600) : fd;
+    let position = 0;
     return {
       path,
       sink: async (bytes) => {
-        for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at);
+        for (let at = 0; at < bytes.length; ) {
+          const count = writeSync(file, bytes, at, bytes.length - at, position);
+          at += count;
+          position += count;
+        }
       },
+      rewind: () => {
+        position = 0;
+      },
+      end: () => ftruncateSync(file, position),
       release: () => {
         closeSync(file);
         if (isFile) rmSync(path, { force: true });

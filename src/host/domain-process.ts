@@ -11,7 +11,7 @@ import { configJson, type DomainConfig } from '../toolstack/config/domain-config
 import { ConsoleServer } from './console-server.ts';
 import type { ControlServer } from './control-server.ts';
 import { type DomainRecord, forgetRecord, prepareRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
-import type { ForkSource } from './forked-domain.ts';
+import type { ForkRequest, ForkSource } from './forked-domain.ts';
 import { HostError } from './host-error.ts';
 import type { IncomingDomain } from './incoming-domain.ts';
 import { openLogFile, rotateLog } from './log-file.ts';
@@ -46,14 +46,22 @@ function say(message: FromDomainProcess): Promise<void> {
   });
 }
 
-/** What a copy goes on from: what started this process has it when it hears that this one is ready. */
-async function forkSource(): Promise<ForkSource> {
-  const source = new Promise<ForkSource>((resolve, reject) => {
-    process.once('message', (message) => resolve(message as ForkSource));
-    process.once('disconnect', () => reject(new HostError('the domain has not been copied')));
-  });
+/** What a copy goes on from: what has started this process has the domain copied when it hears that all copies are ready. */
+async function forkSource(request: ForkRequest, root: string): Promise<ForkSource> {
+  const { sourceOfCopy } = await import('./copy-source.ts');
+  const hasGone = Promise.withResolvers<never>();
+  hasGone.promise.catch(() => undefined);
+  const onGone = (): void => hasGone.reject(new HostError('the domain has not been copied'));
+  process.once('disconnect', onGone);
+  if (!process.connected) onGone();
+  const source = sourceOfCopy(request, root);
+  source.catch(() => undefined);
   await say({ kind: 'ready' });
-  return await source;
+  try {
+    return await Promise.race([source, hasGone.promise]);
+  } finally {
+    process.off('disconnect', onGone);
+  }
 }
 
 /** There is a domain of that name: its log replaces that of the one before. */
@@ -138,7 +146,7 @@ async function run(request: ToDomainProcess): Promise<void> {
       fork !== null
         ? new ForkedDomain(
             fork,
-            async () => (source = await forkSource()),
+            async () => (source = await forkSource(fork, root)),
             async (nodes) => (await import('./rehearsed-copy.ts')).rehearseCopy(fork, nodes),
           )
         : arriving !== null

@@ -4,15 +4,14 @@
  *
  *   1. start     a process for each copy: engine, vCPUs, a domid
  *   2. fork      the domain stands still for a moment: its disks get a layer each, its state is written, its memory becomes a base
- *   3. go on     each copy gets overlays of its own over the same bases, takes over memory and state, and runs
+ *   3. go on     the domain's process tells the copies, which have asked it before (copy-source.ts): each makes overlays of its own over the
+ *                same bases, takes over memory and state, and runs
  *
  * What fails before 2 leaves nothing behind. Whoever is killed later, the others live, and their disks are whole.
  */
 
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { linuxCalls } from '../storage/host/libc.ts';
-import { createOverlay } from '../storage/host/overlay.ts';
 import { type ConfigAndText, movedDisk, withDevices } from '../toolstack/config/device-specs.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
 import { makeUpMac } from '../toolstack/config/network-interface.ts';
@@ -23,9 +22,9 @@ import type { FrozenDisk } from './disk-layers.ts';
 import { DomainClientError, endFork, forkDomain, outlineOf } from './domain-client.ts';
 import type { Fork } from './domain-copies.ts';
 import { type DomainRecord, readRecord } from './domain-record.ts';
-import type { ForkRequest, ForkSource, Outline } from './forked-domain.ts';
+import type { ForkRequest, Outline } from './forked-domain.ts';
 import { StartError, type StartedDomain, startDomain } from './start-domain.ts';
-import { disksFolder } from './state-dir.ts';
+import { disksFolder, overlayPath } from './state-dir.ts';
 
 export interface ForkOptions {
   readonly root: string;
@@ -76,12 +75,13 @@ export async function forkCopies(options: ForkOptions): Promise<Forked> {
     if (existsSync(folder))
       throw new DomainClientError(`${folder} is there already, of an earlier domain of that name`);
 
+  const ticket = crypto.randomUUID();
   const gate = new Gate(copies.length, async () => {
-    const fork = await forkDomain(domid, root);
+    const fork = await forkDomain(domid, ticket, root);
     if (fork === null) throw new DomainClientError(`Domain ${domid}: its process is gone`);
     return fork;
   });
-  const results = await Promise.all(copies.map((copy) => startCopy(copy, { options, record, outline, gate })));
+  const results = await Promise.all(copies.map((copy) => startCopy(copy, { options, record, outline, ticket, gate })));
   for (const { kind, name } of results)
     if (kind === 'failed') rmSync(copyFolder(root, name), { recursive: true, force: true });
   // What the first of them stumbled over, if nothing was copied.
@@ -122,6 +122,7 @@ interface Start {
   readonly options: ForkOptions;
   readonly record: DomainRecord;
   readonly outline: Outline;
+  readonly ticket: string;
   readonly gate: Gate;
 }
 
@@ -151,23 +152,16 @@ function planCopy(root: string, record: DomainRecord, name: string, vifs: readon
   return { name, folder, config, identity: { name, uuid, macs, generation: makeUpGeneration() } };
 }
 
-function overlayPath(folder: string, vdev: string): string {
-  return join(folder, `${vdev}.qcow2`);
-}
-
-async function startCopy(copy: Copy, { options, record, outline, gate }: Start): Promise<ForkedCopy> {
+async function startCopy(copy: Copy, { options, record, outline, ticket, gate }: Start): Promise<ForkedCopy> {
   const { root, domid, paused, log } = options;
   const { name, folder, config } = copy;
   let started: StartedDomain;
   try {
-    const starting = startDomain(config.config, {
+    started = await startDomain(config.config, {
       ...{ quiet: record.quiet, preserve: record.preserve, paused, configText: config.text, root, log },
       ...{ cwd: existsSync(record.cwd) ? record.cwd : root, environment: record.environment, note: () => {} },
-      fork: { request: { outline, domid, identity: copy.identity }, source: () => sourceOf(copy, gate) },
+      fork: { request: { outline, domid, ticket, folder, identity: copy.identity }, ready: () => passWith(copy, gate) },
     });
-    // Loaded while the process starts.
-    linuxCalls();
-    started = await starting;
   } catch (error) {
     if (!(error instanceof StartError)) throw error;
     gate.refuse(error);
@@ -177,16 +171,9 @@ async function startCopy(copy: Copy, { options, record, outline, gate }: Start):
   return { kind: 'runs', name, domid: started.domid, folder };
 }
 
-/** When the domain has been copied: makes the disks of this copy. */
-async function sourceOf({ folder, config }: Copy, gate: Gate): Promise<ForkSource> {
+/** A copy's process is ready. */
+async function passWith({ folder, config }: Copy, gate: Gate): Promise<void> {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   writeFileSync(join(folder, CONFIG_FILE), config.text, { mode: 0o600 });
-  const fork = await gate.pass();
-  const disks: Record<number, string> = {};
-  const made = fork.disks.map(({ id, vdev, base }) => {
-    disks[id] = overlayPath(folder, vdev);
-    return createOverlay(disks[id], base, { sync: false });
-  });
-  await Promise.all(made);
-  return { state: fork.state, memory: fork.memory, askedNs: fork.askedNs, stoppedNs: fork.stoppedNs, disks };
+  await gate.pass();
 }

@@ -57,6 +57,10 @@ export interface ForkRequest {
   readonly outline: Outline;
   /** The domain that is to be copied. */
   readonly domid: number;
+  /** By which its process is asked for what the copy goes on from. */
+  readonly ticket: string;
+  /** Of the copy, for its disks: there when it is ready. */
+  readonly folder: string;
   readonly identity: Omit<ForkIdentity, 'disks'>;
 }
 

@@ -37,6 +37,11 @@ export class KnownNodes {
     this.#token = `nodes of ${domid}`;
   }
 
+  /** As they were when they were looked at last. */
+  get last(): readonly SavedNode[] {
+    return this.#nodes;
+  }
+
   /** As they are now. The domain must not change them meanwhile. */
   async current(): Promise<readonly SavedNode[]> {
     // Events come before the answer to what is asked after them.

@@ -1,6 +1,7 @@
 /**
  * What a copy's process does while the domain that it is to be a copy of still runs: it takes over a small domain of its own making, by the way by
- * which the copy comes. Then JavaScript has compiled that way: 20 ms and more for which the copy would stand still otherwise.
+ * which the copy comes. Then JavaScript has compiled that way: 20 ms and more for which the copy would stand still otherwise. The process of the
+ * domain does its part with a small one as well.
  */
 
 import { closeSync, writeSync } from 'node:fs';
@@ -31,9 +32,7 @@ export async function rehearseCopy(request: ForkRequest, nodes: readonly SavedNo
   if (source === null || copied === null || state < 0) return false;
   try {
     await writeSmall(state, from, request, nodes);
-    source.freeze(false).release();
-    for (const frame of CHANGED) from.machine.u8[frame * PAGE_SIZE] = 1;
-    const { memory, release } = source.freeze(false);
+    const { memory, release } = await freezeTwice(source, from);
     const { ramPages, maxPages } = from.machine.layout;
     const outline = { ...request.outline, shape: { ramPages, maxPages, vcpus: from.vcpus.length } };
     const fork = { state: `/proc/self/fd/${state}`, memory, askedNs: 0, stoppedNs: 0, disks: {} };
@@ -50,6 +49,25 @@ export async function rehearseCopy(request: ForkRequest, nodes: readonly SavedNo
     source.close();
     copied.close();
   }
+}
+
+/** What the process of the domain does when that is copied: sets aside what a small one has written. */
+export async function rehearseFreeze(): Promise<void> {
+  const domain = smallDomain();
+  const memory = CopiedMemory.create(domain);
+  try {
+    if (memory !== null) (await freezeTwice(memory, domain)).release();
+  } finally {
+    memory?.close();
+  }
+}
+
+/** The second time there is a base, and some has been written since. */
+async function freezeTwice(memory: CopiedMemory, { machine }: Domain): Promise<ReturnType<CopiedMemory['freeze']>> {
+  memory.freeze(false).release();
+  for (const frame of CHANGED) machine.u8[frame * PAGE_SIZE] = 1;
+  await memory.makeRoom();
+  return memory.freeze(false);
 }
 
 function smallDomain(): Domain {

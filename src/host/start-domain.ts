@@ -8,10 +8,10 @@ import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { compileCacheFolder } from '../toolstack/compile-cache.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
-import type { ForkRequest, ForkSource } from './forked-domain.ts';
+import type { ForkRequest } from './forked-domain.ts';
 import { domainLogPath, stateRoot } from './state-dir.ts';
 
-/** The first message to a domain's process, and the only one but for copies. */
+/** The only message to a domain's process. */
 export interface ToDomainProcess {
   /** Null for an incoming one. */
   readonly config: DomainConfig | null;
@@ -24,7 +24,7 @@ export interface ToDomainProcess {
   readonly restoreFrom: string | null;
   /** It comes from another host, by descriptors INCOMING_FDS. */
   readonly incoming: boolean;
-  /** A copy of a domain that runs: its ForkSource is the second message, when the process has said that it is ready for it. */
+  /** A copy of a domain that runs. */
   readonly fork: ForkRequest | null;
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force: boolean;
@@ -36,7 +36,7 @@ export interface ToDomainProcess {
 export const INCOMING_FDS = [4, 5] as const;
 
 export type FromDomainProcess =
-  /** For a ForkSource. */
+  /** A copy: the domain can be copied. */
   | { readonly kind: 'ready' }
   /** For the user. */
   | { readonly kind: 'log'; readonly line: string }
@@ -65,8 +65,8 @@ export interface StartOptions {
    * two ends that this is called with.
    */
   readonly incoming?: boolean | ((ends: IncomingEnds) => void);
-  /** A copy of a domain that runs; `source` is called when its process is ready. A copy ends when that rejects. */
-  readonly fork?: { readonly request: ForkRequest; readonly source: () => Promise<ForkSource> };
+  /** A copy of a domain that runs; `ready` is called when its process is. The copy ends when that rejects. */
+  readonly fork?: { readonly request: ForkRequest; readonly ready: () => Promise<unknown> };
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force?: boolean;
   readonly log: (line: string) => void;
@@ -181,12 +181,9 @@ export async function startDomain(config: DomainConfig | null, options: StartOpt
           options.note(message.line);
           break;
         case 'ready':
-          options.fork?.source().then(
-            (source) => child.send(source, () => {}),
-            () => {
-              if (child.connected) child.disconnect();
-            },
-          );
+          options.fork?.ready().catch(() => {
+            if (child.connected) child.disconnect();
+          });
           break;
         case 'started':
           resolve({

@@ -97,6 +97,11 @@ export function disksFolder(root: string, name: string): string {
   return join(root, 'disks', safeName(name).replace(/^\.+/, '_'));
 }
 
+/** The image by which a disk of a copy goes on, in the folder of the copy's disks. */
+export function overlayPath(folder: string, vdev: string): string {
+  return join(folder, `${vdev}.qcow2`);
+}
+
 /** The folders of all snapshots of a domain are in here. */
 export function snapshotsFolder(root: string): string {
   return join(root, 'snapshots');

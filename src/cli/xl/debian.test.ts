@@ -169,6 +169,7 @@ async function addDomain(domid: number, name: string, memoryMiB: number, vcpus: 
       'dump-core': () => null,
       outline: () => null,
       fork: () => null,
+      'fork-source': () => null,
       'fork-end': () => null,
       snapshot: () => null,
       schedule: () => null,
