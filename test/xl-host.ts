@@ -135,7 +135,9 @@ export class TestHost {
       copies: {
         outline: () => bug('a domain of a test has no outline'),
         fork: () => bug('a domain of a test cannot be copied'),
-        source: () => bug('a domain of a test cannot be copied'),
+        early: () => bug('a domain of a test cannot be copied'),
+        start: () => bug('a domain of a test cannot be copied'),
+        memory: () => bug('a domain of a test cannot be copied'),
         release: () => {},
         snapshot: () => bug('a domain of a test cannot be copied'),
       },

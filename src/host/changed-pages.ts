@@ -1,10 +1,11 @@
 /**
  * Pages of a memory that differ from its base (copied-memory.ts), in a memfd:
  *
- *   u32 count, u32 frame for each, zeros up to a page; 4096 bytes for each
+ *   u32 count, u32 capacity, u32 frame for each, zeros up to a page behind room for `capacity` of them; 4096 bytes for each
  *
  * The domain stands still while they are copied. That the system finds a page for them takes four times as long as to fill it, so
- * there is room for them before, as far as one can tell then how many they will be.
+ * there is room for them before, as far as one can tell then which they will be. Those have their places from then on: who will read them can map
+ * them before they are there.
  */
 
 import { closeSync, fstatSync, ftruncateSync, readSync, writeSync } from 'node:fs';
@@ -18,8 +19,11 @@ const SLICE_BYTES = 2 << 20;
 
 /** A memfd for some pages, mapped. */
 export class ChangesRoom {
+  /** How many there is room for. */
   readonly pages: number;
   readonly fd: number;
+  /** Frames that have their places, in the order of those. */
+  readonly #planned: readonly number[];
   readonly #calls: HostCalls;
   readonly #sizeBytes: number;
   /** Its address; 0: it is mapped no more. */
@@ -29,20 +33,28 @@ export class ChangesRoom {
   /** What others need of it. */
   #usedBytes = 0;
 
-  /** Null if there is none. */
-  static create(calls: HostCalls, pages: number): ChangesRoom | null {
+  /** Null if there is none. `planned`: frames, ascending, that will be written. */
+  static create(calls: HostCalls, planned: readonly number[], pages: number): ChangesRoom | null {
     const sizeBytes = headerBytesOf(pages) + pages * PAGE_SIZE;
     const fd = calls.memfdCreate('domus-changes', sizeBytes);
     if (fd < 0) return null;
     const at = calls.map(fd, sizeBytes);
-    if (at !== 0) return new ChangesRoom(calls, fd, { at, sizeBytes, pages });
-    closeSync(fd);
-    return null;
+    if (at === 0) {
+      closeSync(fd);
+      return null;
+    }
+    writeHeader(fd, planned, pages);
+    return new ChangesRoom(calls, fd, { at, sizeBytes, pages, planned });
   }
 
-  private constructor(calls: HostCalls, fd: number, room: { at: number; sizeBytes: number; pages: number }) {
+  private constructor(
+    calls: HostCalls,
+    fd: number,
+    room: { at: number; sizeBytes: number; pages: number; planned: readonly number[] },
+  ) {
     this.fd = fd;
     this.pages = room.pages;
+    this.#planned = room.planned;
     this.#calls = calls;
     this.#at = room.at;
     this.#sizeBytes = room.sizeBytes;
@@ -59,19 +71,26 @@ export class ChangesRoom {
     }
   }
 
-  /** `frames` of `bytes`. */
-  write(frames: readonly number[], bytes: Uint8Array): void {
-    const headerBytes = headerBytesOf(frames.length);
-    this.#usedBytes = headerBytes + frames.length * PAGE_SIZE;
-    if (this.#usedBytes > this.#filledBytes) {
-      writeChanges(this.fd, frames, bytes);
-      return;
+  /** `frames`, ascending, of `bytes`, and those that were planned. False: there is no room for so many. */
+  write(frames: readonly number[], bytes: Uint8Array): boolean {
+    const all = [...this.#planned];
+    let next = 0;
+    for (const frame of frames) {
+      while (next < this.#planned.length && this.#planned[next] < frame) next++;
+      if (this.#planned[next] !== frame) all.push(frame);
     }
-    writeHeader(this.fd, frames);
+    if (all.length > this.pages) return false;
+    const headerBytes = headerBytesOf(this.pages);
+    this.#usedBytes = headerBytes + all.length * PAGE_SIZE;
+    writeHeader(this.fd, all, this.pages);
     const from = this.#calls.addressOf(bytes);
-    forRuns(frames, (first, count, index) => {
-      this.#calls.copy(this.#at + headerBytes + index * PAGE_SIZE, from + first * PAGE_SIZE, count * PAGE_SIZE);
+    forRuns(all, (first, count, index) => {
+      const at = headerBytes + index * PAGE_SIZE;
+      const sizeBytes = count * PAGE_SIZE;
+      if (at + sizeBytes <= this.#filledBytes) this.#calls.copy(this.#at + at, from + first * PAGE_SIZE, sizeBytes);
+      else writeAll(this.fd, bytes.subarray(first * PAGE_SIZE, first * PAGE_SIZE + sizeBytes), at);
     });
+    return true;
   }
 
   /** Those who have opened it have it. */
@@ -86,37 +105,49 @@ export class ChangesRoom {
 /** Writes `frames` of `bytes` to an empty file. */
 export function writeChanges(fd: number, frames: readonly number[], bytes: Uint8Array): void {
   const headerBytes = headerBytesOf(frames.length);
-  writeHeader(fd, frames);
+  writeHeader(fd, frames, frames.length);
   forRuns(frames, (first, count, index) => {
     const run = bytes.subarray(first * PAGE_SIZE, (first + count) * PAGE_SIZE);
     writeAll(fd, run, headerBytes + index * PAGE_SIZE);
   });
 }
 
-/** Where the contents of the first page begin: bytes. */
-export function headerBytesOf(count: number): number {
-  return Math.ceil((4 + count * 4) / PAGE_SIZE) * PAGE_SIZE;
+const FRAMES_AT = 8;
+
+function headerBytesOf(capacity: number): number {
+  return Math.ceil((FRAMES_AT + capacity * 4) / PAGE_SIZE) * PAGE_SIZE;
 }
 
-function writeHeader(fd: number, frames: readonly number[]): void {
-  const words = new Uint32Array(1 + frames.length);
-  words[0] = frames.length;
-  words.set(frames, 1);
+function writeHeader(fd: number, frames: readonly number[], capacity: number): void {
+  const words = new Uint32Array(2 + frames.length);
+  words.set([frames.length, capacity]);
+  words.set(frames, 2);
   writeAll(fd, new Uint8Array(words.buffer), 0);
 }
 
+/** Which pages there are in a file. */
+export interface ChangedFrames {
+  /** In the order of their places. */
+  readonly frames: Uint32Array;
+  /** Where the contents of the first page begin: bytes. */
+  readonly pagesAt: number;
+}
+
 /** The frames of a memory of `framesMax`, as the file of another process has them. @throws HostError */
-export function readChangedFrames(fd: number, framesMax: number): Uint32Array {
-  const count = new Uint32Array(1);
-  readAll(fd, new Uint8Array(count.buffer), 0);
-  if (count[0] > framesMax) throw new HostError(`${count[0]} changed pages in a memory of ${framesMax}`);
-  const frames = new Uint32Array(count[0]);
-  readAll(fd, new Uint8Array(frames.buffer), 4);
+export function readChangedFrames(fd: number, framesMax: number): ChangedFrames {
+  const header = new Uint32Array(2);
+  readAll(fd, new Uint8Array(header.buffer), 0);
+  const [count, capacity] = header;
+  if (count > capacity || capacity > framesMax)
+    throw new HostError(`${count} changed pages, at most ${capacity}, in a memory of ${framesMax}`);
+  const frames = new Uint32Array(count);
+  readAll(fd, new Uint8Array(frames.buffer), FRAMES_AT);
   if (frames.some((frame) => frame >= framesMax)) throw new HostError('a changed page outside the memory');
+  const pagesAt = headerBytesOf(capacity);
   // Who looks at a mapping behind the end of its file is killed.
-  if (fstatSync(fd).size < headerBytesOf(frames.length) + frames.length * PAGE_SIZE)
+  if (fstatSync(fd).size < pagesAt + count * PAGE_SIZE)
     throw new HostError('a copy of the memory has fewer changed pages than it says');
-  return frames;
+  return { frames, pagesAt };
 }
 
 /** Calls `visit` for frames that follow each other: the first, how many, and the place of the first in the list. */

@@ -12,8 +12,10 @@
  *                    the domain is gone. An error leaves the domain as it was.
  *   dump-core        { path, absolute } -> null, when it is written
  *   outline          -> Outline: what a process has to know to get ready for a copy of the domain
- *   fork             { ticket } -> Fork: the domain as it is now, for copies of it; its disks have got a layer each. It goes on
- *   fork-source      { ticket } -> Fork, when there is one of that ticket: for the processes of copies, which ask for it before
+ *   fork             { ticket } -> Fork: the domain has been copied as it is now; its disks have got a layer each. It goes on
+ *   fork-early       -> FrozenMemory or null: what a copy's process may map before the domain is copied; it is not what will be there
+ *   fork-start       { ticket } -> ForkStart, when the domain is copied with that ticket: for the processes of copies, which ask for it before
+ *   fork-memory      { ticket } -> FrozenMemory, or null if ForkStart has it, soon after that
  *   fork-end         { key } -> null: all copies have what they need of that
  *   snapshot         { path, absolute } -> ControlSnapshot, when it is written; its disks have got a layer each. It goes on
  *   schedule         { weight?, cap? } -> null
@@ -25,14 +27,15 @@
  */
 import type { DiskTraffic, NetworkTraffic } from '../backends/traffic.ts';
 import type { DomainState, VcpuState } from '../hypervisor/domain-state.ts';
+import type { FrozenMemory } from './copied-memory.ts';
 import type { FrozenDisk } from './disk-layers.ts';
-import type { Fork } from './domain-copies.ts';
+import type { Fork, ForkStart } from './domain-copies.ts';
 import type { Outline } from './forked-domain.ts';
 import type { VcpuPlace } from './vcpu-placement.ts';
 
 export const CONTROL_METHODS = [
   ...(['state', 'pause', 'unpause', 'resume', 'nmi', 'wait', 'destroy'] as const),
-  ...(['outline', 'fork', 'fork-source', 'fork-end', 'snapshot'] as const),
+  ...(['outline', 'fork', 'fork-early', 'fork-start', 'fork-memory', 'fork-end', 'snapshot'] as const),
   ...(['save', 'dump-core', 'schedule', 'pin', 'memory', 'devices'] as const),
 ] as const;
 export type ControlMethod = (typeof CONTROL_METHODS)[number];
@@ -56,7 +59,15 @@ export interface ControlSnapshot {
   readonly disks: readonly FrozenDisk[];
 }
 
-export type ControlAnswer = ControlState | ControlDevices | ControlSnapshot | Outline | Fork | null;
+export type ControlAnswer =
+  | ControlState
+  | ControlDevices
+  | ControlSnapshot
+  | Outline
+  | Fork
+  | ForkStart
+  | FrozenMemory
+  | null;
 
 /** A longer line is no message of ours. */
 export const LINE_BYTES_MAX = 1 << 16;

@@ -267,3 +267,65 @@ test('more runs than there may be mappings are a copy`s own all the same', (cont
   for (let frame = 0; frame < pages; frame++)
     if (child.u8[at(frame)] !== (isWritten(frame) ? 1 + (frame % 250) : 0)) expect.fail(`frame ${frame}`);
 });
+
+test('what a copy has mapped before is what it is in the end, whatever is written until then', async (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  // Within the room, beyond it, so much that there is a new base, and none that is worth a mapping.
+  const cases = [
+    { first: 40, more: 20 },
+    { first: 40, more: 0 },
+    { first: 40, more: 400 },
+    { first: 40, more: 900 },
+    { first: 4, more: 3 },
+  ];
+  for (const { first, more } of cases) {
+    const parent = guest();
+    for (let frame = 0; frame < PAGES; frame++) parent.u8[at(frame)] = 1;
+    parent.memory.freeze(false).release();
+    expect(parent.memory.early()?.changes).toBe(null);
+    for (let frame = 100; frame < 100 + first; frame++) parent.u8[at(frame)] = 2;
+    await parent.memory.makeRoom();
+    const early = parent.memory.early();
+    expect(early?.changes).not.toBe(null);
+    const child = guest();
+    if (early !== null) child.memory.expect(early);
+    // Before and behind the others, and some of them again.
+    for (let frame = 110 - more; frame < 110; frame++) parent.u8[at(frame & (PAGES - 1))] = 3;
+    parent.u8[at(1500)] = 4;
+    const { memory, release } = parent.memory.freeze(false, parent.memory.look());
+    const expected = Array.from({ length: PAGES }, (_, frame) => parent.u8[at(frame)]);
+    parent.u8.fill(250);
+    child.memory.adopt(memory);
+    release();
+    for (let frame = 0; frame < PAGES; frame++)
+      if (child.u8[at(frame)] !== expected[frame]) expect.fail(`${first} and ${more}: frame ${frame}`);
+    // And it can be copied itself.
+    child.u8[at(7)] = 77;
+    const again = child.memory.freeze(false);
+    const grandchild = guest();
+    grandchild.memory.adopt(again.memory);
+    again.release();
+    expect([grandchild.u8[at(7)], grandchild.u8[at(1500)], grandchild.u8[at(105)]]).toEqual([77, 4, expected[105]]);
+  }
+});
+
+test('a copy that has mapped what is no use takes all of it anew', async (context) => {
+  if (unusable !== null) return context.skip(unusable);
+  const [parent, other] = [guest(), guest()];
+  for (const { memory, u8 } of [parent, other]) {
+    u8[at(3)] = 3;
+    memory.freeze(false).release();
+    u8.fill(9, at(50), at(90));
+    await memory.makeRoom();
+  }
+  const child = guest();
+  const early = other.memory.early();
+  if (early !== null) child.memory.expect(early);
+  parent.u8.fill(5, at(60), at(70));
+  const { memory, release } = parent.memory.freeze(false);
+  child.memory.adopt(memory);
+  release();
+  expect([3, 49, 50, 60, 69, 70, 90].map((frame) => child.u8[at(frame)])).toEqual([3, 0, 9, 5, 5, 9, 0]);
+  // A file that is something else.
+  expect(() => child.memory.expect({ base: '/proc/self/exe', changes: null })).toThrow(/^a memory of \d+ bytes/);
+});

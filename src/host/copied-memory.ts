@@ -14,9 +14,9 @@ import { createDomain, DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { createMachineMemory, PAGE_SIZE } from '../machine/memory.ts';
 import { decodeM2p } from '../toolstack/saved/saved-memory.ts';
 import {
+  type ChangedFrames,
   ChangesRoom,
   forRuns,
-  headerBytesOf,
   readAll,
   readChangedFrames,
   writeAll,
@@ -63,6 +63,16 @@ export function frozenDomain({ domid, machine: { layout } }: Domain, memory: Fro
 /** Those who have been given it have opened it, or never will. */
 export type Release = () => void;
 
+/** Frames of a memory that stands still, which may differ from its base; null: there is none of which that can be told. */
+export type LookedAt = readonly number[] | null;
+
+/** What a copy has mapped before its domain was copied. */
+interface Expected {
+  readonly base: string;
+  /** Null: no changes. */
+  readonly changes: { readonly file: string; readonly count: number } | null;
+}
+
 export class CopiedMemory {
   readonly #calls: HostCalls;
   readonly #domain: Domain;
@@ -73,6 +83,7 @@ export class CopiedMemory {
   #isMixed = false;
   /** For what has been written since. */
   #room: ChangesRoom | null = null;
+  #expected: Expected | null = null;
 
   /** Null where there is no such thing. */
   static create(domain: Domain): CopiedMemory | null {
@@ -100,11 +111,13 @@ export class CopiedMemory {
 
   /** Makes room for what has been written since there is a base, and somewhat more; the domain runs. */
   async makeRoom(): Promise<void> {
-    const count = this.#changedFrames()?.length ?? 0;
+    const changed = this.#changedFrames() ?? [];
+    const count = changed.length;
     const most = Math.floor(this.#frames * CHANGES_PART);
     if (count === 0 || count > most || count <= (this.#room?.pages ?? 0)) return;
     this.leaveRoom();
-    this.#room = ChangesRoom.create(this.#calls, Math.min(most, Math.ceil(count * ROOM_PART) + ROOM_PAGES));
+    const pages = Math.min(most, Math.ceil(count * ROOM_PART) + ROOM_PAGES);
+    this.#room = ChangesRoom.create(this.#calls, changed, pages);
     await this.#room?.fill();
   }
 
@@ -151,12 +164,25 @@ export class CopiedMemory {
     return this.#frames;
   }
 
+  /** What copies may map while the domain runs, so that little is left when it has been copied. Null: nothing. */
+  early(): FrozenMemory | null {
+    if (this.#base === null || this.#isMixed) return null;
+    return { base: pathOf(this.#base), changes: this.#room === null ? null : pathOf(this.#room.fd) };
+  }
+
+  /** For `freeze`, which follows before anybody touches the memory again. */
+  look(): LookedAt {
+    return this.#changedFrames();
+  }
+
   /**
    * The memory as it is now, which nobody touches meanwhile. `isShared`: others must go on to see what is written, so it stays where it is.
    * @throws HostError
    */
-  freeze(isShared: boolean): { readonly memory: FrozenMemory; readonly release: Release } {
-    const changed = this.#changedFrames();
+  freeze(
+    isShared: boolean,
+    changed: LookedAt = this.look(),
+  ): { readonly memory: FrozenMemory; readonly release: Release } {
     if (this.#base !== null && changed !== null && changed.length <= this.#frames * CHANGES_PART)
       return this.#handOut(this.#base, changed);
     const base = this.#newFile(this.#bytes.length);
@@ -172,20 +198,55 @@ export class CopiedMemory {
     return this.#handOut(base, []);
   }
 
+  /**
+   * Maps what `early` of another domain has given, and the other one still writes to: `adopt` of the same files has less to do then. The domain has not run.
+   * @throws HostError, and the host's errors
+   */
+  expect(memory: FrozenMemory): void {
+    this.#withFiles(memory, (base, changes) => {
+      const found = changes === null ? null : readChangedFrames(changes, this.#frames);
+      this.#takeBase(base);
+      // What is read instead of mapped is not there yet.
+      const isMapped = changes !== null && found !== null && planOf(found.frames).allAreMapped;
+      if (isMapped) this.#takeChanges(changes, found, 0);
+      this.#expected = {
+        base: fileOf(base),
+        changes: isMapped ? { file: fileOf(changes), count: found.frames.length } : null,
+      };
+    });
+  }
+
   /** Takes over what another domain's memory was; the domain has not run. @throws HostError */
   adopt(memory: FrozenMemory): void {
+    this.#withFiles(memory, (base, changes) => {
+      const expected = this.#expected;
+      this.#expected = null;
+      const isThere =
+        expected?.base === fileOf(base) &&
+        (expected.changes === null || (changes !== null && expected.changes.file === fileOf(changes)));
+      if (!isThere) this.#takeBase(base);
+      const before = isThere ? (expected.changes?.count ?? 0) : 0;
+      if (changes !== null) this.#takeChanges(changes, readChangedFrames(changes, this.#frames), before);
+    });
+  }
+
+  #withFiles(memory: FrozenMemory, act: (base: number, changes: number | null) => void): void {
     const base = openSync(memory.base, 'r');
-    const changes = memory.changes === null ? null : openSync(memory.changes, 'r');
+    let changes: number | null = null;
     try {
-      if (fstatSync(base).size !== this.#bytes.length)
-        throw new HostError(`a memory of ${fstatSync(base).size} bytes, where ${this.#bytes.length} are expected`);
-      this.#map(base, 0, this.#frames);
-      this.#setBase(base);
-      if (changes !== null) this.#takeChanges(changes);
+      changes = memory.changes === null ? null : openSync(memory.changes, 'r');
+      act(base, changes);
     } finally {
       if (changes !== null) closeSync(changes);
       if (this.#base !== base) closeSync(base);
     }
+  }
+
+  #takeBase(base: number): void {
+    if (fstatSync(base).size !== this.#bytes.length)
+      throw new HostError(`a memory of ${fstatSync(base).size} bytes, where ${this.#bytes.length} are expected`);
+    this.#map(base, 0, this.#frames);
+    this.#setBase(base);
   }
 
   get #frames(): number {
@@ -221,7 +282,6 @@ export class CopiedMemory {
     const own = openSync(`/proc/self/fd/${base}`, 'r');
     const changes = changed.length === 0 ? null : this.#setAside(changed);
     if (base !== this.#base) closeSync(base);
-    const pathOf = (fd: number): string => `/proc/${process.pid}/fd/${fd}`;
     return {
       memory: { base: pathOf(own), changes: changes === null ? null : pathOf(changes.fd) },
       release: () => {
@@ -234,10 +294,8 @@ export class CopiedMemory {
   #setAside(changed: readonly number[]): { readonly fd: number; close(): void } {
     const room = this.#room;
     this.#room = null;
-    if (room !== null) {
-      room.write(changed, this.#bytes);
-      return room;
-    }
+    if (room?.write(changed, this.#bytes)) return room;
+    room?.close();
     const fd = this.#newFile(0);
     writeChanges(fd, changed, this.#bytes);
     return { fd, close: () => closeSync(fd) };
@@ -297,20 +355,12 @@ export class CopiedMemory {
     return isAnew;
   }
 
-  /**
-   * Long runs are mapped, so that what is never looked at is never copied. Then some of the memory shows another file than the base, and the short
-   * ones may as well.
-   */
-  #takeChanges(fd: number): void {
-    const frames = readChangedFrames(fd, this.#frames);
-    let runs = 0;
-    forRuns(frames, (_, pages) => {
-      if (pages >= MAPPED_PAGES) this.#isMixed = true;
-      runs++;
-    });
-    const allAreMapped = this.#isMixed && runs <= MAPPINGS;
-    forRuns(frames, (first, pages, index) => {
-      const offset = headerBytesOf(frames.length) + index * PAGE_SIZE;
+  /** `before`: so many of them are mapped already. */
+  #takeChanges(fd: number, { frames, pagesAt }: ChangedFrames, before: number): void {
+    const { isMixed, allAreMapped } = planOf(frames);
+    if (isMixed) this.#isMixed = true;
+    forRuns(frames.subarray(before), (first, pages, place) => {
+      const offset = pagesAt + (before + place) * PAGE_SIZE;
       if (pages < MAPPED_PAGES && !allAreMapped) {
         readAll(fd, this.#bytes.subarray(first * PAGE_SIZE, (first + pages) * PAGE_SIZE), offset);
         return;
@@ -318,4 +368,28 @@ export class CopiedMemory {
       this.#mapFrom(fd, offset, first, pages);
     });
   }
+}
+
+/**
+ * Of changes, long runs are mapped, so that what is never looked at is never copied. Then some of the memory shows another file than the base, and the
+ * short ones may as well.
+ */
+function planOf(frames: Uint32Array): { readonly isMixed: boolean; readonly allAreMapped: boolean } {
+  let isMixed = false;
+  let runs = 0;
+  forRuns(frames, (_, pages) => {
+    if (pages >= MAPPED_PAGES) isMixed = true;
+    runs++;
+  });
+  return { isMixed, allAreMapped: isMixed && runs <= MAPPINGS };
+}
+
+function pathOf(fd: number): string {
+  return `/proc/${process.pid}/fd/${fd}`;
+}
+
+/** Which file it is, as long as it is open. */
+function fileOf(fd: number): string {
+  const { dev, ino } = fstatSync(fd);
+  return `${dev}:${ino}`;
 }

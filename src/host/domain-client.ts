@@ -181,16 +181,9 @@ export async function outlineOf(domid: number, root: string = stateRoot()): Prom
   return answer === null ? null : (answer.result as Outline);
 }
 
-/** The domain as it is now, for copies of it; null if there is none. `ticket`: what their processes ask for it by. Throws DomainClientError. */
+/** Copies the domain as it is now; null if there is none. `ticket`: by which the processes of copies ask for it. Throws DomainClientError. */
 export async function forkDomain(domid: number, ticket: string, root: string = stateRoot()): Promise<Fork | null> {
   const answer = await ask(root, domid, 'fork', null, { ticket });
-  answer?.socket.destroy();
-  return answer === null ? null : (answer.result as Fork);
-}
-
-/** What a copy goes on from, when the domain has been copied with that ticket; null if its process is gone. Throws DomainClientError. */
-export async function forkSourceOf(domid: number, ticket: string, root: string = stateRoot()): Promise<Fork | null> {
-  const answer = await ask(root, domid, 'fork-source', null, { ticket });
   answer?.socket.destroy();
   return answer === null ? null : (answer.result as Fork);
 }

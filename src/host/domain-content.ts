@@ -101,7 +101,7 @@ export async function load(
         `programs of the guest would find ${unsaved} on engine ${engine.kind} here, which the guest's kernel does not save`,
       );
   };
-  await arrive(saved, before);
+  await arrive(saved, before, copied);
   const ready = checkCpu();
   ready.catch(() => undefined);
   try {
@@ -114,9 +114,9 @@ export async function load(
   }
 }
 
-async function arrive(saved: RestorableDomain, ready: Promise<unknown>): Promise<void> {
+async function arrive(saved: RestorableDomain, ready: Promise<unknown>, copied: CopiedMemory | null): Promise<void> {
   try {
-    await saved.arrive(ready);
+    await saved.arrive(ready, copied);
   } catch (error) {
     if (error instanceof SaveFileError) throw new HostError(error.message);
     throw error;

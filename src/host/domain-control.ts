@@ -58,7 +58,9 @@ export function controlHandlers(live: LiveDomain, log: (line: string) => void): 
     },
     outline: () => live.copies.outline(),
     fork: ({ ticket }) => copying(() => live.copies.fork(ticketFor(ticket))),
-    'fork-source': ({ ticket }) => copying(() => live.copies.source(ticketFor(ticket))),
+    'fork-early': () => live.copies.early(),
+    'fork-start': ({ ticket }) => copying(() => live.copies.start(ticketFor(ticket))),
+    'fork-memory': ({ ticket }) => copying(() => live.copies.memory(ticketFor(ticket))),
     'fork-end': acting((parameters) => {
       const key = numberFor(parameters, 'key', 1, Number.MAX_SAFE_INTEGER, 'key');
       if (key !== null) live.copies.release(key);

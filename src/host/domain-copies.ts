@@ -5,28 +5,29 @@
 
 import { closeSync, ftruncateSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import type { MovedDisk } from '../toolstack/config/device-specs.ts';
 import type { Sink } from '../toolstack/saved/save-file.ts';
 import { encodeM2p, encodePages } from '../toolstack/saved/saved-memory.ts';
 import { encodeDomain, NotSavable } from '../toolstack/saved/saved-state.ts';
 import { monotonicNs } from './clock.ts';
-import { type CopiedMemory, frozenDomain, type Release } from './copied-memory.ts';
+import { type CopiedMemory, type FrozenMemory, frozenDomain, type LookedAt, type Release } from './copied-memory.ts';
 import { DiskLayers, type FrozenDisk } from './disk-layers.ts';
 import type { DomainWriterOptions } from './domain-writer.ts';
+import { ForkTickets } from './fork-tickets.ts';
 import type { ForkState, Outline } from './forked-domain.ts';
 import { HostError } from './host-error.ts';
 import { KnownNodes } from './known-nodes.ts';
 import { hostCalls } from './libc.ts';
-import { type SavableDomain, writeDomain } from './save-domain.ts';
+import { type SavableDomain, type WriteOptions, writeDomain } from './save-domain.ts';
 import { PLAIN_CODEC, writeWhole } from './save-stream.ts';
 import { disksFolder, domainFolder } from './state-dir.ts';
 
 /** How long the sources of a copy are kept for one who never says that it has them. */
 const KEPT_MS = 120_000;
-/** How long a copy's process waits for what it goes on from. */
-const SOURCE_MS = 600_000;
+/** Behind a copy, before what was kept for it is given up. */
+const QUIET_MS = 500;
 /** What the guest has written since there is a base is looked at first after so long, and then each time after twice as long. */
 const ROOM_FIRST_MS = 50;
 
@@ -42,13 +43,27 @@ export interface DomainCopiesOptions extends DomainWriterOptions {
 }
 
 /** A domain at one moment, for copies. */
-export interface Fork extends ForkState {
+export interface Fork {
   /** By which it is given back. */
   readonly key: number;
   readonly disks: readonly FrozenDisk[];
 }
 
-interface Taken extends Pick<Fork, 'disks' | 'stoppedNs'> {}
+/** What copies begin with, but for the memory. */
+export interface ForkStart extends ForkState {
+  readonly disks: readonly FrozenDisk[];
+}
+
+interface Taken extends Pick<ForkStart, 'disks' | 'stoppedNs'> {}
+
+interface HandOut {
+  readonly ticket: string;
+  readonly target: Target;
+  readonly nodes: Pick<WriteOptions, 'nodes'>;
+  /** What is made for the copies is added. */
+  readonly releases: Release[];
+  readonly started: Omit<ForkStart, 'state' | 'hasPages'>;
+}
 
 /** Where a stream goes that is read by `path`. */
 interface Target {
@@ -64,8 +79,7 @@ interface Target {
 export class DomainCopies {
   readonly #options: DomainCopiesOptions;
   readonly #kept = new Map<number, Release>();
-  /** By ticket: what processes of copies wait for. */
-  readonly #sources = new Map<string, PromiseWithResolvers<Fork>>();
+  readonly #tickets = new ForkTickets();
   #lastKey = 0;
   /** What can be had before the domain stands still; null: nobody is about to copy it. */
   #ready: Promise<KnownNodes | null> | null = null;
@@ -169,78 +183,78 @@ export class DomainCopies {
     this.#spare = null;
   }
 
-  /** What copies begin with, who have the ticket; the domain goes on. @throws NotSavable, and what writing throws */
-  async fork(ticket: string): Promise<Fork> {
-    const { resolve, reject } = this.#sourceOf(ticket);
-    try {
-      const fork = await this.#fork(ticket);
-      resolve(fork);
-      return fork;
-    } catch (error) {
-      reject(error);
-      throw error;
-    }
-  }
-
-  /** Resolves when `fork` has been called with that ticket, before or after. @throws what that throws, and NotSavable when it is not called */
-  source(ticket: string): Promise<Fork> {
-    return this.#sourceOf(ticket).promise;
-  }
-
-  #sourceOf(ticket: string): PromiseWithResolvers<Fork> {
-    const known = this.#sources.get(ticket);
-    if (known !== undefined) return known;
-    const source = Promise.withResolvers<Fork>();
-    // There need not be anybody who waits.
-    source.promise.catch(() => undefined);
-    this.#sources.set(ticket, source);
-    setTimeout(() => {
-      this.#sources.delete(ticket);
-      source.reject(new NotSavable('it has not been copied'));
-    }, SOURCE_MS).unref();
-    return source;
-  }
-
-  async #fork(ticket: string): Promise<Fork> {
-    const askedNs = monotonicNs();
+  /** What copies may map of its memory before it is copied: nobody knows yet what will be there. Null: nothing. */
+  early(): FrozenMemory | null {
     const { memory, isShared } = this.#options;
+    return isShared() ? null : (memory?.early() ?? null);
+  }
+
+  /** For `fork` with that ticket, before or after. Both reject as that does, or when nobody calls it. */
+  start(ticket: string): Promise<ForkStart> {
+    return this.#tickets.of(ticket).start.promise;
+  }
+
+  memory(ticket: string): Promise<FrozenMemory | null> {
+    return this.#tickets.of(ticket).memory.promise;
+  }
+
+  /** Gives copies, who have the ticket, what they begin with; the domain goes on. @throws NotSavable, and what writing throws */
+  async fork(ticket: string): Promise<Fork> {
+    const askedNs = monotonicNs();
     const key = ++this.#lastKey;
     const target = this.#spare ?? this.#openTarget(key);
     this.#spare = null;
     target.rewind();
-    const releases = [target.release, () => void this.#sources.delete(ticket)];
+    const releases = [target.release, () => this.#tickets.forget(ticket)];
     const release = (): void => {
       for (const each of releases.splice(0)) each();
     };
     const known = await this.#takeReady();
     try {
-      let frozen: ForkState['memory'] = null;
-      const { disks, stoppedNs } = await this.#withLayers('copied', async (saved) => {
-        const options = { codec: PLAIN_CODEC, ...(known === null ? {} : { nodes: () => known.current() }) };
-        if (memory === null) return await writeDomain(saved, target.sink, options);
-        // Pages are elsewhere, and xenstore answers meanwhile.
-        const written = writeDomain(saved, target.sink, { ...options, pages: [] });
-        written.catch(() => undefined);
-        try {
-          const { memory: at, release: letGo } = memory.freeze(isShared());
-          frozen = at;
-          releases.push(letGo);
-        } finally {
-          // It has the file until then.
-          await written.catch(() => undefined);
-        }
-        await written;
+      const nodes = known === null ? {} : { nodes: () => known.current() };
+      const { disks } = await this.#withLayers('copied', async (saved, taken) => {
+        await this.#handOut(saved, { ticket, target, nodes, releases, started: { askedNs, ...taken } });
       });
-      target.end();
       this.#keep(key, release);
-      return { key, state: target.path, memory: frozen, disks, askedNs, stoppedNs };
+      return { key, disks };
     } catch (error) {
+      this.#tickets.refuse(ticket, error);
       release();
       throw error;
     } finally {
       this.#leaveRoom();
-      known?.close();
+      // The copies begin now, and want xenstore and the CPUs.
+      if (known !== null) setTimeout(() => known.close(), QUIET_MS).unref();
     }
+  }
+
+  /** The domain stands still. */
+  async #handOut(saved: SavableDomain, { ticket, target, nodes, releases, started }: HandOut): Promise<void> {
+    const { memory, isShared } = this.#options;
+    const awaited = this.#tickets.of(ticket);
+    const pages = memory === null ? {} : { pages: [] };
+    const written = writeDomain(saved, target.sink, { codec: PLAIN_CODEC, ...nodes, ...pages });
+    written.catch(() => undefined);
+    let changed: LookedAt = null;
+    try {
+      // Xenstore answers meanwhile.
+      changed = memory?.look() ?? null;
+    } finally {
+      // It has the file until then.
+      await written.catch(() => undefined);
+    }
+    await written;
+    target.end();
+    awaited.start.resolve({ state: target.path, hasPages: memory === null, ...started });
+    // They read that while the memory is set aside, and hear of the memory before the guest wants a CPU again.
+    await setImmediate();
+    if (memory === null) awaited.memory.resolve(null);
+    else {
+      const { memory: frozen, release } = memory.freeze(isShared(), changed);
+      releases.push(release);
+      awaited.memory.resolve(frozen);
+    }
+    await setImmediate();
   }
 
   /** All copies have what they need. */
@@ -313,7 +327,7 @@ export class DomainCopies {
   }
 
   /** Calls `take` when the domain is frozen and its disks have their layers. */
-  async #withLayers(what: string, take: (saved: SavableDomain) => Promise<void>): Promise<Taken> {
+  async #withLayers(what: string, take: (saved: SavableDomain, taken: Taken) => Promise<void>): Promise<Taken> {
     if (this.#isBusy) throw new NotSavable('it is being copied already');
     this.#isBusy = true;
     try {
@@ -335,7 +349,7 @@ export class DomainCopies {
         await freezer.whileFrozen(async () => {
           this.#mustBeAlone();
           disks = await layers.commit();
-          await take(saved);
+          await take(saved, { disks, stoppedNs });
           return 'as before';
         });
       } catch (error) {

@@ -11,8 +11,7 @@ import { configJson, type DomainConfig } from '../toolstack/config/domain-config
 import { ConsoleServer } from './console-server.ts';
 import type { ControlServer } from './control-server.ts';
 import { type DomainRecord, forgetRecord, prepareRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
-import type { ForkRequest, ForkSource } from './forked-domain.ts';
-import { HostError } from './host-error.ts';
+import type { CopySource, ForkRequest, ForkSource } from './forked-domain.ts';
 import type { IncomingDomain } from './incoming-domain.ts';
 import { openLogFile, rotateLog } from './log-file.ts';
 import { lowerPriority } from './low-priority.ts';
@@ -47,21 +46,26 @@ function say(message: FromDomainProcess): Promise<void> {
 }
 
 /** What a copy goes on from: what has started this process has the domain copied when it hears that all copies are ready. */
-async function forkSource(request: ForkRequest, root: string): Promise<ForkSource> {
-  const { sourceOfCopy } = await import('./copy-source.ts');
-  const hasGone = Promise.withResolvers<never>();
-  hasGone.promise.catch(() => undefined);
-  const onGone = (): void => hasGone.reject(new HostError('the domain has not been copied'));
+async function copySource(
+  request: ForkRequest,
+  root: string,
+  onTaken: (source: ForkSource) => void,
+): Promise<CopySource> {
+  const { DomainSource } = await import('./copy-source.ts');
+  const domain = await DomainSource.open(request, root, () => say({ kind: 'ready' }));
+  // Whoever has the domain copied has given it up.
+  const onGone = (): void => domain.close();
   process.once('disconnect', onGone);
   if (!process.connected) onGone();
-  const source = sourceOfCopy(request, root);
-  source.catch(() => undefined);
-  await say({ kind: 'ready' });
-  try {
-    return await Promise.race([source, hasGone.promise]);
-  } finally {
-    process.off('disconnect', onGone);
-  }
+  return {
+    early: () => domain.early(),
+    take: async () => {
+      const source = await domain.take();
+      process.off('disconnect', onGone);
+      onTaken(source);
+      return source;
+    },
+  };
 }
 
 /** There is a domain of that name: its log replaces that of the one before. */
@@ -144,10 +148,8 @@ async function run(request: ToDomainProcess): Promise<void> {
     if (restoreFrom !== null) saved = await openSaved(restoreFrom);
     const restore =
       fork !== null
-        ? new ForkedDomain(
-            fork,
-            async () => (source = await forkSource(fork, root)),
-            async (nodes) => (await import('./rehearsed-copy.ts')).rehearseCopy(fork, nodes),
+        ? new ForkedDomain(fork, await copySource(fork, root, (taken) => (source = taken)), async (nodes) =>
+            (await import('./rehearsed-copy.ts')).rehearseCopy(fork, nodes),
           )
         : arriving !== null
           ? fromSaved(arriving.saved)

@@ -23,15 +23,15 @@ export interface RestorableDomain {
   readonly outline: Outline;
   /** The nodes that it will have, as domain `domid`, as far as that is known before the rest. */
   earlyNodes(store: XenstoreClient, domid: number): Promise<readonly SavedNode[]>;
-  /** Resolves when there is the rest. `ready`: all that can be done before is done. */
-  arrive(ready: Promise<unknown>): Promise<void>;
+  /** Resolves when there is the rest. `ready`: all that can be done before is done; `copied`: the memory, where that can be a copy. */
+  arrive(ready: Promise<unknown>, copied: CopiedMemory | null): Promise<void>;
   /** Once it has arrived; of one that moves here, after `load`. */
   readonly description: Description;
   /** How much later it is now for the guest than its clock was when it was described: ns. */
   lateNs(): number;
   /**
-   * Reads the rest into a domain of this shape, which has not run. `ready`: its vCPUs are, and have what the guest has seen; `copied`: the memory,
-   * where that can be a copy; `code`: who prepares for what was noted of it by the same engine.
+   * Reads the rest into a domain of this shape, which has not run. `ready`: its vCPUs are, and have what the guest has seen; `copied`: as for `arrive`;
+   * `code`: who prepares for what was noted of it by the same engine.
    * @throws SaveFileError, and what `ready` rejects with
    */
   load(
@@ -43,10 +43,12 @@ export interface RestorableDomain {
   ): Promise<void>;
 }
 
-/** A domain at one moment: its state, as in a file of `xl save`, and its memory if that is not in there. */
+/** A domain at one moment. */
 export interface ForkState {
+  /** As in a file of `xl save`. */
   readonly state: string;
-  readonly memory: FrozenMemory | null;
+  /** The memory is in there; otherwise it comes by itself. */
+  readonly hasPages: boolean;
   /** When the copy was asked for, and the domain stopped for it: the host's monotonic clock, ns. */
   readonly askedNs: number;
   readonly stoppedNs: number;
@@ -65,7 +67,17 @@ export interface ForkRequest {
 }
 
 /** What a copy goes on from. */
-export interface ForkSource extends ForkState, Pick<ForkIdentity, 'disks'> {}
+export interface ForkSource extends ForkState, Pick<ForkIdentity, 'disks'> {
+  readonly memory: Promise<FrozenMemory | null>;
+}
+
+/** Where that comes from. */
+export interface CopySource {
+  /** What of the memory may be mapped before. Null: nothing. */
+  early(): Promise<FrozenMemory | null>;
+  /** Called when the process is ready for it. */
+  take(): Promise<ForkSource>;
+}
 
 export function outlineOf({ description, shape }: SavedDomain): Outline {
   const { engine, knownDomid, tsc, store, console, cmdline } = description;
@@ -89,17 +101,17 @@ export function fromSaved(saved: SavedDomain): RestorableDomain {
 export class ForkedDomain implements RestorableDomain {
   readonly outline: Outline;
   readonly #request: ForkRequest;
-  readonly #source: () => Promise<ForkSource>;
+  readonly #source: CopySource;
   readonly #rehearse: (nodes: readonly SavedNode[]) => Promise<unknown>;
   #isRehearsed: Promise<unknown> = Promise.resolve();
   #from: ForkSource | null = null;
   #saved: SavedDomain | null = null;
   #description: Description | null = null;
 
-  /** `source`: called when the process is ready for it. `rehearse`: what it does before, with the nodes of the domain that is to be copied. */
+  /** `rehearse`: what its process does before, with the nodes of the domain that is to be copied. */
   constructor(
     request: ForkRequest,
-    source: () => Promise<ForkSource>,
+    source: CopySource,
     rehearse: (nodes: readonly SavedNode[]) => Promise<unknown> = async () => {},
   ) {
     this.outline = request.outline;
@@ -116,13 +128,15 @@ export class ForkedDomain implements RestorableDomain {
     return renumberNodes(forkedNodes(before, from, { ...identity, disks: {} }), from, domid);
   }
 
-  async arrive(ready: Promise<unknown>): Promise<void> {
+  async arrive(ready: Promise<unknown>, copied: CopiedMemory | null): Promise<void> {
     await ready;
     await this.#isRehearsed;
-    this.#from = await this.#source();
-    const { state, memory } = this.#from;
+    // All that it can bring is time.
+    await this.#expect(copied).catch(() => undefined);
+    this.#from = await this.#source.take();
+    const { state, hasPages } = this.#from;
     // Without its pages it is small.
-    const domain = memory === null ? (await openSaved(state)).domain : await SavedDomain.open(sourceOfFile(state));
+    const domain = hasPages ? (await openSaved(state)).domain : await SavedDomain.open(sourceOfFile(state));
     const { shape } = domain;
     const { ramPages, maxPages, vcpus } = this.outline.shape;
     if (shape.ramPages !== ramPages || shape.maxPages !== maxPages || shape.vcpus !== vcpus)
@@ -143,16 +157,31 @@ export class ForkedDomain implements RestorableDomain {
 
   async load(machine: MachineMemory, domain: Domain, ready: Promise<void>, copied: CopiedMemory | null): Promise<void> {
     if (this.#saved === null || this.#from === null) throw new Error('bug: a copy is loaded before it has arrived');
-    const { memory } = this.#from;
-    if (memory !== null) {
-      if (copied === null) throw new SaveFileError('memory cannot be shared here');
-      try {
-        copied.adopt(memory);
-      } catch (error) {
-        if (!(error instanceof Error && 'syscall' in error)) throw error;
-        throw new SaveFileError(`the memory of the domain that is copied: ${error.message}`);
-      }
-    }
-    await this.#saved.load(machine, domain, ready);
+    const adopted = adopt(this.#from.memory, copied);
+    adopted.catch(() => undefined);
+    // What is not memory is read meanwhile.
+    const isReady = Promise.all([ready, adopted]).then(() => undefined);
+    isReady.catch(() => undefined);
+    await this.#saved.load(machine, domain, isReady);
+    // All that was read.
+    this.#saved = null;
+  }
+
+  async #expect(copied: CopiedMemory | null): Promise<void> {
+    const early = copied === null ? null : await this.#source.early();
+    if (early !== null) copied?.expect(early);
+  }
+}
+
+/** @throws SaveFileError, HostError */
+async function adopt(frozen: Promise<FrozenMemory | null>, copied: CopiedMemory | null): Promise<void> {
+  const memory = await frozen;
+  if (memory === null) return;
+  if (copied === null) throw new SaveFileError('memory cannot be shared here');
+  try {
+    copied.adopt(memory);
+  } catch (error) {
+    if (!(error instanceof Error && 'syscall' in error)) throw error;
+    throw new SaveFileError(`the memory of the domain that is copied: ${error.message}`);
   }
 }

@@ -6,6 +6,8 @@ import { bytesToText } from '../xenstore/wire.ts';
 
 const BACKENDS = '/local/domain/0/backend';
 
+let tokens = 0;
+
 export class KnownNodes {
   readonly #store: XenstoreClient;
   readonly #domid: number;
@@ -34,7 +36,8 @@ export class KnownNodes {
     this.#store = store;
     this.#domid = domid;
     this.#watched = watched;
-    this.#token = `nodes of ${domid}`;
+    // One may still be on its way out when the next is read.
+    this.#token = `nodes of ${domid}, ${++tokens}`;
   }
 
   /** As they were when they were looked at last. */

@@ -42,7 +42,7 @@ export interface LiveDomain {
   /** Writes a core dump to a file; it stands still meanwhile. Rejects with one line. */
   dumpCore(path: string): Promise<void>;
   /** For copies of it (domain-copies.ts). Each rejects with one line, and the domain goes on. */
-  readonly copies: Pick<DomainCopies, 'outline' | 'fork' | 'source' | 'release' | 'snapshot'>;
+  readonly copies: Pick<DomainCopies, 'outline' | 'early' | 'fork' | 'start' | 'memory' | 'release' | 'snapshot'>;
 }
 
 /** What is called when a domain begins, and at its end. */

@@ -13,7 +13,7 @@ import { encodeDescription } from '../toolstack/saved/saved-description.ts';
 import { encodeM2p } from '../toolstack/saved/saved-memory.ts';
 import { encodeDomain } from '../toolstack/saved/saved-state.ts';
 import type { SavedNode } from '../toolstack/saved/saved-store.ts';
-import { CopiedMemory } from './copied-memory.ts';
+import { CopiedMemory, type FrozenMemory } from './copied-memory.ts';
 import { ForkedDomain, type ForkRequest } from './forked-domain.ts';
 import { hostCalls } from './libc.ts';
 import { writeVcpus } from './save-domain.ts';
@@ -22,6 +22,8 @@ import { PLAIN_CODEC } from './save-stream.ts';
 const PAGES = 1024;
 /** Written to between two copies: a page, and so many that they are mapped. */
 const CHANGED = [7, ...Array.from({ length: 32 }, (_, i) => 100 + i)];
+/** When there is room for those already. */
+const CHANGED_LATE = 300;
 
 /** `nodes`: those of the domain that is to be copied. False: memory is not shared here, and the way another one. */
 export async function rehearseCopy(request: ForkRequest, nodes: readonly SavedNode[]): Promise<boolean> {
@@ -32,13 +34,16 @@ export async function rehearseCopy(request: ForkRequest, nodes: readonly SavedNo
   if (source === null || copied === null || state < 0) return false;
   try {
     await writeSmall(state, from, request, nodes);
-    const { memory, release } = await freezeTwice(source, from);
+    const { early, memory, release } = await freezeTwice(source, from);
     const { ramPages, maxPages } = from.machine.layout;
     const outline = { ...request.outline, shape: { ramPages, maxPages, vcpus: from.vcpus.length } };
-    const fork = { state: `/proc/self/fd/${state}`, memory, askedNs: 0, stoppedNs: 0, disks: {} };
-    const domain = new ForkedDomain({ ...request, outline }, async () => fork);
+    const fork = {
+      ...{ state: `/proc/self/fd/${state}`, hasPages: false, memory: Promise.resolve(memory) },
+      ...{ askedNs: 0, stoppedNs: 0, disks: {} },
+    };
+    const domain = new ForkedDomain({ ...request, outline }, { early: async () => early, take: async () => fork });
     try {
-      await domain.arrive(Promise.resolve());
+      await domain.arrive(Promise.resolve(), copied);
       await domain.load(to.machine, to, Promise.resolve(), copied);
     } finally {
       release();
@@ -62,12 +67,18 @@ export async function rehearseFreeze(): Promise<void> {
   }
 }
 
+interface FrozenTwice extends ReturnType<CopiedMemory['freeze']> {
+  readonly early: FrozenMemory | null;
+}
+
 /** The second time there is a base, and some has been written since. */
-async function freezeTwice(memory: CopiedMemory, { machine }: Domain): Promise<ReturnType<CopiedMemory['freeze']>> {
+async function freezeTwice(memory: CopiedMemory, { machine }: Domain): Promise<FrozenTwice> {
   memory.freeze(false).release();
   for (const frame of CHANGED) machine.u8[frame * PAGE_SIZE] = 1;
   await memory.makeRoom();
-  return memory.freeze(false);
+  const early = memory.early();
+  machine.u8[CHANGED_LATE * PAGE_SIZE] = 1;
+  return { early, ...memory.freeze(false, memory.look()) };
 }
 
 function smallDomain(): Domain {
