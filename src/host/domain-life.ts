@@ -329,9 +329,7 @@ class DomainLife {
     await loaded;
     this.#placement.apply(options.log);
     this.#live.pause();
-    this.#bindRings();
     const { tsc, watches } = saved.description;
-    this.#connection.setWatches(watches);
     const lateNs = Math.floor(saved.lateNs());
     // Both run from one moment on, whenever the vCPUs look at them first: one that is ahead of the other makes Linux mistrust its TSC.
     const atNs = monotonicNs();
@@ -339,6 +337,12 @@ class DomainLife {
     resumeTsc(handle, tsc.ticks + Math.floor((lateNs * tsc.khz) / 1e6), atNs);
     this.#isRunning = true;
     const hasMoved = options.incoming !== undefined;
+    // The threads take up their vCPUs meanwhile. A single one need not be waited for, since none sets its clock by it: it goes on by itself when it is
+    // unpaused. Who moves here is let go of only when they have.
+    const isWaitedFor = domain.vcpus.length > 1 || hasMoved;
+    const resumed = isWaitedFor ? workers.resume() : Promise.resolve(workers.run());
+    this.#bindRings();
+    this.#connection.setWatches(watches);
     // The way to the source and back takes as long as these.
     const permitted = async (): Promise<void> => {
       // The other side lets it go then: nobody asks for that without vCPUs that can take it over.
@@ -349,10 +353,13 @@ class DomainLife {
     const takeName = async (): Promise<void> => {
       isNamed ||= await this.#takeName();
     };
-    await all([workers.resume(), permitted(), takeName(), hostErrorOf(nodes.write(saved))]);
     // The source may be in the same xenstore, and have had it still.
     const rename = (): Promise<void> => hostErrorOf(renameDomain(xenstore.client, domid, config.name));
-    await all([...(isNamed ? [] : [rename()]), this.#devices.restore(config, nodes.known())]);
+    const makeDevices = async (): Promise<void> => {
+      await all([permitted(), takeName(), hostErrorOf(nodes.write(saved))]);
+      await all([...(isNamed ? [] : [rename()]), this.#devices.restore(config, nodes.known())]);
+    };
+    await all([resumed, makeDevices()]);
     this.#appear();
     if (!options.paused) this.#live.unpause();
     // Before anything can go wrong that would make the source take it back.

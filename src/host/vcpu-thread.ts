@@ -4,12 +4,12 @@ import { parentPort, workerData } from 'node:worker_threads';
 import type { Engine, Kicker } from '../engine/engine.ts';
 import { cpuFeatures } from '../hypervisor/cpu-features.ts';
 import { createDomain, DOMAIN, Domain, rootFrames } from '../hypervisor/domain.ts';
-import { runVcpu, unpark } from '../hypervisor/run-vcpu.ts';
+import { runVcpu, unpark, waitUnpaused } from '../hypervisor/run-vcpu.ts';
 import { startClock, writeTimeInfo } from '../hypervisor/time.ts';
 import { crashDomain } from '../hypervisor/traps.ts';
 import { type Host, Vcpu } from '../hypervisor/vcpu.ts';
 import { createMachineMemory, PAGE_SIZE } from '../machine/memory.ts';
-import { VCPU } from '../machine/vcpu-block.ts';
+import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { ringByPipe } from './doorbell.ts';
 import { createKicker, openVcpu } from './engines.ts';
 import { ForeignCalls } from './foreign-calls.ts';
@@ -47,7 +47,12 @@ function rehearse(engine: Engine, kicker: Kicker, host: Host): void {
   const domain = createDomain(createMachineMemory(REHEARSED_PAGES, REHEARSED_PAGES), 0, 1, new Uint8Array(16));
   prepareRoots(domain, engine);
   startClock(domain, engine, Date.now() * 1e6, 0);
-  unpark(new Vcpu(domain, 0, engine, kicker, host));
+  const v = new Vcpu(domain, 0, engine, kicker, host);
+  unpark(v);
+  Atomics.store(v.block.i32, VCPU.state >> 2, VCPU_STATE_UP);
+  waitUnpaused(v);
+  Atomics.store(v.block.i32, VCPU.flags >> 2, FLAG_STOP);
+  runVcpu(v);
 }
 
 async function main(data: VcpuWorkerData): Promise<void> {

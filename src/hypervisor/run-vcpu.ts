@@ -413,7 +413,7 @@ function hold(v: Vcpu): void {
 }
 
 /** A vCPU of a paused domain. What asks for its attention meanwhile waits in its flags. */
-function waitUnpaused(v: Vcpu): void {
+export function waitUnpaused(v: Vcpu): void {
   const { domain, block } = v;
   const paused = DOMAIN.paused >> 2;
   const isUp = Atomics.load(block.i32, VCPU.state >> 2) === VCPU_STATE_UP;
