@@ -85,10 +85,12 @@ export function openSource(path: string): OpenSource {
 
 /** Reads what is there at once, without letting go of this thread: a few MiB. */
 export function sourceOfFile(path: string): Source {
-  const bytes = readFileSync(path);
+  const file = readFileSync(path);
+  // A Buffer cuts other pieces than its type says.
+  const bytes = new Uint8Array(file.buffer, file.byteOffset, file.length);
   let at = 0;
   return async (count) => {
-    const part = new Uint8Array(bytes.subarray(at, at + count));
+    const part = bytes.subarray(at, at + count);
     at += part.length;
     return part;
   };
