@@ -9,6 +9,7 @@
 import type { Kicker } from '../engine/engine.ts';
 import { FLAG_EVENT, VCPU } from '../machine/vcpu-block.ts';
 import { DOMAIN, type Domain, EVTCHN_RECORD } from './domain.ts';
+import { EVENT_CHANNELS } from './domain-limits.ts';
 
 export const ECS_FREE = 0;
 /** Being bound to another domain's port: nobody may use it yet. */
@@ -42,6 +43,11 @@ export function setPort(d: Domain, port: number, state: number, vcpu: number, a:
   d.u32[at + 2] = a;
   d.u32[at + 3] = b;
   Atomics.store(d.u32, at, state);
+}
+
+/** Of a domain that does not run. */
+export function freeAllPorts(d: Domain): void {
+  d.u32.fill(0, record(1), record(EVENT_CHANNELS));
 }
 
 export function setPortVcpu(d: Domain, port: number, vcpu: number): void {

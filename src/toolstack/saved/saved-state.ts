@@ -15,6 +15,7 @@ import {
   ECS_IPI,
   ECS_UNBOUND,
   ECS_VIRQ,
+  freeAllPorts,
   portA,
   portB,
   portState,
@@ -120,8 +121,7 @@ export function decodeDomain(bytes: Uint8Array, domain: Domain): void {
   domain.i32[DOMAIN.grantVersion >> 2] = version;
   domain.i32[DOMAIN.totalPages >> 2] = totalPages;
   domain.u64[DOMAIN.baseNs >> 3] = systemTimeNs;
-  for (let port = 1; port < EVENT_CHANNELS; port++)
-    if (portState(domain, port) !== ECS_FREE) setPort(domain, port, ECS_FREE, 0, 0, 0);
+  freeAllPorts(domain);
   for (let i = 0; i < ports; i++) {
     const [port, state, vcpu, a, b] = Array.from({ length: PORT_WORDS }, (_, word) =>
       view.getUint32(DOMAIN_HEADER_BYTES + (i * PORT_WORDS + word) * 4, true),
@@ -139,9 +139,13 @@ export function decodeDomain(bytes: Uint8Array, domain: Domain): void {
   const types = bytes.slice(framesAt);
   // Nearly all frames are no page tables, and the domain stands still meanwhile.
   const fours = new Uint32Array(types.buffer, 0, types.length >> 2);
+  const isPlain = (at: number): boolean =>
+    at + 8 <= fours.length &&
+    (fours[at] | fours[at + 1] | fours[at + 2] | fours[at + 3]) === 0 &&
+    (fours[at + 4] | fours[at + 5] | fours[at + 6] | fours[at + 7]) === 0;
   const ram = layout.maxPages;
   for (let frame = 0; frame < types.length; frame++) {
-    if ((frame & 3) === 0) while (frame >> 2 < fours.length && fours[frame >> 2] === 0) frame += 4;
+    if ((frame & 31) === 0) while (isPlain(frame >> 2)) frame += 32;
     if (frame >= types.length) break;
     const level = types[frame] & FRAME_LEVEL_MASK;
     const isSane =
