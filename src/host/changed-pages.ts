@@ -22,6 +22,8 @@ export class ChangesRoom {
   /** How many there is room for. */
   readonly pages: number;
   readonly fd: number;
+  /** Somebody may have mapped it. */
+  isShown = false;
   /** Frames that have their places, in the order of those. */
   readonly #planned: readonly number[];
   readonly #calls: HostCalls;
@@ -58,6 +60,11 @@ export class ChangesRoom {
     this.#calls = calls;
     this.#at = room.at;
     this.#sizeBytes = room.sizeBytes;
+  }
+
+  /** How many frames have their places. */
+  get planned(): number {
+    return this.#planned.length;
   }
 
   /** Has the system find its pages. It may be used, or closed, meanwhile. */
@@ -133,8 +140,8 @@ export interface ChangedFrames {
   readonly pagesAt: number;
 }
 
-/** The frames of a memory of `framesMax`, as the file of another process has them. @throws HostError */
-export function readChangedFrames(fd: number, framesMax: number): ChangedFrames {
+/** The frames of a memory of `framesMax`, as the file of another process has them. `known`: so many have been looked at before. @throws HostError */
+export function readChangedFrames(fd: number, framesMax: number, known = 0): ChangedFrames {
   const header = new Uint32Array(2);
   readAll(fd, new Uint8Array(header.buffer), 0);
   const [count, capacity] = header;
@@ -142,7 +149,8 @@ export function readChangedFrames(fd: number, framesMax: number): ChangedFrames 
     throw new HostError(`${count} changed pages, at most ${capacity}, in a memory of ${framesMax}`);
   const frames = new Uint32Array(count);
   readAll(fd, new Uint8Array(frames.buffer), FRAMES_AT);
-  if (frames.some((frame) => frame >= framesMax)) throw new HostError('a changed page outside the memory');
+  if (frames.subarray(known).some((frame) => frame >= framesMax))
+    throw new HostError('a changed page outside the memory');
   const pagesAt = headerBytesOf(capacity);
   // Who looks at a mapping behind the end of its file is killed.
   if (fstatSync(fd).size < pagesAt + count * PAGE_SIZE)

@@ -181,6 +181,7 @@ test('a page that was given back is zeros in a copy', (context) => {
   parent.memory.freeze(false).release();
   // As vcpu-host.ts does it.
   const calls = hostCalls();
+  parent.domain.i32[DOMAIN.mappedAnew >> 2] = 1;
   calls?.mapAt(calls.addressOf(parent.u8) + at(10), PAGE_SIZE, -1, 0, 'write');
   expect(parent.u8[at(10)]).toBe(0);
   const { memory, release } = parent.memory.freeze(false);

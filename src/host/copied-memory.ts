@@ -109,14 +109,18 @@ export class CopiedMemory {
     this.leaveRoom();
   }
 
-  /** Makes room for what has been written since there is a base, and somewhat more; the domain runs. */
-  async makeRoom(): Promise<void> {
+  /** Makes room for what has been written since there is a base, and somewhat more; the domain runs. `spare`: so many more are expected. */
+  async makeRoom(spare = 0): Promise<void> {
     const changed = this.#changedFrames() ?? [];
     const count = changed.length;
     const most = Math.floor(this.#frames * CHANGES_PART);
-    if (count === 0 || count > most || count <= (this.#room?.pages ?? 0)) return;
+    if (count === 0 || count > most) return;
+    const room = this.#room;
+    const isLarge = room !== null && Math.min(most, count + spare) <= room.pages;
+    // Those who have mapped it had better find their pages there.
+    if (isLarge && (room.isShown || spare === 0 || count <= room.planned + spare)) return;
     this.leaveRoom();
-    const pages = Math.min(most, Math.ceil(count * ROOM_PART) + ROOM_PAGES);
+    const pages = Math.min(most, Math.max(Math.ceil(count * ROOM_PART) + ROOM_PAGES, count + 2 * spare));
     this.#room = ChangesRoom.create(this.#calls, changed, pages);
     await this.#room?.fill();
   }
@@ -167,6 +171,7 @@ export class CopiedMemory {
   /** What copies may map while the domain runs, so that little is left when it has been copied. Null: nothing. */
   early(): FrozenMemory | null {
     if (this.#base === null || this.#isMixed) return null;
+    if (this.#room !== null) this.#room.isShown = true;
     return { base: pathOf(this.#base), changes: this.#room === null ? null : pathOf(this.#room.fd) };
   }
 
@@ -189,7 +194,7 @@ export class CopiedMemory {
     try {
       this.#copyTo(base, 0, this.#frames, isShared);
       if (isShared) return this.#handOut(base, []);
-      this.#map(base, 0, this.#frames);
+      this.#mapAll(base);
     } catch (error) {
       closeSync(base);
       throw error;
@@ -226,7 +231,7 @@ export class CopiedMemory {
         (expected.changes === null || (changes !== null && expected.changes.file === fileOf(changes)));
       if (!isThere) this.#takeBase(base);
       const before = isThere ? (expected.changes?.count ?? 0) : 0;
-      if (changes !== null) this.#takeChanges(changes, readChangedFrames(changes, this.#frames), before);
+      if (changes !== null) this.#takeChanges(changes, readChangedFrames(changes, this.#frames, before), before);
     });
   }
 
@@ -245,7 +250,7 @@ export class CopiedMemory {
   #takeBase(base: number): void {
     if (fstatSync(base).size !== this.#bytes.length)
       throw new HostError(`a memory of ${fstatSync(base).size} bytes, where ${this.#bytes.length} are expected`);
-    this.#map(base, 0, this.#frames);
+    this.#mapAll(base);
     this.#setBase(base);
   }
 
@@ -258,6 +263,12 @@ export class CopiedMemory {
     this.#base = base;
     this.#isMixed = false;
     Atomics.store(this.#domain.i32, DOMAIN.memoryIsCopy >> 2, base === null ? 0 : 1);
+  }
+
+  /** While the domain does not run. */
+  #mapAll(base: number): void {
+    this.#map(base, 0, this.#frames);
+    Atomics.store(this.#domain.i32, DOMAIN.mappedAnew >> 2, 0);
   }
 
   #map(base: number, first: number, end: number): void {
@@ -344,6 +355,8 @@ export class CopiedMemory {
   /** A byte for each frame: 1 where no file shows through. */
   #framesMappedAnew(): Uint8Array {
     const isAnew = new Uint8Array(this.#frames);
+    // The list of all mappings takes half a millisecond to read.
+    if (Atomics.load(this.#domain.i32, DOMAIN.mappedAnew >> 2) === 0) return isAnew;
     const start = this.#calls.addressOf(this.#bytes);
     for (const line of readFileSync('/proc/self/maps', 'latin1').split('\n')) {
       const match = /^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+)/.exec(line);
@@ -357,9 +370,10 @@ export class CopiedMemory {
 
   /** `before`: so many of them are mapped already. */
   #takeChanges(fd: number, { frames, pagesAt }: ChangedFrames, before: number): void {
-    const { isMixed, allAreMapped } = planOf(frames);
+    const more = frames.subarray(before);
+    const { isMixed, allAreMapped } = planOf(more, before > 0);
     if (isMixed) this.#isMixed = true;
-    forRuns(frames.subarray(before), (first, pages, place) => {
+    forRuns(more, (first, pages, place) => {
       const offset = pagesAt + (before + place) * PAGE_SIZE;
       if (pages < MAPPED_PAGES && !allAreMapped) {
         readAll(fd, this.#bytes.subarray(first * PAGE_SIZE, (first + pages) * PAGE_SIZE), offset);
@@ -370,12 +384,17 @@ export class CopiedMemory {
   }
 }
 
+interface Plan {
+  readonly isMixed: boolean;
+  readonly allAreMapped: boolean;
+}
+
 /**
  * Of changes, long runs are mapped, so that what is never looked at is never copied. Then some of the memory shows another file than the base, and the
- * short ones may as well.
+ * short ones may as well. `isMapped`: some are already.
  */
-function planOf(frames: Uint32Array): { readonly isMixed: boolean; readonly allAreMapped: boolean } {
-  let isMixed = false;
+function planOf(frames: Uint32Array, isMapped = false): Plan {
+  let isMixed = isMapped;
   let runs = 0;
   forRuns(frames, (_, pages) => {
     if (pages >= MAPPED_PAGES) isMixed = true;

@@ -58,7 +58,7 @@ export function controlHandlers(live: LiveDomain, log: (line: string) => void): 
     },
     outline: () => live.copies.outline(),
     fork: ({ ticket }) => copying(() => live.copies.fork(ticketFor(ticket))),
-    'fork-early': () => live.copies.early(),
+    'fork-early': () => copying(() => live.copies.early()),
     'fork-start': ({ ticket }) => copying(() => live.copies.start(ticketFor(ticket))),
     'fork-memory': ({ ticket }) => copying(() => live.copies.memory(ticketFor(ticket))),
     'fork-end': acting((parameters) => {

@@ -28,6 +28,8 @@ import { disksFolder, domainFolder } from './state-dir.ts';
 const KEPT_MS = 120_000;
 /** Behind a copy, before what was kept for it is given up. */
 const QUIET_MS = 500;
+/** When copies are nearly ready, so many pages more may be written until they are. */
+const EARLY_PAGES = 512;
 /** What the guest has written since there is a base is looked at first after so long, and then each time after twice as long. */
 const ROOM_FIRST_MS = 50;
 
@@ -184,9 +186,11 @@ export class DomainCopies {
   }
 
   /** What copies may map of its memory before it is copied: nobody knows yet what will be there. Null: nothing. */
-  early(): FrozenMemory | null {
+  async early(): Promise<FrozenMemory | null> {
     const { memory, isShared } = this.#options;
-    return isShared() ? null : (memory?.early() ?? null);
+    if (memory === null || isShared()) return null;
+    if (!this.#isBusy) await memory.makeRoom(EARLY_PAGES);
+    return memory.early();
   }
 
   /** For `fork` with that ticket, before or after. Both reject as that does, or when nobody calls it. */

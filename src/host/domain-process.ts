@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { useCompileCache } from '../toolstack/compile-cache.ts';
 import { withMovedDisk } from '../toolstack/config/device-specs.ts';
 import { configJson, type DomainConfig } from '../toolstack/config/domain-config.ts';
+import { untilAtRest } from './at-rest.ts';
 import { ConsoleServer } from './console-server.ts';
 import type { ControlServer } from './control-server.ts';
 import { type DomainRecord, forgetRecord, prepareRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
@@ -34,6 +35,8 @@ const CONSOLE_LOG_BYTES = 1 << 20;
 /** Kept of the logs of domains of one name. */
 const OLD_LOGS = 10;
 const HYPERVISOR_LOG_BYTES = 1 << 20;
+/** How long a copy's process lets V8 compile what it has rehearsed: on a host of few CPUs that would be in its own way. */
+const REST_LIMIT_MS = 300;
 /** How long viewers may take for what they have not seen yet, when the domain is gone. */
 const VIEWERS_LIMIT_MS = 5000;
 
@@ -52,7 +55,10 @@ async function copySource(
   onTaken: (source: ForkSource) => void,
 ): Promise<CopySource> {
   const { DomainSource } = await import('./copy-source.ts');
-  const domain = await DomainSource.open(request, root, () => say({ kind: 'ready' }));
+  const domain = await DomainSource.open(request, root, async () => {
+    await untilAtRest(REST_LIMIT_MS);
+    await say({ kind: 'ready' });
+  });
   // Whoever has the domain copied has given it up.
   const onGone = (): void => domain.close();
   process.once('disconnect', onGone);

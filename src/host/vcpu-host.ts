@@ -39,6 +39,7 @@ export function createVcpuHost(
       if (calls === null) return false;
       if (Atomics.load(domain.i32, DOMAIN.memoryIsCopy >> 2) === 0)
         return calls.discard(u8.subarray(offset, offset + sizeBytes));
+      Atomics.store(domain.i32, DOMAIN.mappedAnew >> 2, 1);
       return calls.mapAt(calls.addressOf(u8) + offset, sizeBytes, -1, 0, 'write') === 0;
     },
   };

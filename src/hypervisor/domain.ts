@@ -80,6 +80,8 @@ export const DOMAIN = {
   grantVersionMax: 0xac,
   maptrackMax: 0xb0,
   portMax: 0xb4,
+  /** i32: 1 = of a memory 0 that shows a file's pages, some have been given back, and mapped anew. Set by vCPUs; 0 again when all is mapped. */
+  mappedAnew: 0xb8,
   /** i32: console_io bytes lock etc. unused space up to 0x100. */
   /** i32[128]: bit per local port whose Dom0 end has been signalled. */
   dom0Pending: 0x100,
