@@ -40,7 +40,7 @@ import { MICRO_OP } from './micro-op.ts';
 import { type Compilation, MEMORY_PAGES_MAX, ModuleBuilder } from './module-builder.ts';
 import { call, callIndirect, I32, I64, i32, i64, local, type Node, select } from './nodes.ts';
 import { JUMP, NEXT } from './rare-status.ts';
-import { CONTINUE, INTERRUPTED, LEFT, NEST_PARAMETERS, RESUME, UNWIND } from './region.ts';
+import { CONTINUE, INTERRUPTED, LEFT, NEST_PARAMETERS, REGION_PARAMETERS, RESUME, RETURNED, UNWIND } from './region.ts';
 import { knownKind, RegionFlags } from './region-flags.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
@@ -129,14 +129,15 @@ export function buildInterpreter(counting: boolean, compilation?: Compilation): 
   const runtime: Runtime = { miss, commit, divide, vector, stop, start, computeFlags: flagsFunction, scratch };
 
   const coldType = m.type([I32, I32], [I32]);
-  const none = m.declare([I64, I32], [I32]);
-  const nothing = new FunctionBuilder([I64, I32]);
+  const none = m.declare(REGION_PARAMETERS, [I32]);
+  const nothing = new FunctionBuilder(REGION_PARAMETERS);
+  nothing.store(8, CPU, zeroAddress, VCPU.rip, local(0, I64));
   nothing.return(i32.const(CONTINUE));
   m.define(none, nothing);
   const run = m.declare(RUN_PARAMETERS, [I32]);
   const nest = m.declare(NEST_PARAMETERS, [I32]);
   m.element(0, [none, nest, ...handlers.COLD.map(() => cold)]);
-  m.define(nest, nestFunction(run, m.type([I64, I32], [I32])));
+  m.define(nest, nestFunction(run, m.type(REGION_PARAMETERS, [I32])));
   m.define(
     run,
     interpretFunction(runtime, counting, {
@@ -145,7 +146,7 @@ export function buildInterpreter(counting: boolean, compilation?: Compilation): 
       hot,
       resume,
       coldType,
-      regionType: m.type([I64, I32], [I32]),
+      regionType: m.type(REGION_PARAMETERS, [I32]),
     }),
   );
   const interpret = m.declare([I32, I32], [I32]);
@@ -177,9 +178,10 @@ function nestFunction(run: number, regionType: number): FunctionBuilder {
   const depth = local(1, I32);
   const reason = local(2, I32);
   f.loop((again) => {
-    f.if(i32.eqz(reason), () => {
+    f.if(i32.eqz(reason), () => f.return(i32.const(RETURNED)));
+    f.if(i32.eq(reason, i32.const(CONTINUE)), () => {
       const to = f.let(i64.load(CPU, zeroAddress, VCPU.rip));
-      f.if(i64.eq(to, back), () => f.return(i32.const(CONTINUE)));
+      f.if(i64.eq(to, back), () => f.return(i32.const(RETURNED)));
       const low = i32.wrap(to);
       const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(JUMP_SHIFT))), i32.const(JUMP_ENTRIES - 1));
       const entry = f.let(i32.mul(hash, i32.const(JUMP_ENTRY)));
@@ -191,15 +193,15 @@ function nestFunction(run: number, regionType: number): FunctionBuilder {
         f.store(4, CPU, zeroAddress, STATE.budget, budget);
         const wanted = i32.load(CPU, zeroAddress, VCPU.flags);
         f.seldom(i32.or(i32.leS(budget, i32.const(0)), wanted), () => f.return(i32.const(INTERRUPTED)));
-        f.set(reason, callIndirect(regionType, I32, to, depth, slot));
+        f.set(reason, callIndirect(regionType, I32, to, depth, back, slot));
         f.br(again);
       });
     });
   });
-  f.if(i32.gtU(reason, i32.const(RESUME)), () => f.return(reason));
   const resuming = i32.eq(reason, i32.const(RESUME));
+  f.if(i32.and(i32.ne(reason, i32.const(CONTINUE)), i32.eqz(resuming)), () => f.return(reason));
   const end = f.let(call(run, I32, local(3, I32), local(4, I32), back, depth, resuming));
-  f.if(i32.eq(end, i32.const(REACHED)), () => f.return(i32.const(CONTINUE)));
+  f.if(i32.eq(end, i32.const(REACHED)), () => f.return(i32.const(RETURNED)));
   f.if(i32.eq(end, i32.const(UNWOUND)), () => f.return(i32.const(UNWIND)));
   f.return(i32.add(end, i32.const(LEFT)));
   return f;
@@ -433,10 +435,18 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
               f.if(slot, () => {
                 storeFlags(f, flagLocals);
                 f.store(4, CPU, zeroAddress, STATE.budget, i32.sub(budget, i32.const(1)));
-                f.set(reason, callIndirect(regionType, I32, target, depth, slot));
+                f.set(reason, callIndirect(regionType, I32, target, depth, stop, slot));
                 loadFlags(f, flagLocals);
                 f.set(budget, i32.load(CPU, zeroAddress, STATE.budget));
-                f.set(target, i64.load(CPU, zeroAddress, VCPU.rip));
+                f.if(
+                  i32.eq(reason, i32.const(RETURNED)),
+                  () => {
+                    f.set(target, stop);
+                    f.store(8, CPU, zeroAddress, VCPU.rip, target);
+                    f.set(reason, i32.const(CONTINUE));
+                  },
+                  () => f.set(target, i64.load(CPU, zeroAddress, VCPU.rip)),
+                );
                 f.if(i32.eq(reason, i32.const(UNWIND)), () => {
                   f.set(reason, i32.const(UNWOUND));
                   f.brIf(done, isNested);

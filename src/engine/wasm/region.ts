@@ -1,10 +1,11 @@
 /**
  * Regions (region-graph.ts) as WebAssembly: one function a region, many in a module.
  *
- *     region(va i64, depth i32) -> i32
+ *     region(va i64, depth i32, back i64) -> i32
  *
  * runs guest code from `va`, the region's entry, and answers how it ended; rip, registers and flags are in memory 1 then:
  *
+ *     RETURNED      at `back`, where the caller goes on: rip is not written
  *     CONTINUE      at rip, by the jump cache
  *     RESUME        at rip, by the interpreter: what is there is not translated, or faults
  *     INTERRUPTED   somebody wants something
@@ -12,14 +13,15 @@
  *     LEFT + n      with ExitKind n: a rare instruction (rare.ts) said so
  *
  * Registers are locals; region-flow.ts says when they are loaded and who stores which. A guest CALL is a call: the callee's region is
- * looked up in the jump cache; when it comes back with CONTINUE and the expected rip, this region goes on. If there is no such region,
- * or it ends elsewhere or with RESUME, an interpreter is called (NEST_SLOT, interpreter.ts) that runs until rip is as expected; it
- * looks for a region there first.
+ * looked up in the jump cache; when it comes back with RETURNED, this region goes on. If there is no such region, or it ends elsewhere
+ * or with RESUME, an interpreter is called (NEST_SLOT, interpreter.ts) that runs until rip is as expected; it looks for a region there
+ * first.
  * Otherwise all of the caller would be interpreted behind the call, and its callers too. All else unwinds.
  * Loops are real loops, in the structure that the dominator tree gives. Source: N. Ramsey, "Beyond Relooper", ICFP 2022.
  */
 
 import { VCPU } from '../../machine/vcpu-block.ts';
+import { EXIT_INTERRUPTED } from '../engine.ts';
 import { addExecuted, TRANSLATED } from './executed.ts';
 import { computeFlags, type FlagLocals } from './flags.ts';
 import { FunctionBuilder, type Label } from './function-builder.ts';
@@ -63,15 +65,18 @@ import { type Block, type Body, dominates, type RegionGraph, type RegionInstruct
 import { groupAccesses } from './region-groups.ts';
 import { dropStack, push, stackTop } from './semantics/moves.ts';
 
-export const CONTINUE = 0;
-export const RESUME = 1;
-export const INTERRUPTED = 2;
-export const UNWIND = 3;
+export const RETURNED = 0;
+export const CONTINUE = 1;
+export const INTERRUPTED: number = EXIT_INTERRUPTED;
+export const RESUME = 3;
+export const UNWIND = 4;
 export const LEFT = 16;
+
+export const REGION_PARAMETERS: readonly ValueType[] = [I64, I32, I64];
 
 /**
  * The table's place for the interpreter that a region calls: (rip to come back at, calls that may nest, reason of the callee, TLB, user
- * bit) -> CONTINUE when it is there, else how the region must end.
+ * bit) -> RETURNED when it is there, else how the region must end.
  */
 export const NEST_SLOT = 1;
 export const NEST_PARAMETERS: readonly ValueType[] = [I64, I32, I32, I32, I32];
@@ -118,7 +123,7 @@ export function translateRegions(
   m.define(compute, computeFlags());
   const span = m.declare(SPAN_PARAMETERS, [I32]);
   m.define(span, lookUpSpan(target.tlb, hearApart));
-  const types = { region: m.type([I64, I32], [I32]), nest: m.type(NEST_PARAMETERS, [I32]) };
+  const types = { region: m.type(REGION_PARAMETERS, [I32]), nest: m.type(NEST_PARAMETERS, [I32]) };
   // Those with -1 are never called in a region.
   const runtime: Runtime = {
     miss: -1,
@@ -131,7 +136,7 @@ export function translateRegions(
     scratch,
   };
   const functions = regions.map(({ graph, apart }, i) => {
-    const index = m.declare([I64, I32], [I32]);
+    const index = m.declare(REGION_PARAMETERS, [I32]);
     m.define(
       index,
       new RegionWriter(graph, target, runtime, types, rare, { index: span, slot: firstSlot + i }, apart).write(),
@@ -153,8 +158,9 @@ class RegionWriter {
   readonly #target: RegionTarget;
   readonly #types: CalleeTypes;
   readonly #rare: number;
-  readonly #f = new FunctionBuilder([I64, I32]);
+  readonly #f = new FunctionBuilder(REGION_PARAMETERS);
   readonly #depth = local(1, I32);
+  readonly #back = local(2, I64);
   readonly #base: Node;
   readonly #flow: RegionFlow;
   readonly #registers: (Node | null)[] = [];
@@ -548,9 +554,17 @@ class RegionWriter {
     const dirty = flow.dirty | flow.effects.writes;
     if (at.handler === RETURN) {
       const to = stackTop(cpu, 8);
-      this.#requireCanonical(to);
+      const answer = f.temporary(I32);
+      f.set(answer, i32.const(RETURNED));
+      // Where it was called from is canonical.
+      f.seldom(i64.ne(to, this.#back), () => {
+        this.#requireCanonical(to);
+        this.#storeRip(to);
+        f.set(answer, i32.const(CONTINUE));
+      });
       dropStack(cpu, 8 + (at.instruction.immLo & 0xffff));
-      this.#leaveTo(to, dirty, flow.dirtyFlags);
+      this.#store(dirty, flow.dirtyFlags);
+      f.return(answer);
     } else if (at.handler === JUMP_INDIRECT || at.handler === JUMP_MEMORY)
       this.#leaveTo(this.#targetOperand(at), dirty, flow.dirtyFlags);
     else throw new Error('bug: a block ends in what is no branch');
@@ -564,11 +578,13 @@ class RegionWriter {
     if (caller === null) throw new Error('bug: nobody has called');
     this.#begin(at, flow);
     const to = stackTop(this.#cpu, 8);
-    this.#requireCanonical(to);
-    dropStack(this.#cpu, 8 + (at.instruction.immLo & 0xffff));
-    f.seldom(i64.ne(to, this.#address(caller.next)), () =>
-      this.#leaveTo(to, flow.dirty | flow.effects.writes, flow.dirtyFlags),
-    );
+    const drop = (): void => dropStack(this.#cpu, 8 + (at.instruction.immLo & 0xffff));
+    f.seldom(i64.ne(to, this.#address(caller.next)), () => {
+      this.#requireCanonical(to);
+      drop();
+      this.#leaveTo(to, flow.dirty | flow.effects.writes, flow.dirtyFlags);
+    });
+    drop();
     f.releaseTemporaries();
     this.#go(block, caller.next, caller.body);
   }
@@ -582,20 +598,21 @@ class RegionWriter {
     const back = f.let(this.#address(next));
     push(cpu, 8, back);
     this.#store(flow.dirty | flow.effects.writes, flow.dirtyFlags);
-    this.#storeRip(to);
     const low = i32.wrap(to);
     const hash = i32.and(i32.xor(low, i32.shrU(low, i32.const(JUMP_SHIFT))), i32.const(JUMP_ENTRIES - 1));
     const entry = f.let(i32.mul(hash, i32.const(JUMP_ENTRY)));
     const { tlb, userBit } = this.#target;
     const tag = userBit === 0 ? to : i64.xor(to, i64.const(0, userBit));
-    // Whoever goes on at `to` instead finds it in rip.
-    f.seldom(i32.leS(this.#depth, i32.const(0)), () => f.return(i32.const(CONTINUE)));
+    f.seldom(i32.leS(this.#depth, i32.const(0)), () => {
+      this.#storeRip(to);
+      f.return(i32.const(CONTINUE));
+    });
     const isKnown = i64.eq(i64.load(CPU, entry, STATE.jumpCache + JUMP_TAG), tag);
-    // Who calls no region (slot 0) comes back at once.
+    // Who calls no region (slot 0) comes back at once, with rip at `to`.
     const slot = select(i32.load(CPU, entry, STATE.jumpCache + JUMP_SLOT), i32.const(0), isKnown);
     const depth = i32.sub(this.#depth, i32.const(1));
-    const reason = f.let(callIndirect(this.#types.region, I32, to, depth, slot));
-    f.seldom(i32.or(reason, i64.ne(i64.load(CPU, zeroAddress, VCPU.rip), back)), () => {
+    const reason = f.let(callIndirect(this.#types.region, I32, to, depth, back, slot));
+    f.seldom(reason, () => {
       const parameters = [back, depth, reason, i32.const(tlb), i32.const(userBit)];
       f.set(reason, callIndirect(this.#types.nest, I32, ...parameters, i32.const(NEST_SLOT)));
       f.if(reason, () => f.return(reason));
