@@ -32,7 +32,10 @@ function withNatives<T>(body: (natives: Natives) => T): T | null {
   }
 }
 
-/** The machine code of modules, of those of their functions that V8 compiles at once with its optimizing compiler (wasm-hints.ts). Null where it cannot be had. */
+/**
+ * The machine code of modules that are made to be optimized (engine/wasm/module-builder.ts), where V8 heeds that (wasm-hints.ts): it ends the process over one that
+ * has no optimized function. Null where there is none to be had.
+ */
 export function toMachineCode(modules: readonly Uint8Array<ArrayBuffer>[]): Uint8Array[] | null {
   return withNatives(({ serialize }) => {
     const compiled = modules.map((bytes) => new WebAssembly.Module(bytes));

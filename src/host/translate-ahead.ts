@@ -41,18 +41,19 @@ function merge(before: readonly KeptRegion[], kept: ReturnType<typeof readKept>[
 
 function make(folder: string): void {
   const { paths, kept } = readKept(folder);
+  // Who fails over it once would again.
+  for (const path of paths) rmSync(path, { force: true });
   const before = decodeKept(wordsOf(readCode(folder)?.records ?? new Uint8Array(0)));
   const { records, kernel, user } = writeLibrary(merge(before, kept));
   const modules = [buildInterpreter(false, 'optimized'), kernel, user];
   const codes = toMachineCode(modules);
-  // As domains do: where that fails, or ends this process, nothing is changed.
+  // As domains do: where that fails, or ends this process, there is no code that would do the same to them.
   if (codes?.every((code, i) => fromMachineCode(code, modules[i]) !== null)) {
     writeCode(folder, {
       records: new Uint8Array(records.buffer),
       modules: modules.map((bytes, i) => ({ bytes, code: codes[i] })),
     });
   }
-  for (const path of paths) rmSync(path, { force: true });
 }
 
 const [folder] = process.argv.slice(2);
