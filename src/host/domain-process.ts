@@ -12,6 +12,7 @@ import { untilAtRest } from './at-rest.ts';
 import { ConsoleServer } from './console-server.ts';
 import type { ControlServer } from './control-server.ts';
 import { type DomainRecord, forgetRecord, prepareRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
+import { EarlyThreads } from './early-threads.ts';
 import type { CopySource, ForkRequest, ForkSource } from './forked-domain.ts';
 import type { IncomingDomain } from './incoming-domain.ts';
 import { openLogFile, rotateLog } from './log-file.ts';
@@ -95,18 +96,9 @@ async function tellFailure(error: Error, unusedLog: string | null): Promise<void
   if (process.connected) process.disconnect();
 }
 
-async function run(request: ToDomainProcess): Promise<void> {
-  const { quiet, paused, preserve, restoreFrom, incoming, fork, force, logPath } = request;
-  let { configText } = request;
-  const [
-    { runDomain },
-    { openControlServer },
-    { controlHandlers },
-    { openSaved },
-    { openMigrationServer },
-    { ForkedDomain, fromSaved },
-    { UnseenSockets },
-  ] = await Promise.all([
+// Behind `useCompileCache`.
+const loadModules = () =>
+  Promise.all([
     import('./run-domain.ts'),
     import('./control-server.ts'),
     import('./domain-control.ts'),
@@ -115,6 +107,20 @@ async function run(request: ToDomainProcess): Promise<void> {
     import('./forked-domain.ts'),
     import('./local-socket.ts'),
   ]);
+
+async function run(request: ToDomainProcess): Promise<void> {
+  const { quiet, paused, preserve, restoreFrom, incoming, fork, force, logPath } = request;
+  let { configText } = request;
+  if (request.config !== null) threads.expect(request.config);
+  const [
+    { runDomain },
+    { openControlServer },
+    { controlHandlers },
+    { openSaved },
+    { openMigrationServer },
+    { ForkedDomain, fromSaved },
+    { UnseenSockets },
+  ] = await modules;
   const root = stateRoot();
   const hypervisorLog = openLogFile(hypervisorLogPath(root), HYPERVISOR_LOG_BYTES, 1);
   // Standard error is the log xl-NAME.log.
@@ -134,6 +140,7 @@ async function run(request: ToDomainProcess): Promise<void> {
       const { IncomingDomain } = await import('./incoming-domain.ts');
       arriving = await IncomingDomain.open(...INCOMING_FDS, log);
       ({ config, configText } = arriving);
+      threads.expect(config);
     } else if (request.config !== null) ({ config } = request);
     else throw new Error('bug: a domain without a config');
   } catch (error) {
@@ -152,6 +159,7 @@ async function run(request: ToDomainProcess): Promise<void> {
   let source: ForkSource | null = null;
   try {
     if (restoreFrom !== null) saved = await openSaved(restoreFrom);
+    saved?.domain.readAhead();
     const restore =
       fork !== null
         ? new ForkedDomain(fork, await copySource(fork, root, (taken) => (source = taken)), async (nodes) =>
@@ -164,6 +172,8 @@ async function run(request: ToDomainProcess): Promise<void> {
       configText: () => configText,
       ...(restore === null ? {} : { restore, force }),
       ...(arriving === null ? {} : { incoming: arriving }),
+      standsStill: arriving !== null || fork !== null,
+      threads,
       console,
       log,
       note,
@@ -264,6 +274,10 @@ async function run(request: ToDomainProcess): Promise<void> {
 
 useCompileCache();
 heedWasmHints();
+const threads = new EarlyThreads();
+/** Loaded while whoever has started this process finds out what it is to run. */
+const modules = loadModules();
+modules.catch(() => undefined);
 // The terminal that it was started from may go.
 process.on('SIGHUP', () => {});
 process.once('message', (message) => void run(message as ToDomainProcess));

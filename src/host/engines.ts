@@ -80,6 +80,11 @@ export function createStoreListener(handle: EngineHandle, domain: Domain): (offs
   };
 }
 
+/** What `openVcpu` needs is loaded, without a domain. */
+export async function loadEngine(kind: EngineKind): Promise<void> {
+  await (kind === 'kvm' ? import('../engine/kvm/kvm-vcpu.ts') : import('../engine/wasm/wasm-vcpu.ts'));
+}
+
 /**
  * For the vCPU's worker: of the engines, which are large, only its own is loaded there. `hasTime`: the vCPU comes from elsewhere, and nobody waits for it yet.
  */

@@ -37,6 +37,9 @@ import {
 import { decodeDomain, decodeVcpu, encodeVcpu, type SavedShape, shapeOf } from '../toolstack/saved/saved-state.ts';
 import { NODE_CODEC, openSource } from './save-stream.ts';
 
+/** Of a file, so many parts of some MiB may wait for the domain to be made. */
+const PARTS_EARLY = 8;
+
 /** Who has use for what vCPUs have noted elsewhere of the code that they run. */
 export interface CodePreparer {
   /** Resolves when it is done with that. */
@@ -75,6 +78,11 @@ export class SavedDomain {
     const { maxPages } = this.shape;
     if (description.store.pfn >= maxPages || description.console.pfn >= maxPages)
       throw new SaveFileError('damaged: a ring outside the memory');
+  }
+
+  /** Parts are read from now on, before there is memory for them. */
+  readAhead(): void {
+    this.#reader.readAhead(PARTS_EARLY);
   }
 
   /** As it was when it was saved. Of one that moves here, only after `load`. */

@@ -153,7 +153,15 @@ async function runOnce(run: OneRun): Promise<EndReason> {
     const doorbell = new Doorbell(domain);
     // They load the engine while this thread builds the domain.
     const workers = startVcpuWorkers({
-      ...{ domain, engine, restored: restore !== null, hasPeers, doorbellFd: doorbell.fd },
+      ...{
+        domain,
+        engine,
+        restored: restore !== null,
+        rehearses: run.isFirst && run.options.standsStill === true,
+        hasPeers,
+        doorbellFd: doorbell.fd,
+      },
+      threads: run.isFirst ? (run.options.threads ?? null) : null,
       log: run.options.log,
     });
     try {

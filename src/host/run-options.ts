@@ -12,6 +12,7 @@ import type { MovedDisk } from '../toolstack/config/device-specs.ts';
 import type { DomainConfig, ShutdownAction } from '../toolstack/config/domain-config.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import type { XenstoreChoice } from './domain-xenstore.ts';
+import type { EarlyThreads } from './early-threads.ts';
 import type { RestorableDomain } from './forked-domain.ts';
 import type { LiveDomain, LiveHooks } from './live-domain.ts';
 
@@ -45,6 +46,10 @@ export interface RunOptions {
   readonly configText?: () => string;
   /** A saved domain, which goes on instead of being built. Read once. */
   readonly restore?: RestorableDomain;
+  /** Its guest stands still, here or elsewhere, until this one goes on with it. */
+  readonly standsStill?: boolean;
+  /** Threads that have been started for its vCPUs. */
+  readonly threads?: EarlyThreads;
   /** Called when a disk is in another image from now on, before anything is written to that. */
   readonly onDiskMoved?: (moved: MovedDisk) => void;
   /** It goes on even where the CPU lacks what its guest has seen. */

@@ -1,8 +1,8 @@
 /**
  * Starts a domain in a process of its own (domain-process.ts), which goes on when this one ends.
  */
-import { fork as forkProcess } from 'node:child_process';
-import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { type ChildProcess, fork as forkProcess } from 'node:child_process';
+import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
@@ -71,6 +71,8 @@ export interface StartOptions {
   readonly force?: boolean;
   readonly log: (line: string) => void;
   readonly note: (line: string) => void;
+  /** That has been started already. */
+  readonly process?: EarlyProcess;
   /** For a domain of another state folder, working folder and settings than this process has. */
   readonly root?: string;
   readonly cwd?: string;
@@ -129,11 +131,20 @@ function incomingEnds(incoming: StartOptions['incoming']): (number | 'pipe')[] {
   return incoming === true ? [0, 1] : ['pipe', 'pipe'];
 }
 
-/** Resolves when the domain is built and runs. `config`: null for an incoming one. Throws StartError. */
-export async function startDomain(config: DomainConfig | null, options: StartOptions): Promise<StartedDomain> {
+/** A process that gets ready to run a domain, and has not been told which. */
+export interface EarlyProcess {
+  readonly child: ChildProcess;
+  readonly logPath: string;
+}
+
+/** Starts a process for `startDomain`, which may be given up. `name`: of its log until there is a domain. Throws StartError. */
+export function startProcess(
+  name: string,
+  options: Pick<StartOptions, 'incoming' | 'root' | 'cwd' | 'environment'> = {},
+): EarlyProcess {
   // It becomes the log of that name when there is a domain of that name.
   const root = options.root ?? stateRoot();
-  const path = `${domainLogPath(root, 'xl', config?.name ?? 'incoming')}.${process.pid}`;
+  const path = `${domainLogPath(root, 'xl', name)}.${process.pid}`;
   const logFile = openLog(path);
   const program = new URL(
     import.meta.url.endsWith('.ts') ? './domain-process.ts' : './domain-process.js',
@@ -155,6 +166,20 @@ export async function startDomain(config: DomainConfig | null, options: StartOpt
     stdio: [logFile, logFile, logFile, 'ipc', ...incomingEnds(options.incoming)],
   });
   closeSync(logFile);
+  return { child, logPath: path };
+}
+
+/** There will be no domain. */
+export function giveUpProcess({ child, logPath }: EarlyProcess): void {
+  child.on('error', () => {});
+  if (child.connected) child.disconnect();
+  child.unref();
+  rmSync(logPath, { force: true });
+}
+
+/** Resolves when the domain is built and runs. `config`: null for an incoming one. Throws StartError. */
+export async function startDomain(config: DomainConfig | null, options: StartOptions): Promise<StartedDomain> {
+  const { child, logPath: path } = options.process ?? startProcess(config?.name ?? 'incoming', options);
   if (typeof options.incoming === 'function') {
     // Node's types know of five.
     const ends: readonly unknown[] = child.stdio;

@@ -11,10 +11,10 @@ import { type Host, Vcpu } from '../hypervisor/vcpu.ts';
 import { createMachineMemory, PAGE_SIZE } from '../machine/memory.ts';
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { ringByPipe } from './doorbell.ts';
-import { createKicker, openVcpu } from './engines.ts';
+import { createKicker, loadEngine, openVcpu } from './engines.ts';
 import { ForeignCalls } from './foreign-calls.ts';
 import { createVcpuHost } from './vcpu-host.ts';
-import type { VcpuWorkerCommand, VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
+import type { EarlyThreadData, VcpuWorkerCommand, VcpuWorkerData, VcpuWorkerMessage } from './worker-messages.ts';
 
 const REHEARSED_PAGES = 16;
 
@@ -70,7 +70,7 @@ async function main(data: VcpuWorkerData): Promise<void> {
   const domain = new Domain(data.domain);
   ringByPipe(domain, data.doorbellFd);
   const block = domain.vcpus[data.vcpuId];
-  const engine = await openVcpu(data.engine, domain, data.vcpuId, data.restored);
+  const engine = await openVcpu(data.engine, domain, data.vcpuId, data.rehearses);
   opened.engine = engine;
   try {
     const foreign = data.hasPeers ? new ForeignCalls(domain, block, (call) => say({ kind: 'foreign', call })) : null;
@@ -79,7 +79,7 @@ async function main(data: VcpuWorkerData): Promise<void> {
     const host = createVcpuHost(domain, data.vcpuId, foreign, log, tellCode);
     const kicker = createKicker(data.engine);
     const v = new Vcpu(domain, data.vcpuId, engine, kicker, host);
-    if (data.restored) rehearse(engine, kicker, host);
+    if (data.rehearses) rehearse(engine, kicker, host);
     say({ kind: 'ready', cpu: cpuFeatures(v) });
     await isBuilt;
     if (data.vcpuId === 0) {
@@ -104,8 +104,24 @@ async function main(data: VcpuWorkerData): Promise<void> {
   }
 }
 
-try {
-  await main(workerData as VcpuWorkerData);
-} catch (error) {
-  say({ kind: 'failed', message: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+async function start(data: VcpuWorkerData): Promise<void> {
+  try {
+    await main(data);
+  } catch (error) {
+    say({ kind: 'failed', message: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+  }
 }
+
+if (workerData === null) {
+  const port = parentPort;
+  const onFirst = (first: EarlyThreadData | VcpuWorkerData): void => {
+    if ('early' in first) {
+      void loadEngine(first.early);
+      return;
+    }
+    port?.off('message', onFirst);
+    // It listens before it waits for anything.
+    void start(first);
+  };
+  port?.on('message', onFirst);
+} else await start(workerData as VcpuWorkerData);

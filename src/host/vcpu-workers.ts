@@ -1,7 +1,7 @@
 /** The worker threads of a domain's vCPUs, as the main thread sees them. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import { SHUTDOWN_crash } from '../abi/xen.ts';
 import type { KeptRegions } from '../engine/wasm/kept-regions.ts';
 import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
@@ -9,6 +9,7 @@ import type { Domain } from '../hypervisor/domain.ts';
 import { untilParked } from '../hypervisor/domain-state.ts';
 import { notifyVcpu } from '../hypervisor/event-channels.ts';
 import { FLAG_TELL_CODE, VCPU } from '../machine/vcpu-block.ts';
+import { type EarlyThreads, startVcpuThread } from './early-threads.ts';
 import { createKicker, type EngineHandle } from './engines.ts';
 import { type ForeignCall, refuseForeignCall } from './foreign-calls.ts';
 import { HostError } from './host-error.ts';
@@ -40,21 +41,21 @@ export interface VcpuWorkersOptions {
   readonly doorbellFd: number | null;
   /** They take up vCPUs that were saved. */
   readonly restored: boolean;
+  /** The guest stands still until it runs here. */
+  readonly rehearses: boolean;
   /** They may ask for what belongs to other domains. */
   readonly hasPeers: boolean;
+  /** Threads that have been started for it. */
+  readonly threads: EarlyThreads | null;
   readonly log: (line: string) => void;
 }
 
 /** A vCPU that runs looks at its flags more often. */
 const NOTED_LIMIT_MS = 50;
 
-/** V8's young generation by default may take three times 16 MiB of a thread; what a translator leaves behind dies young. */
-const YOUNG_MIB = 8;
-
 /** Starts a worker for each vCPU; the domain need not be built yet. */
 export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
-  const { domain, engine, log, ...more } = options;
-  const url = new URL(import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js', import.meta.url);
+  const { domain, engine, threads, log, ...more } = options;
   const workers: Worker[] = [];
   const ready: Promise<CpuFeatures>[] = [];
   const ended: Promise<void>[] = [];
@@ -65,7 +66,7 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
   const waiting: ((noted: Uint32Array) => void)[] = domain.vcpus.map(() => () => {});
   for (const vcpu of domain.vcpus) {
     const data: VcpuWorkerData = { ...more, domain: domain.handle(), vcpuId: vcpu.vcpuId, engine };
-    const worker = new Worker(url, { workerData: data, resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MIB } });
+    const worker = threads?.take(data) ?? startVcpuThread(data);
     workers.push(worker);
     ready.push(
       new Promise((resolve, reject) => {
@@ -88,6 +89,7 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
     );
     ended.push(new Promise((resolve) => worker.on('exit', () => resolve())));
   }
+  threads?.end();
   const allEnded = Promise.all(ended).then(() => keepTranslated(kept));
   const allReady = Promise.all(ready).then(([first]) => first);
   allReady.catch(() => undefined);

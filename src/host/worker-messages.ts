@@ -9,6 +9,8 @@ import type { ForeignCall } from './foreign-calls.ts';
 export interface VcpuWorkerData {
   /** The vCPU goes on as it was parked; the domain is paused. */
   readonly restored: boolean;
+  /** A guest will stand still until it runs here: what can be done before is done before. */
+  readonly rehearses: boolean;
   readonly domain: DomainHandle;
   readonly vcpuId: number;
   readonly engine: EngineHandle;
@@ -16,6 +18,11 @@ export interface VcpuWorkerData {
   readonly doorbellFd: number | null;
   /** Other domains can be reached. */
   readonly hasPeers: boolean;
+}
+
+/** To a thread that was started before there is a domain, and gets its VcpuWorkerData later: the engine to load meanwhile. */
+export interface EarlyThreadData {
+  readonly early: 'kvm' | 'wasm';
 }
 
 export type VcpuWorkerMessage =

@@ -12,6 +12,7 @@
  */
 
 import { cpus } from 'node:os';
+import type { EarlyProcess } from '../../host/start-domain.ts';
 import { readXlConf } from '../../host/xl-conf-file.ts';
 import {
   configJson,
@@ -128,6 +129,8 @@ export interface RunFlags {
   readonly configText: string;
   /** A saved domain that goes on. */
   readonly restoreFrom?: string;
+  /** For the domain, started already. */
+  readonly process?: EarlyProcess;
 }
 
 /** Starts the domain, and stays as long as the flags say. An error that is nobody's but ours passes through. */
@@ -144,6 +147,7 @@ export async function runNew(config: DomainConfig, flags: RunFlags, context: Con
       paused: flags.paused,
       preserve: flags.preserve,
       configText: flags.configText,
+      ...(flags.process === undefined ? {} : { process: flags.process }),
       ...(flags.restoreFrom === undefined ? {} : { restoreFrom: flags.restoreFrom, force: context.force }),
       log: context.err,
       note: flags.foreground ? context.err : () => {},

@@ -1,13 +1,9 @@
 /** `xl restore`: a saved domain goes on. Source: xl(1); recorded output of xl 4.17. */
 
+import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { type OpenSaved, openSaved } from '../../host/restore-domain.ts';
-import { type DomainConfig, readDomainConfig } from '../../toolstack/config/domain-config.ts';
-import { ConfigError } from '../../toolstack/config/xl-cfg.ts';
-import { SaveFileError } from '../../toolstack/saved/save-file.ts';
+import { type EarlyProcess, giveUpProcess, StartError, startProcess } from '../../host/start-domain.ts';
 import { type Command, readWords } from './command.ts';
-import { readConfigFile } from './config-file.ts';
-import { runNew } from './create.ts';
 
 const LONG_OPTIONS = [
   { name: 'vncviewer', takesValue: false, key: 'V' },
@@ -42,46 +38,41 @@ export const restore: Command = {
     }
     const file = parsed.operands.at(-1) ?? '';
     const configFile = parsed.operands.length === 2 ? parsed.operands[0] : null;
-    let saved: OpenSaved | null = null;
-    let text: string;
+    // It loads what a domain needs while this one loads what reads the description, and reads it.
+    const process = context.starter === undefined ? earlyProcess(file) : null;
+    let isTaken = false;
     try {
-      saved = await openSaved(file);
-      context.err(`Loading new save file ${file}`);
-      text = saved.domain.description.config;
-    } catch (error) {
-      if (!(error instanceof SaveFileError)) throw error;
-      context.err(error.message);
-      return 1;
+      const [{ readSavedConfig }, { runNew }] = await Promise.all([import('./saved-config.ts'), import('./create.ts')]);
+      const found = await readSavedConfig(file, configFile, context);
+      if (typeof found === 'number') return found;
+      const flags = {
+        console: given.has('c'),
+        foreground: given.has('F'),
+        viewer: given.has('V') || given.has('A'),
+        autopass: given.has('A'),
+        quiet: false,
+        paused: given.has('p'),
+        preserve: given.has('e'),
+        configText: found.text,
+        restoreFrom: resolve(file),
+        ...(process === null ? {} : { process }),
+      };
+      isTaken = true;
+      const code = await runNew(found.config, flags, context);
+      return code === EXIT_NOT_STARTED ? 1 : code;
     } finally {
-      saved?.close();
+      if (process !== null && !isTaken) giveUpProcess(process);
     }
-    const source = configFile ?? '<saved>';
-    if (configFile !== null) {
-      const other = readConfigFile(configFile, context);
-      if (other === null) return 3;
-      text = other;
-    }
-    context.err(`Parsing config from ${source}`);
-    let config: DomainConfig;
-    try {
-      config = readDomainConfig(source, text, { warn: context.err });
-    } catch (error) {
-      if (!(error instanceof ConfigError)) throw error;
-      context.err(error.message);
-      return 1;
-    }
-    const flags = {
-      console: given.has('c'),
-      foreground: given.has('F'),
-      viewer: given.has('V') || given.has('A'),
-      autopass: given.has('A'),
-      quiet: false,
-      paused: given.has('p'),
-      preserve: given.has('e'),
-      configText: text,
-      restoreFrom: resolve(file),
-    };
-    const code = await runNew(config, flags, context);
-    return code === EXIT_NOT_STARTED ? 1 : code;
   },
 };
+
+/** Null: nothing that could be restored, or a reason against a process that is told when there has to be one. */
+function earlyProcess(file: string): EarlyProcess | null {
+  if (statSync(file, { throwIfNoEntry: false })?.isFile() !== true) return null;
+  try {
+    return startProcess('restored');
+  } catch (error) {
+    if (!(error instanceof StartError)) throw error;
+    return null;
+  }
+}

@@ -117,7 +117,7 @@ export class SaveWriter {
   }
 }
 
-/** Parts that are read and decompressed before they are asked for. */
+/** Parts that are read and decompressed before they are asked for, if nobody wants more. */
 const PARTS_AHEAD = 3;
 
 export class SaveReader {
@@ -156,9 +156,10 @@ export class SaveReader {
     return await this.#next();
   }
 
-  /** From now on, parts are read and decompressed before they are asked for, up to the end. */
-  readAhead(): void {
-    this.#aheadMax = PARTS_AHEAD;
+  /** From now on, so many parts are read and decompressed before they are asked for, up to the end. */
+  readAhead(parts = PARTS_AHEAD): void {
+    this.#aheadMax = Math.max(this.#aheadMax, parts);
+    while (this.#ahead.length < this.#aheadMax) this.#ahead.push(this.#begin());
   }
 
   #next(): Promise<PlacedPart> {
