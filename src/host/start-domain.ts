@@ -3,10 +3,11 @@
  */
 import { type ChildProcess, fork as forkProcess } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { dirname } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
-import { compileCacheFolder } from '../toolstack/compile-cache.ts';
+import { compileCacheFolderOf } from '../toolstack/compile-cache.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
 import type { ForkRequest } from './forked-domain.ts';
 import { domainLogPath, stateRoot } from './state-dir.ts';
@@ -104,12 +105,16 @@ export class StartError extends Error {
  * what is given back goes to the host. 40 MB less of a domain's process after a boot (docs/measurements.md). Source: mallopt(3).
  */
 const MALLOC = { MALLOC_ARENA_MAX: '1', MALLOC_TRIM_THRESHOLD_: '131072', MALLOC_MMAP_THRESHOLD_: '65536' };
+/** As many as Node has where it is not told. */
+const V8_THREADS = 4;
 /**
  * The main thread's young generation, up to three times so many MiB instead of 16; no counting of calls in WebAssembly for the sake of
  * inlining, of which the translator's regions have nothing: it took 2 to 4 % of the vCPU's time in fork and exec. A small module's functions
- * are validated when they are compiled, not by threads that are waited for; the same for small collections of garbage.
+ * are validated when they are compiled, not by threads that are waited for; the same for small collections of garbage. Of the CPUs, one is for the guest:
+ * V8's four threads, which optimize, would take all of few (docs/measurements.md).
  */
 const V8_OPTIONS = [
+  `--v8-pool-size=${Math.max(1, Math.min(V8_THREADS, availableParallelism() - 1))}`,
   '--max-semi-space-size=2',
   '--no-wasm-inlining',
   '--wasm-lazy-validation',
@@ -158,7 +163,7 @@ export function startProcess(
       ...process.env,
       ...options.environment,
       DOMUS_STATE_DIR: root,
-      NODE_COMPILE_CACHE: compileCacheFolder(),
+      NODE_COMPILE_CACHE: compileCacheFolderOf('domain'),
     },
     execArgv: [...V8_OPTIONS, ...process.execArgv],
     serialization: 'advanced',
