@@ -4,7 +4,7 @@ import { createMachineMemory } from '../machine/memory.ts';
 import { VCPU } from '../machine/vcpu-block.ts';
 import { createDomain, DOMAIN, type Domain } from './domain.ts';
 import { VcpuSchedule, type VcpuShares } from './scheduling.ts';
-import { RUNSTATE_blocked, RUNSTATE_runnable, RUNSTATE_running } from './time.ts';
+import { RUNSTATE_blocked, RUNSTATE_offline, RUNSTATE_runnable, RUNSTATE_running } from './time.ts';
 
 const MS = 1e6;
 
@@ -50,6 +50,8 @@ class SimulatedVcpu {
   readonly id: number;
   /** Of ten ms, it wants to run so many. */
   busyMs = 10;
+  /** For so long, its toolstack has it paused. */
+  pausedMs = 0;
 
   constructor(domain: Domain, id: number, board: Board | null, now: () => number) {
     this.domain = domain;
@@ -109,6 +111,11 @@ class Simulation {
       const systemNs = (vcpu: SimulatedVcpu): number => this.nowNs - vcpu.domain.f64[DOMAIN.bootNs >> 3];
       const ready = this.vcpus.filter((vcpu) => {
         const { schedule } = vcpu;
+        if (vcpu.pausedMs > 0) {
+          vcpu.pausedMs--;
+          vcpu.setState(RUNSTATE_offline, systemNs(vcpu));
+          return false;
+        }
         const busy = i % 10 < vcpu.busyMs;
         if (!busy) {
           schedule.sleeps(this.nowNs);
@@ -281,6 +288,20 @@ describe('weight', () => {
     simulation.domain(256, 0);
     simulation.run(1000);
     for (const ms of simulation.measure(2000)) near(ms, 1000);
+  });
+
+  it('a domain that was paused to be copied gets its part beside the copies', () => {
+    for (const ms of [10, 30, 60, 95]) {
+      const simulation = new Simulation(2);
+      const [copied] = simulation.domain(256, 0);
+      simulation.run(60_000 - ms);
+      copied.pausedMs = 30;
+      simulation.run(30);
+      for (let i = 0; i < 4; i++) simulation.domain(256, 0);
+      // Two fifths of a second.
+      for (let second = 0; second < 3; second++)
+        expect(simulation.measure(1000)[0], `second ${second}`).toBeGreaterThan(300);
+    }
   });
 
   it('the first account is due soon after the start, so that a vCPU without exits is interrupted', () => {

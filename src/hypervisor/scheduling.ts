@@ -40,6 +40,7 @@ const AHEAD_NS = 5e6;
 /** ... and that one may be behind: what was not used is not kept. */
 const BEHIND_MAX_NS = 1e9;
 const HOLD_MAX_NS = 20e6;
+const OFFLINE_NS = (VCPU.runstateTimeNs >> 3) + RUNSTATE_offline;
 
 /** What the vCPUs of all domains of the host say to each other. Times are ns; virtual times are those of `WEIGHT_DEFAULT`. */
 export interface VcpuShares {
@@ -67,6 +68,7 @@ export class VcpuSchedule {
   #usedNs = 0;
   #wantedNs = 0;
   #runningNs = 0;
+  #offlineNs = 0;
   #virtualNs = 0;
   /** Of the time since the last account, what the cap took. */
   #cappedNs = 0;
@@ -151,7 +153,10 @@ export class VcpuSchedule {
     const { shares } = this.#host;
     const wanted = this.#stateNs(nowNs, false);
     const running = this.#stateNs(nowNs, true);
-    const passed = nowNs - this.#accountedNs;
+    // What it would have wanted while its toolstack had it paused, nobody knows. Whoever forgot it for that would have it wait for those who came meanwhile.
+    const offline = this.#f64[OFFLINE_NS];
+    const passed = Math.max(1, nowNs - this.#accountedNs - (offline - this.#offlineNs));
+    this.#offlineNs = offline;
     const wants = wanted - this.#wantedNs;
     const waits = running - this.#runningNs - used;
     this.#wantedNs = wanted;
