@@ -24,6 +24,8 @@ export class ChangesRoom {
   readonly fd: number;
   /** Somebody may have mapped it. */
   isShown = false;
+  /** The domain stands still: no time for more. */
+  isTaken = false;
   /** Frames that have their places, in the order of those. */
   readonly #planned: readonly number[];
   readonly #calls: HostCalls;
@@ -67,9 +69,9 @@ export class ChangesRoom {
     return this.#planned.length;
   }
 
-  /** Has the system find its pages. It may be used, or closed, meanwhile. */
+  /** Has the system find its pages. It may be used, or closed, meanwhile, or has to do with what it has. */
   async fill(): Promise<void> {
-    for (let done = 0; done < this.#sizeBytes && this.#at !== 0; done += SLICE_BYTES) {
+    for (let done = 0; done < this.#sizeBytes && this.#at !== 0 && !this.isTaken; done += SLICE_BYTES) {
       const bytes = Math.min(SLICE_BYTES, this.#sizeBytes - done);
       // An older kernel, or no memory is left.
       if (!this.#calls.populate(this.#at + done, bytes)) return;

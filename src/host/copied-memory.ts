@@ -177,6 +177,7 @@ export class CopiedMemory {
 
   /** For `freeze`, which follows before anybody touches the memory again. */
   look(): LookedAt {
+    if (this.#room !== null) this.#room.isTaken = true;
     return this.#changedFrames();
   }
 

@@ -360,7 +360,10 @@ export class DomainCopies {
         if (disks === null) await layers.abandon();
         throw error instanceof HostError ? new NotSavable(error.message) : error;
       }
-      note(`Domain ${domid} has been ${what}: it stood still for ${Math.round((monotonicNs() - stoppedNs) / 1e6)} ms`);
+      // This thread may have had to wait for a CPU since.
+      const wentOnNs = domain.f64[DOMAIN.wentOnNs >> 3];
+      const stoodNs = (wentOnNs > stoppedNs ? wentOnNs : monotonicNs()) - stoppedNs;
+      note(`Domain ${domid} has been ${what}: it stood still for ${Math.round(stoodNs / 1e6)} ms`);
       return { disks: disks ?? [], stoppedNs };
     } finally {
       this.#isBusy = false;
