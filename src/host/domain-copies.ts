@@ -148,10 +148,16 @@ export class DomainCopies {
   async #rehearse(ready: Promise<KnownNodes | null>): Promise<void> {
     const known = await ready;
     if (this.#options.memory === null || known === null) return;
+    const { rehearseFreeze, TIMES } = await import('./rehearsed-copy.ts');
     const target = this.#openTarget(++this.#lastKey);
     try {
-      const options = { codec: PLAIN_CODEC, nodes: async () => known.last, pages: [] };
-      await writeDomain(await this.#savable(), target.sink, options);
+      for (let time = 0; time < TIMES; time++) {
+        target.rewind();
+        const options = { codec: PLAIN_CODEC, nodes: async () => known.last, pages: [] };
+        await writeDomain(await this.#savable(), target.sink, options);
+        // The guest's devices are served in between.
+        await setImmediate();
+      }
     } catch (error) {
       target.release();
       throw error;
@@ -162,7 +168,6 @@ export class DomainCopies {
     }
     this.#spare?.release();
     this.#spare = target;
-    const { rehearseFreeze } = await import('./rehearsed-copy.ts');
     await rehearseFreeze();
   }
 
