@@ -145,7 +145,7 @@ for (const engine of ENGINES)
       log: `Loading new save file ${file}\nParsing config from <saved>\n`,
     });
     expect((await xl(['domid', name])).console).toBe(domid);
-    expect((await xl(['list', name])).console).toMatch(/ --p--- /);
+    expect((await xl(['list', name])).console).toMatch(/ -[-b]p--- /);
     expect(await xl(['restore', file])).toMatchObject({
       code: 1,
       log: expect.stringContaining(`libxl: error: Domain with name "${name}" already exists.\n`),
