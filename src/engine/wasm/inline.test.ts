@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { VCPU } from '../../machine/vcpu-block.ts';
 import { EXIT_EXCEPTION, EXIT_SYSCALL } from '../engine.ts';
 import { CODE_VA, createTestBlock, createTestMachine, pteOffset, STACK_VA, setPte } from '../kvm/test-guest.ts';
-import { type Block, discover } from './region-graph.ts';
+import { type Block, discover, INLINE_INSTRUCTIONS_MAX } from './region-graph.ts';
 import { TestGuest } from './test-guest.ts';
 import { createWasmDomain } from './wasm-domain.ts';
 import { WasmVcpu } from './wasm-vcpu.ts';
@@ -231,8 +231,12 @@ describe('the graph of a region', () => {
 
   it('has small functions in it, and none that calls itself or does not come back', () => {
     expect(ends([CODE_VA, loop(F)], [F, [RET]])).toContain('enter');
-    expect(ends([CODE_VA, loop(F)], [F, [...Array<number>(23).fill(NOP), RET]])).toContain('enter');
-    expect(ends([CODE_VA, loop(F)], [F, [...Array<number>(24).fill(NOP), RET]])).not.toContain('enter');
+    expect(ends([CODE_VA, loop(F)], [F, [...Array<number>(INLINE_INSTRUCTIONS_MAX - 1).fill(NOP), RET]])).toContain(
+      'enter',
+    );
+    expect(ends([CODE_VA, loop(F)], [F, [...Array<number>(INLINE_INSTRUCTIONS_MAX).fill(NOP), RET]])).not.toContain(
+      'enter',
+    );
     expect(ends([CODE_VA, loop(F)], [F, [0xeb, 0xfe]])).not.toContain('enter');
     const recursive = ends([CODE_VA, loop(F)], [F, [...call(F, F), RET]]);
     expect(recursive.filter((kind) => kind === 'enter').length).toBe(1);

@@ -32,10 +32,10 @@ import {
 export const INSTRUCTIONS_MAX = 240;
 const PAGES_MAX = 3;
 /** Of a function that becomes part of its caller: instructions, and calls one in the other. */
-const INLINE_INSTRUCTIONS_MAX = 24;
-const INLINE_DEPTH_MAX = 3;
+export const INLINE_INSTRUCTIONS_MAX = 40;
+const INLINE_DEPTH_MAX = 4;
 /** With all that became part of it. */
-const INSTRUCTIONS_IN_ALL_MAX = 360;
+const INSTRUCTIONS_IN_ALL_MAX = 480;
 export const REGION_PAGES_MAX = 10;
 
 export interface RegionInstruction {
