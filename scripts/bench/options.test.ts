@@ -8,6 +8,7 @@ test('all engines, QEMU and all loads unless told otherwise', () => {
     qemu: true,
     loads: null,
     again: 0,
+    cold: false,
     profile: true,
     moves: false,
     json: null,

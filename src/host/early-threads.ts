@@ -11,6 +11,9 @@ import type { EarlyThreadData, VcpuWorkerData } from './worker-messages.ts';
 /** V8's young generation by default may take three times 16 MiB of a thread; what a translator leaves behind dies young. */
 const YOUNG_MIB = 8;
 
+/** A domain with more vCPUs may still be refused. */
+const EARLY_MAX = 8;
+
 /** A thread that runs what is in vcpu-worker.ts. Null: its data will be its last message before those of `VcpuWorkers`. */
 export function startVcpuThread(data: VcpuWorkerData | null): Worker {
   const url = new URL(import.meta.url.endsWith('.ts') ? './vcpu-worker.ts' : './vcpu-worker.js', import.meta.url);
@@ -25,17 +28,28 @@ export class EarlyThreads {
     this.#start();
   }
 
-  #start(): void {
-    const thread = startVcpuThread(null);
+  /** False: the system has no more of them for now, as whoever needs one will find. */
+  #start(): boolean {
+    let thread: Worker;
+    try {
+      thread = startVcpuThread(null);
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      return false;
+    }
     // A process that has no use for it can end. Whatever is wrong with it will be wrong with the next one, which somebody listens to.
     thread.unref();
-    thread.once('error', () => this.#waiting.splice(this.#waiting.indexOf(thread), 1));
+    thread.once('error', () => {
+      const at = this.#waiting.indexOf(thread);
+      if (at >= 0) this.#waiting.splice(at, 1);
+    });
     this.#waiting.push(thread);
+    return true;
   }
 
   /** One for each vCPU of a domain with this config, with the engine that it will probably have. */
   expect({ engine, maxvcpus }: DomainConfig): void {
-    while (this.#waiting.length < maxvcpus) this.#start();
+    while (this.#waiting.length < Math.min(maxvcpus, EARLY_MAX) && this.#start());
     const asked = process.env['DOMUS_ENGINE'] || engine;
     const early = asked === 'kvm' || (asked === 'auto' && existsSync('/dev/kvm')) ? 'kvm' : 'wasm';
     for (const thread of this.#waiting) thread.postMessage({ early } satisfies EarlyThreadData);

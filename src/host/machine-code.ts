@@ -16,9 +16,11 @@ type Natives = {
 /** The versions that this has been tried with: the functions check their arguments with a crash. */
 const V8_VERSIONS = /^13\.6\./;
 
+export const hasMachineCode = (): boolean => V8_VERSIONS.test(process.versions.v8);
+
 /** While `body` runs, V8 knows its own functions. It compiles them when they are called. */
 function withNatives<T>(body: (natives: Natives) => T): T | null {
-  if (!V8_VERSIONS.test(process.versions.v8)) return null;
+  if (!hasMachineCode()) return null;
   setFlagsFromString('--allow-natives-syntax');
   try {
     const serialize = new Function('module', 'return %SerializeWasmModule(module)') as Natives['serialize'];

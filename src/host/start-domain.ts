@@ -140,6 +140,10 @@ function incomingEnds(incoming: StartOptions['incoming']): (number | 'pipe')[] {
 export interface EarlyProcess {
   readonly child: ChildProcess;
   readonly logPath: string;
+  /** It could not be started. */
+  hasFailed: boolean;
+  /** A domain has it. */
+  isTaken: boolean;
 }
 
 /** Starts a process for `startDomain`, which may be given up. `name`: of its log until there is a domain. Throws StartError. */
@@ -171,20 +175,34 @@ export function startProcess(
     stdio: [logFile, logFile, logFile, 'ipc', ...incomingEnds(options.incoming)],
   });
   closeSync(logFile);
-  return { child, logPath: path };
+  const early: EarlyProcess = { child, logPath: path, hasFailed: false, isTaken: false };
+  child.on('error', () => {
+    early.hasFailed = true;
+  });
+  return early;
 }
 
 /** There will be no domain. */
 export function giveUpProcess({ child, logPath }: EarlyProcess): void {
-  child.on('error', () => {});
   if (child.connected) child.disconnect();
   child.unref();
   rmSync(logPath, { force: true });
 }
 
+/** A process that was started early may have ended since, which nobody has heard. */
+function stillThere(early: EarlyProcess | undefined): EarlyProcess | undefined {
+  if (early === undefined) return undefined;
+  if (early.hasFailed || !early.child.connected) {
+    giveUpProcess(early);
+    return undefined;
+  }
+  early.isTaken = true;
+  return early;
+}
+
 /** Resolves when the domain is built and runs. `config`: null for an incoming one. Throws StartError. */
 export async function startDomain(config: DomainConfig | null, options: StartOptions): Promise<StartedDomain> {
-  const { child, logPath: path } = options.process ?? startProcess(config?.name ?? 'incoming', options);
+  const { child, logPath: path } = stillThere(options.process) ?? startProcess(config?.name ?? 'incoming', options);
   if (typeof options.incoming === 'function') {
     // Node's types know of five.
     const ends: readonly unknown[] = child.stdio;

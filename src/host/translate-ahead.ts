@@ -4,26 +4,35 @@
  *     node translate-ahead.ts FOLDER
  */
 
-import { rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename } from 'node:path';
 import { buildInterpreter } from '../engine/wasm/interpreter.ts';
-import { decodeKept, type KeptRegion } from '../engine/wasm/kept-regions.ts';
+import { decodeKept, type KeptRegion, type KeptRegions } from '../engine/wasm/kept-regions.ts';
 import { writeLibrary } from '../engine/wasm/region-library.ts';
 import { useCompileCache } from '../toolstack/compile-cache.ts';
 import { lowerPriority } from './low-priority.ts';
 import { fromMachineCode, toMachineCode } from './machine-code.ts';
-import { formatProcessId, thisProcess } from './process-id.ts';
-import { forgetStale, isBeingMade, readCode, readKept, wordsOf, writeCode } from './translated-code.ts';
+import {
+  forgetStale,
+  hasKept,
+  lock,
+  readCode,
+  takeKept,
+  translatedVersion,
+  unlock,
+  wordsOf,
+  writeCode,
+} from './translated-code.ts';
 import { heedWasmHints } from './wasm-hints.ts';
 
 /** Bytes of code in all regions, above which those go that have not been used for longest: an instruction takes 4, and becomes 150 to 200. */
 const CODE_MAX = 800_000;
+const REGIONS_MAX = 8192;
 
 const identityOf = ({ entry, user, pieces, code }: KeptRegion): string =>
   `${entry} ${user} ${pieces.join()} ${Buffer.from(code).toString('base64')}`;
 
 /** What was there, and what is new, each once; those that were used last come first, and before others those that were worth translating. */
-function merge(before: readonly KeptRegion[], kept: ReturnType<typeof readKept>['kept']): KeptRegion[] {
+function merge(before: readonly KeptRegion[], kept: readonly KeptRegions[]): KeptRegion[] {
   const all = new Map<string, KeptRegion>();
   for (const { made } of kept) for (const region of decodeKept(made)) all.set(identityOf(region), region);
   before.forEach((region, number) => {
@@ -36,13 +45,11 @@ function merge(before: readonly KeptRegion[], kept: ReturnType<typeof readKept>[
   const rank = ({ unused, isHot }: KeptRegion): number => 2 * unused + (isHot ? 0 : 3);
   const sorted = [...all.values()].sort((a, b) => rank(a) - rank(b));
   let bytes = 0;
-  return sorted.filter(({ code }) => (bytes += code.length) <= CODE_MAX);
+  return sorted.slice(0, REGIONS_MAX).filter(({ code }) => (bytes += code.length) <= CODE_MAX);
 }
 
 function make(folder: string): void {
-  const { paths, kept } = readKept(folder);
-  // Who fails over it once would again.
-  for (const path of paths) rmSync(path, { force: true });
+  const kept = takeKept(folder);
   const before = decodeKept(wordsOf(readCode(folder)?.records ?? new Uint8Array(0)));
   const { records, kernel, user } = writeLibrary(merge(before, kept));
   const modules = [buildInterpreter(false, 'optimized'), kernel, user];
@@ -60,14 +67,12 @@ const [folder] = process.argv.slice(2);
 useCompileCache();
 heedWasmHints();
 lowerPriority(true);
-if (!isBeingMade(folder)) {
-  const lock = join(folder, 'lock');
-  writeFileSync(lock, formatProcessId(thisProcess()));
+// Sources that have changed meanwhile make other code.
+while (hasKept(folder) && translatedVersion() === basename(folder) && lock(folder)) {
   try {
-    // More may come meanwhile.
-    while (readKept(folder).paths.length > 0) make(folder);
+    make(folder);
     forgetStale(folder);
   } finally {
-    rmSync(lock, { force: true });
+    unlock(folder);
   }
 }

@@ -31,7 +31,7 @@ import type { KeptRegions } from '../engine/wasm/kept-regions.ts';
 import type { TranslatedCode } from '../engine/wasm/wasm-domain.ts';
 import { cacheRoot, temporaryBeside } from '../toolstack/cache.ts';
 import { fromMachineCode } from './machine-code.ts';
-import { parseProcessId, processLives } from './process-id.ts';
+import { formatProcessId, parseProcessId, processLives, thisProcess } from './process-id.ts';
 
 const MAGIC = 'domus translated code 1\n';
 const SUM_BYTES = 4;
@@ -40,6 +40,8 @@ const FILE_MAX = 256 << 20;
 const VERSIONS_MAX = 6;
 /** What domains have kept, above which no more is kept until it is in the code. */
 const KEPT_MAX = 16;
+/** And of one domain. */
+const KEPT_BYTES_MAX = 16 << 20;
 /** Node starts in less. */
 const STARTING_MS = 20_000;
 /** Regions that are worth the making of all of them anew, and of how many that are there one must be new. */
@@ -59,10 +61,8 @@ export interface CodeParts {
 /** Options of Node that code may depend on: not those of its profiler. */
 const v8Options = (): string[] => process.execArgv.filter((option) => !option.startsWith('--cpu-prof'));
 
-let known: string | null = null;
-
-function version(): string {
-  if (known !== null) return known;
+/** Of the sources as they are on the disk, where the threads of vCPUs load them from. */
+export function translatedVersion(): string {
   const hash = createHash('sha256');
   const extension = import.meta.url.endsWith('.ts') ? '.ts' : '.js';
   for (const folder of SOURCES) {
@@ -73,8 +73,7 @@ function version(): string {
     }
   }
   hash.update(`${process.version} ${process.arch} ${v8Options().join(' ')}`);
-  known = hash.digest('hex').slice(0, 16);
-  return known;
+  return hash.digest('hex').slice(0, 16);
 }
 
 /**
@@ -84,7 +83,7 @@ function version(): string {
 export function translatedFolder(env: NodeJS.ProcessEnv = process.env): string | null {
   const asked = env['DOMUS_TRANSLATED'];
   if (asked === 'off') return null;
-  const folder = join(asked ? resolve(asked) : join(cacheRoot(env), 'translated'), version());
+  const folder = join(asked ? resolve(asked) : join(cacheRoot(env), 'translated'), translatedVersion());
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     const { uid, mode } = statSync(folder);
@@ -103,6 +102,7 @@ const wordOf = (word: number): Uint8Array => new Uint8Array(Uint32Array.of(word)
 export function writeCode(folder: string, { records, modules }: CodeParts): void {
   const parts = [records, ...modules.flatMap(({ bytes, code }) => [bytes, code])];
   const sizes = new Uint8Array(Uint32Array.from(parts, ({ length }) => length).buffer);
+  if (parts.reduce((sum, { length }) => sum + length, MAGIC.length + SUM_BYTES + sizes.length) > FILE_MAX) return;
   let sum = 0;
   for (const part of [sizes, ...parts]) sum = crc32(part, sum);
   const path = join(folder, 'code');
@@ -147,12 +147,17 @@ export function wordsOf(bytes: Uint8Array): Uint32Array<ArrayBuffer> {
 
 /** What a domain of the wasm engine begins with; null = nothing, it translates what it runs. */
 export function loadTranslated(): TranslatedCode | null {
-  const folder = translatedFolder();
-  const parts = folder === null ? null : readCode(folder);
-  if (parts === null) return null;
-  const [interpreter, kernel, user] = parts.modules.map(({ bytes, code }) => fromMachineCode(code, bytes));
-  if (!interpreter || !kernel || !user) return null;
-  return { interpreter, regions: { records: wordsOf(parts.records), kernel, user } };
+  try {
+    const folder = translatedFolder();
+    const parts = folder === null ? null : readCode(folder);
+    if (parts === null) return null;
+    const [interpreter, kernel, user] = parts.modules.map(({ bytes, code }) => fromMachineCode(code, bytes));
+    if (!interpreter || !kernel || !user) return null;
+    return { interpreter, regions: { records: wordsOf(parts.records), kernel, user } };
+  } catch {
+    // No room for it, for one: a domain can do without.
+    return null;
+  }
 }
 
 /** Keeps what a domain's vCPUs have translated, if that is worth it. */
@@ -177,6 +182,7 @@ function write(folder: string, kept: readonly KeptRegions[]): void {
   const size = Uint32Array.of(used.length);
   const name = join(folder, `kept-${randomBytes(6).toString('hex')}`);
   const parts = [size, used, ...kept.map(({ made }) => made)].map((part) => new Uint8Array(part.buffer));
+  if (parts.reduce((sum, part) => sum + part.length, 0) > KEPT_BYTES_MAX) return;
   const temporary = temporaryBeside(name);
   writeFileSync(temporary, Buffer.concat(parts), { mode: 0o600 });
   renameSync(temporary, name);
@@ -201,18 +207,38 @@ function startMaking(folder: string): void {
   child.unref();
 }
 
-/** What domains have kept in a folder, and is not in its code yet; to be removed when it is. */
-export function readKept(folder: string): { readonly paths: string[]; readonly kept: KeptRegions[] } {
-  const paths: string[] = [];
-  const kept: KeptRegions[] = [];
-  for (const name of keptIn(folder)) {
+/** Takes what domains have kept out of a folder: who fails over it once would again. */
+export function takeKept(folder: string): KeptRegions[] {
+  return keptIn(folder).map((name) => {
     const path = join(folder, name);
-    paths.push(path);
-    const bytes = readFileSync(path);
+    const bytes = statSync(path).size > KEPT_BYTES_MAX ? Buffer.alloc(0) : readFileSync(path);
+    rmSync(path);
     const count = bytes.length < 4 ? 0 : Math.min(bytes.readUInt32LE(0), bytes.length - 4);
-    kept.push({ count: 0, used: bytes.subarray(4, 4 + count), made: wordsOf(bytes.subarray(4 + count)) });
+    return { count: 0, used: bytes.subarray(4, 4 + count), made: wordsOf(bytes.subarray(4 + count)) };
+  });
+}
+
+/** Whether there is something to be made of. */
+export const hasKept = (folder: string): boolean => keptIn(folder).length > 0;
+
+/** This process makes the code of a folder from now on; false: another one does. */
+export function lock(folder: string): boolean {
+  const path = join(folder, 'lock');
+  for (let i = 0; i < 2 && !isBeingMade(folder); i++) {
+    try {
+      writeFileSync(path, formatProcessId(thisProcess()), { flag: 'wx', mode: 0o600 });
+      return true;
+    } catch (error) {
+      if (!isSystemError(error)) throw error;
+      // Of one that was killed.
+      if (!isBeingMade(folder)) rmSync(path, { force: true });
+    }
   }
-  return { paths, kept };
+  return false;
+}
+
+export function unlock(folder: string): void {
+  rmSync(join(folder, 'lock'), { force: true });
 }
 
 /** Resolves when nobody makes code in a folder, of whatever sources, any more: for those who measure. */
@@ -238,7 +264,10 @@ export function forgetStale(folder: string): void {
   const now = new Date();
   utimesSync(folder, now, now);
   const all = dirname(folder);
-  const others = readdirSync(all).map((name) => join(all, name));
-  const byAge = others.sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs);
-  for (const path of byAge.slice(VERSIONS_MAX)) rmSync(path, { recursive: true, force: true });
+  const ages = readdirSync(all)
+    .filter((name) => /^[0-9a-f]{16}$/.test(name))
+    .map((name) => ({ path: join(all, name), ms: statSync(join(all, name), { throwIfNoEntry: false })?.mtimeMs ?? 0 }))
+    .sort((a, b) => b.ms - a.ms);
+  for (const { path } of ages.slice(VERSIONS_MAX))
+    if (!isBeingMade(path)) rmSync(path, { recursive: true, force: true });
 }

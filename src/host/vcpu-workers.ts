@@ -90,7 +90,14 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
     ended.push(new Promise((resolve) => worker.on('exit', () => resolve())));
   }
   threads?.end();
-  const allEnded = Promise.all(ended).then(() => keepTranslated(kept));
+  const allEnded = Promise.all(ended).then(() => {
+    try {
+      keepTranslated(kept);
+    } catch (error) {
+      // The domain has lost nothing.
+      log(`translated code is not kept: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  });
   const allReady = Promise.all(ready).then(([first]) => first);
   allReady.catch(() => undefined);
   const command = (worker: Worker, what: VcpuWorkerCommand): void => worker.postMessage(what);

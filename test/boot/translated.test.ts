@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { hasMachineCode } from '../../src/host/machine-code.ts';
 import { translatedAt, untilMade } from '../../src/host/translated-code.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { xl } from './guest.ts';
@@ -12,7 +13,8 @@ const SCRIPT = Buffer.from('head -c 1000000 /dev/zero | sha256sum; poweroff -f')
 /** SHA-256 of a million zeros. */
 const ZEROS = 'd29751f2649b32ff572b5e0a9f541ea660a50f94ff0beedfb0b692b924cc8025';
 
-test('a boot takes what the boots before have translated, each vCPU', async () => {
+test('a boot takes what the boots before have translated, each vCPU', async (context) => {
+  if (!hasMachineCode()) return context.skip(`V8 ${process.versions.v8} may not give machine code away`);
   const folder = mkdtempSync(join(tmpdir(), 'domus-translated-'));
   const env = { ...process.env, DOMUS_TRANSLATED: folder, DOMUS_STATS: '1' };
   const { config } = await buildGuest({});
@@ -29,8 +31,7 @@ test('a boot takes what the boots before have translated, each vCPU', async () =
     const first = await boot(1);
     expect(first.taken).toBe(0);
     expect(first.made).toBeGreaterThan(100);
-    // Another V8 may have no machine code to give away.
-    if (translatedAt(folder) === 0) return;
+    expect(translatedAt(folder)).toBeGreaterThan(0);
     const second = await boot(1);
     expect(second.taken).toBeGreaterThan(first.made / 2);
     expect(second.made).toBeLessThan(first.made / 2);

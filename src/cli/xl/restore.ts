@@ -40,7 +40,6 @@ export const restore: Command = {
     const configFile = parsed.operands.length === 2 ? parsed.operands[0] : null;
     // It loads what a domain needs while this one loads what reads the description, and reads it.
     const process = context.starter === undefined ? earlyProcess(file) : null;
-    let isTaken = false;
     try {
       const [{ readSavedConfig }, { runNew }] = await Promise.all([import('./saved-config.ts'), import('./create.ts')]);
       const found = await readSavedConfig(file, configFile, context);
@@ -57,11 +56,10 @@ export const restore: Command = {
         restoreFrom: resolve(file),
         ...(process === null ? {} : { process }),
       };
-      isTaken = true;
       const code = await runNew(found.config, flags, context);
       return code === EXIT_NOT_STARTED ? 1 : code;
     } finally {
-      if (process !== null && !isTaken) giveUpProcess(process);
+      if (process?.isTaken === false) giveUpProcess(process);
     }
   },
 };

@@ -470,7 +470,8 @@ function interpretFunction(runtime: Runtime, countsExecuted: boolean, indexes: I
               const counter = f.let(i32.shl(at, i32.const(2)));
               const count = f.let(i32.add(i32.load(CPU, counter, STATE.hotCounts), counting));
               f.store(4, CPU, counter, STATE.hotCounts, count);
-              f.seldom(i32.eqz(i32.and(count, i32.const(COUNT_MASK))), () => {
+              // Who is not counted may find a count at which somebody has been told.
+              f.seldom(i32.and(counting, i32.eqz(i32.and(count, i32.const(COUNT_MASK)))), () => {
                 const isHot = i32.geU(count, i32.const(HOT));
                 f.store(4, CPU, counter, STATE.hotCounts, select(i32.const(0), count, isHot));
                 f.callVoid(hot, low, high, count);

@@ -8,7 +8,7 @@
 
 import { JUMP_MEMORY } from './handlers.ts';
 import { FIRST_SLOT, HOT, WARM } from './interpreter.ts';
-import { type KeptRegion, keyOfCode, piecesOf, sizeOf } from './kept-regions.ts';
+import { type KeptRegion, keyOfCode, piecesOf, rebuild, sizeOf } from './kept-regions.ts';
 import { JUMP_USER_HI, STATE, TLB_SIZE } from './layout.ts';
 import type { Compilation } from './module-builder.ts';
 import type { NotedRegion } from './noted-code.ts';
@@ -27,6 +27,7 @@ const APART_MAX = 4096;
 const BATCH_PREPARED = 16;
 /** Regions that are kept for other domains. */
 const MADE_MAX = 4096;
+const MADE_BYTES_MAX = 1 << 20;
 const LOOKED_MAX = 1 << 14;
 /** The part of the time that may go into noting what only they will have something of. */
 const KEEPING_PART = 0.03;
@@ -93,6 +94,7 @@ export class RegionCache {
   #pending: Region[] = [];
   /** What has been translated, with its groups of accesses that lie apart. */
   readonly #made = new Map<Pick<Region, 'apart'>, KeptRegion>();
+  #madeBytes = 0;
   /** Addresses that have been noted, or are not worth it, and what that took. */
   readonly #looked = new Set<number>();
   #keepingMs = 0;
@@ -123,7 +125,7 @@ export class RegionCache {
   }
 
   get isFull(): boolean {
-    return this.#nextSlot + BATCH >= SLOTS_MAX;
+    return this.#nextSlot - this.#firstSlot + BATCH >= SLOTS_MAX;
   }
 
   clear(): void {
@@ -309,7 +311,15 @@ export class RegionCache {
 
   /** The same code, without the groups that have often lain in two pages. */
   #translateAgain(region: Region): void {
-    const { pages, lo, user, slot } = region;
+    const { stored, user, slot } = region;
+    // Others may have the library's at other places, whatever is here by now.
+    const kept = this.#host.library?.regions[stored];
+    const graph = kept === undefined ? this.#discoverAgain(region) : (rebuild(kept)?.graph ?? null);
+    if (graph !== null) this.#install([{ graph, apart: new Set(oftenApart(region.apart)) }], user, slot);
+  }
+
+  #discoverAgain(region: Region): RegionGraph | null {
+    const { pages, lo, user } = region;
     const source = {
       u8: this.#host.u8,
       frame: (relative: number) => pages.get(relative) ?? -1,
@@ -318,9 +328,9 @@ export class RegionCache {
       isWarm: (frame: number, offset: number) => touches(region, frame, offset, 1),
     };
     const graph = discover(source, lo & 0xfff);
-    if (graph === null || this.#watch(graph)) return;
+    if (graph === null || this.#watch(graph)) return null;
     region.pieces = piecesOf(graph);
-    this.#install([{ graph, apart: new Set(oftenApart(region.apart)) }], user, slot);
+    return graph;
   }
 
   /** Makes a module of regions and puts it into the table's slots from `first` on. */
@@ -367,9 +377,11 @@ export class RegionCache {
     { graph, pages, pieces, frame, user, lo, apart }: Omit<Region, 'key' | 'slot' | 'stored'>,
     isHot: boolean,
   ): void {
-    if (this.#made.size === MADE_MAX || graph === null) return;
+    const size = sizeOf(pieces);
+    if (this.#made.size === MADE_MAX || this.#madeBytes + size > MADE_BYTES_MAX || graph === null) return;
+    this.#madeBytes += size;
     const { u8 } = this.#host;
-    const code = new Uint8Array(sizeOf(pieces));
+    const code = new Uint8Array(size);
     codeRuns(pieces, pages, (at, n, size) => code.set(u8.subarray(at, at + size), n));
     const entry = lo & 0xfff;
     const starts = Int32Array.from(graph.blocks, ({ start }) => start);
