@@ -7,7 +7,8 @@
  *   3. go on     the domain's process tells the copies, which have asked it before (copy-source.ts): each makes overlays of its own over the
  *                same bases, takes over memory and state, and runs
  *
- * What fails before 2 leaves nothing behind. Whoever is killed later, the others live, and their disks are whole.
+ * What fails before 2 leaves nothing behind. Whoever is killed later, the others live, and their disks are whole. Copies go on before the answer
+ * to 2 is here, and whether there is one or not: from 2 on only a copy's own process knows what has become of it.
  */
 
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -46,6 +47,8 @@ export interface Forked {
   readonly copies: readonly ForkedCopy[];
   /** By which images the domain that was copied goes on. */
   readonly disks: readonly FrozenDisk[];
+  /** Why that is not known, though there are copies, or what else went wrong with the domain; one line. */
+  readonly trouble: string | null;
 }
 
 /** In the folder of a copy. */
@@ -76,45 +79,53 @@ export async function forkCopies(options: ForkOptions): Promise<Forked> {
       throw new DomainClientError(`${folder} is there already, of an earlier domain of that name`);
 
   const ticket = crypto.randomUUID();
-  const gate = new Gate(copies.length, async () => {
+  const gate = new Gate(copies.length);
+  const forking = gate.opened.then(async () => {
     const fork = await forkDomain(domid, ticket, root);
     if (fork === null) throw new DomainClientError(`Domain ${domid}: its process is gone`);
     return fork;
   });
+  // The copies come first.
+  forking.catch(() => undefined);
   const results = await Promise.all(copies.map((copy) => startCopy(copy, { options, record, outline, ticket, gate })));
   for (const { kind, name } of results)
     if (kind === 'failed') rmSync(copyFolder(root, name), { recursive: true, force: true });
-  // What the first of them stumbled over, if nothing was copied.
-  const fork = await gate.opened;
-  await endFork(domid, fork.key, root);
-  return { copies: results, disks: fork.disks };
+  let fork: Fork | null = null;
+  try {
+    fork = await forking;
+    await endFork(domid, fork.key, root);
+  } catch (error) {
+    // What the first of them stumbled over, if nothing was copied.
+    const isCopied = fork !== null || results.some(({ kind }) => kind === 'runs');
+    if (!isCopied || !(error instanceof DomainClientError)) throw error;
+    return { copies: results, disks: fork?.disks ?? [], trouble: error.message };
+  }
+  return { copies: results, disks: fork.disks, trouble: null };
 }
 
-/** Lets nobody pass before all are there, and then all with the same. */
+/** Lets nobody pass before all are there. */
 class Gate {
-  /** Rejects if nothing has been copied. */
-  readonly opened: Promise<Fork>;
-  readonly #fork: () => Promise<Fork>;
+  readonly #opened = Promise.withResolvers<void>();
   #missing: number;
-  #open: (fork: Promise<Fork>) => void = () => {};
 
-  constructor(count: number, fork: () => Promise<Fork>) {
+  constructor(count: number) {
     this.#missing = count;
-    this.#fork = fork;
-    this.opened = new Promise((opened) => {
-      this.#open = opened;
-    });
     this.opened.catch(() => undefined);
   }
 
-  pass(): Promise<Fork> {
-    if (--this.#missing === 0) this.#open(this.#fork());
+  /** Rejects if one will never come. */
+  get opened(): Promise<void> {
+    return this.#opened.promise;
+  }
+
+  pass(): Promise<void> {
+    if (--this.#missing === 0) this.#opened.resolve();
     return this.opened;
   }
 
-  /** One will never come. */
+  /** One will never come; nothing if all were there. */
   refuse(error: Error): void {
-    this.#open(Promise.reject(error));
+    this.#opened.reject(error);
   }
 }
 

@@ -66,7 +66,10 @@ export interface StartOptions {
    * two ends that this is called with.
    */
   readonly incoming?: boolean | ((ends: IncomingEnds) => void);
-  /** A copy of a domain that runs; `ready` is called when its process is. The copy ends when that rejects. */
+  /**
+   * A copy of a domain that runs; `ready` is called when its process is. The copy ends when that rejects: then the domain is not copied with that
+   * ticket. From then on, only the copy's process tells what becomes of it; when this has failed, the process is gone, and with it what used its folder.
+   */
   readonly fork?: { readonly request: ForkRequest; readonly ready: () => Promise<unknown> };
   /** It goes on even where the CPU lacks what its guest has seen. */
   readonly force?: boolean;
@@ -200,6 +203,20 @@ function stillThere(early: EarlyProcess | undefined): EarlyProcess | undefined {
   return early;
 }
 
+/** How long the process of a copy that has failed may take to end. */
+const END_LIMIT_MS = 10_000;
+
+function lives({ pid, exitCode, signalCode }: ChildProcess): boolean {
+  return pid !== undefined && exitCode === null && signalCode === null;
+}
+
+/** A copy has failed, or cannot begin: its process ends. */
+function haveEnd(child: ChildProcess): void {
+  if (!lives(child)) return;
+  const timer = setTimeout(() => child.kill('SIGKILL'), END_LIMIT_MS);
+  child.once('exit', () => clearTimeout(timer));
+}
+
 /** Resolves when the domain is built and runs. `config`: null for an incoming one. Throws StartError. */
 export async function startDomain(config: DomainConfig | null, options: StartOptions): Promise<StartedDomain> {
   const { child, logPath: path } = stillThere(options.process) ?? startProcess(config?.name ?? 'incoming', options);
@@ -219,6 +236,11 @@ export async function startDomain(config: DomainConfig | null, options: StartOpt
     const ended = new Promise<number | null>((resolveEnd) => {
       end = resolveEnd;
     });
+    const isCopy = options.fork !== undefined;
+    const fail = (error: StartError): void => {
+      if (isCopy && lives(child)) child.once('exit', () => reject(error));
+      else reject(error);
+    };
     child.on('message', (received) => {
       const message = received as FromDomainProcess;
       switch (message.kind) {
@@ -230,6 +252,7 @@ export async function startDomain(config: DomainConfig | null, options: StartOpt
           break;
         case 'ready':
           options.fork?.ready().catch(() => {
+            haveEnd(child);
             if (child.connected) child.disconnect();
           });
           break;
@@ -247,15 +270,16 @@ export async function startDomain(config: DomainConfig | null, options: StartOpt
           end(message.exitCode);
           break;
         case 'failed':
-          reject(new StartError(message.message, message.isExpected));
+          if (isCopy) haveEnd(child);
+          fail(new StartError(message.message, message.isExpected));
           break;
       }
     });
-    child.on('error', (error) => reject(new StartError(`the domain's process: ${error.message}`, true)));
+    child.on('error', (error) => fail(new StartError(`the domain's process: ${error.message}`, true)));
     // Not 'exit', which may come before what it has said last.
     child.on('disconnect', () => {
       end(null);
-      reject(new StartError(`the domain's process has ended; see ${path}`, true));
+      fail(new StartError(`the domain's process has ended; see ${path}`, true));
     });
   });
 }

@@ -50,12 +50,13 @@ export async function fork({ domain, count, pattern, paused }: ForkWords): Promi
     const { domid, name } = await findDomain(store, domain);
     const root = stateRoot();
     const names = await namesOfCopies(store, root, pattern ?? `${name}-fork-%d`, count);
-    const { copies, disks } = await forkCopies({ root, store, domid, names, paused, log: say });
+    const { copies, disks, trouble } = await forkCopies({ root, store, domid, names, paused, log: say });
     for (const copy of copies) tell(copy, say);
     for (const { vdev, base, top } of disks)
       if (base.format !== 'qcow2')
         say(`${vdev} of ${name} goes on in ${top}; ${base.path} is what it is based on, and must not change`);
-    return copies.every(({ kind }) => kind === 'runs') ? 0 : 1;
+    if (trouble !== null) say(trouble);
+    return trouble === null && copies.every(({ kind }) => kind === 'runs') ? 0 : 1;
   });
 }
 
