@@ -210,30 +210,46 @@ export class DomainCopies {
   /** Gives copies, who have the ticket, what they begin with; the domain goes on. @throws NotSavable, and what writing throws */
   async fork(ticket: string): Promise<Fork> {
     const askedNs = monotonicNs();
+    try {
+      return await this.#inTurn(() => this.#fork(ticket, askedNs));
+    } catch (error) {
+      this.#tickets.refuse(ticket, error);
+      throw error;
+    }
+  }
+
+  async #fork(ticket: string, askedNs: number): Promise<Fork> {
     const key = ++this.#lastKey;
-    const target = this.#spare ?? this.#openTarget(key);
-    this.#spare = null;
-    target.rewind();
-    const releases = [target.release, () => this.#tickets.forget(ticket)];
+    const releases: Release[] = [];
     const release = (): void => {
       for (const each of releases.splice(0)) each();
     };
-    const known = await this.#takeReady();
+    let known: KnownNodes | null = null;
+    let isHandedOut = false;
     try {
-      const nodes = known === null ? {} : { nodes: () => known.current() };
+      const target = this.#spare ?? this.#openTarget(key);
+      this.#spare = null;
+      releases.push(target.release);
+      target.rewind();
+      known = await this.#takeReady();
+      const at = known;
+      const nodes = at === null ? {} : { nodes: () => at.current() };
       const { disks } = await this.#withLayers('copied', async (saved, taken) => {
         await this.#handOut(saved, { ticket, target, nodes, releases, started: { askedNs, ...taken } });
+        isHandedOut = true;
       });
+      releases.push(() => this.#tickets.forget(ticket));
       this.#keep(key, release);
       return { key, disks };
     } catch (error) {
-      this.#tickets.refuse(ticket, error);
-      release();
+      // Copies go on from it, though this domain may not.
+      if (isHandedOut) this.#keep(key, release);
+      else release();
       throw error;
     } finally {
       this.#leaveRoom();
       // The copies begin now, and want xenstore and the CPUs.
-      if (known !== null) setTimeout(() => known.close(), QUIET_MS).unref();
+      if (known !== null) setTimeout((nodes: KnownNodes) => nodes.close(), QUIET_MS, known).unref();
     }
   }
 
@@ -278,13 +294,12 @@ export class DomainCopies {
     const { memory } = this.#options;
     if (memory !== null) return await this.#snapshotOfCopy(path, memory);
     const write = (saved: SavableDomain): Promise<void> => writeWhole(path, (sink) => writeDomain(saved, sink));
-    return (await this.#withLayers('written', write)).disks;
+    return (await this.#inTurn(() => this.#withLayers('written', write))).disks;
   }
 
   /** Its pages are written when the domain goes on: they are those of a copy of its memory. */
   async #snapshotOfCopy(path: string, memory: CopiedMemory): Promise<readonly FrozenDisk[]> {
     const { isShared, freezable } = this.#options;
-    const known = await this.#takeReady();
     const stateIsWritten = Promise.withResolvers<void>();
     const copy = Promise.withResolvers<Domain>();
     copy.promise.catch(() => undefined);
@@ -293,17 +308,26 @@ export class DomainCopies {
       yield* encodePages((await copy.promise).machine);
     }
     let letGo: Release = () => {};
+    let close: Release = () => {};
     let writing: Promise<void> = Promise.resolve();
     try {
-      const options = { pages: pages(), ...(known === null ? {} : { nodes: () => known.current() }) };
       let frozen: (() => Domain) | null = null;
-      const { disks } = await this.#withLayers('written', async (saved) => {
-        writing = writeWhole(path, (sink) => writeDomain(saved, sink, options));
-        await Promise.race([stateIsWritten.promise, writing]);
-        const m2p = encodeM2p(freezable.domain.machine);
-        const { memory: at, release } = memory.freeze(isShared());
-        letGo = release;
-        frozen = () => frozenDomain(freezable.domain, at, m2p);
+      const { disks } = await this.#inTurn(async () => {
+        try {
+          const known = await this.#takeReady();
+          close = () => known?.close();
+          const options = { pages: pages(), ...(known === null ? {} : { nodes: () => known.current() }) };
+          return await this.#withLayers('written', async (saved) => {
+            writing = writeWhole(path, (sink) => writeDomain(saved, sink, options));
+            await Promise.race([stateIsWritten.promise, writing]);
+            const m2p = encodeM2p(freezable.domain.machine);
+            const { memory: at, release } = memory.freeze(isShared());
+            letGo = release;
+            frozen = () => frozenDomain(freezable.domain, at, m2p);
+          });
+        } finally {
+          this.#leaveRoom();
+        }
       });
       copy.resolve((frozen ?? bug)());
       await writing;
@@ -314,8 +338,7 @@ export class DomainCopies {
       throw error instanceof HostError ? new NotSavable(error.message) : error;
     } finally {
       letGo();
-      this.#leaveRoom();
-      known?.close();
+      close();
     }
   }
 
@@ -335,44 +358,49 @@ export class DomainCopies {
     return { ...freezable, store, facts, cpu: await workers.ready, config: (name) => config(name) ?? '' };
   }
 
-  /** Calls `take` when the domain is frozen and its disks have their layers. */
-  async #withLayers(what: string, take: (saved: SavableDomain, taken: Taken) => Promise<void>): Promise<Taken> {
+  /** What a copy is made with serves one at a time. */
+  async #inTurn<Result>(act: () => Promise<Result>): Promise<Result> {
     if (this.#isBusy) throw new NotSavable('it is being copied already');
     this.#isBusy = true;
     try {
-      const { freezable, freezer, store, config, root, onDiskMoved, note } = this.#options;
-      const { domain, devices } = freezable;
-      if (config('') === null) throw new NotSavable('it was made without a config that could be saved');
-      if (domain.shutdownReason !== -1) throw new NotSavable('it has shut down');
-      this.#mustBeAlone();
-      const saved = await this.#savable();
-      const { domid } = domain;
-      const elsewhere = async (vdev: string): Promise<string> => {
-        const name = (await store.read(`/local/domain/${domid}/name`)) ?? String(domid);
-        return join(disksFolder(root, name), `${vdev}.${Date.now().toString(36)}.qcow2`);
-      };
-      const layers = await DiskLayers.prepare(devices.disks, { domid, store, elsewhere, onMoved: onDiskMoved });
-      let disks: FrozenDisk[] | null = null;
-      const stoppedNs = monotonicNs();
-      try {
-        await freezer.whileFrozen(async () => {
-          this.#mustBeAlone();
-          disks = await layers.commit();
-          await take(saved, { disks, stoppedNs });
-          return 'as before';
-        });
-      } catch (error) {
-        if (disks === null) await layers.abandon();
-        throw error instanceof HostError ? new NotSavable(error.message) : error;
-      }
-      // This thread may have had to wait for a CPU since.
-      const wentOnNs = domain.f64[DOMAIN.wentOnNs >> 3];
-      const stoodNs = (wentOnNs > stoppedNs ? wentOnNs : monotonicNs()) - stoppedNs;
-      note(`Domain ${domid} has been ${what}: it stood still for ${Math.round(stoodNs / 1e6)} ms`);
-      return { disks: disks ?? [], stoppedNs };
+      return await act();
     } finally {
       this.#isBusy = false;
     }
+  }
+
+  /** Calls `take` when the domain is frozen and its disks have their layers. */
+  async #withLayers(what: string, take: (saved: SavableDomain, taken: Taken) => Promise<void>): Promise<Taken> {
+    const { freezable, freezer, store, config, root, onDiskMoved, note } = this.#options;
+    const { domain, devices } = freezable;
+    if (config('') === null) throw new NotSavable('it was made without a config that could be saved');
+    if (domain.shutdownReason !== -1) throw new NotSavable('it has shut down');
+    this.#mustBeAlone();
+    const saved = await this.#savable();
+    const { domid } = domain;
+    const elsewhere = async (vdev: string): Promise<string> => {
+      const name = (await store.read(`/local/domain/${domid}/name`)) ?? String(domid);
+      return join(disksFolder(root, name), `${vdev}.${Date.now().toString(36)}.qcow2`);
+    };
+    const layers = await DiskLayers.prepare(devices.disks, { domid, store, elsewhere, onMoved: onDiskMoved });
+    let disks: FrozenDisk[] | null = null;
+    const stoppedNs = monotonicNs();
+    try {
+      await freezer.whileFrozen(async () => {
+        this.#mustBeAlone();
+        disks = await layers.commit();
+        await take(saved, { disks, stoppedNs });
+        return 'as before';
+      });
+    } catch (error) {
+      if (disks === null) await layers.abandon();
+      throw error instanceof HostError ? new NotSavable(error.message) : error;
+    }
+    // This thread may have had to wait for a CPU since.
+    const wentOnNs = domain.f64[DOMAIN.wentOnNs >> 3];
+    const stoodNs = (wentOnNs > stoppedNs ? wentOnNs : monotonicNs()) - stoppedNs;
+    note(`Domain ${domid} has been ${what}: it stood still for ${Math.round(stoodNs / 1e6)} ms`);
+    return { disks: disks ?? [], stoppedNs };
   }
 
   /** Before its disks get layers: what is not the domain's alone cannot be copied. */

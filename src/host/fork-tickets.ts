@@ -28,23 +28,25 @@ export class ForkTickets {
     // There need not be anybody who waits.
     for (const { promise } of Object.values(awaited)) promise.catch(() => undefined);
     this.#awaited.set(ticket, awaited);
-    setTimeout(() => this.#refuse(ticket, awaited, new NotSavable('it has not been copied')), WAIT_MS).unref();
+    setTimeout(() => {
+      reject(awaited, new NotSavable('it has not been copied'));
+      this.forget(ticket);
+    }, WAIT_MS).unref();
     return awaited;
   }
 
-  /** Nobody will get what has not been given yet. */
+  /** Nobody will get what has not been given yet, nor who asks for it later. */
   refuse(ticket: string, error: unknown): void {
-    this.#refuse(ticket, this.of(ticket), error);
+    reject(this.of(ticket), error);
   }
 
   /** All have what they need. */
   forget(ticket: string): void {
     this.#awaited.delete(ticket);
   }
+}
 
-  #refuse(ticket: string, { start, memory }: AwaitedFork, error: unknown): void {
-    start.reject(error);
-    memory.reject(error);
-    this.forget(ticket);
-  }
+function reject({ start, memory }: AwaitedFork, error: unknown): void {
+  start.reject(error);
+  memory.reject(error);
 }
