@@ -330,6 +330,9 @@ class DomainLife {
     this.#placement.apply(options.log);
     this.#live.pause();
     const { tsc, watches } = saved.description;
+    // Where its ports are not what its file says of them, no vCPU has begun.
+    this.#bindRings();
+    this.#connection.setWatches(watches);
     const lateNs = Math.floor(saved.lateNs());
     // Both run from one moment on, whenever the vCPUs look at them first: one that is ahead of the other makes Linux mistrust its TSC.
     const atNs = monotonicNs();
@@ -341,8 +344,6 @@ class DomainLife {
     // unpaused. Who moves here is let go of only when they have.
     const isWaitedFor = domain.vcpus.length > 1 || hasMoved;
     const resumed = isWaitedFor ? workers.resume() : Promise.resolve(workers.run());
-    this.#bindRings();
-    this.#connection.setWatches(watches);
     // The way to the source and back takes as long as these.
     const permitted = async (): Promise<void> => {
       // The other side lets it go then: nobody asks for that without vCPUs that can take it over.

@@ -62,6 +62,7 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
   // Before somebody serves them, other domains are as good as gone.
   const served: { serve: (call: ForeignCall) => void } = { serve: refuseForeignCall };
   const kept: KeptRegions[] = [];
+  let hasEnded = false;
   /** By vCPU: who waits for what it says next of code. */
   const waiting: ((noted: Uint32Array) => void)[] = domain.vcpus.map(() => () => {});
   for (const vcpu of domain.vcpus) {
@@ -87,7 +88,11 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
         worker.on('error', (error) => fail(error.stack ?? error.message));
       }),
     );
-    ended.push(new Promise((resolve) => worker.on('exit', () => resolve())));
+    const end = new Promise<void>((resolve) => worker.on('exit', () => resolve()));
+    void end.then(() => {
+      hasEnded = true;
+    });
+    ended.push(end);
   }
   threads?.end();
   const allEnded = Promise.all(ended).then(() => {
@@ -135,9 +140,10 @@ export function startVcpuWorkers(options: VcpuWorkersOptions): VcpuWorkers {
     resume: async () => {
       // vCPU 0 starts the clock by which the others set theirs.
       start(workers.slice(0, 1));
-      await untilParked(domain, 1);
+      // One that is to end does not park, and the others end when they have been told to run.
+      await untilParked(domain, 1, () => hasEnded);
       start(workers.slice(1));
-      await untilParked(domain, workers.length);
+      await untilParked(domain, workers.length, () => hasEnded);
     },
     abandon: async () => {
       await Promise.all(workers.map((worker) => worker.terminate()));

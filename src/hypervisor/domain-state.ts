@@ -88,13 +88,13 @@ export function pauseDomain(domain: Domain, kicker: Kicker): void {
   }
 }
 
-/** Resolves when `count` vCPUs of a paused domain are parked, or the domain has shut down. */
-export async function untilParked(domain: Domain, count: number): Promise<void> {
+/** Resolves when `count` vCPUs of a paused domain are parked, or the domain has shut down, or `isEnding` says so, within 100 ms. */
+export async function untilParked(domain: Domain, count: number, isEnding = () => false): Promise<void> {
   const index = DOMAIN.parked >> 2;
   for (;;) {
     const parked = Atomics.load(domain.i32, index);
-    if (parked >= count || domain.shutdownReason !== -1) return;
-    // A shutdown does not change the count.
+    if (parked >= count || domain.shutdownReason !== -1 || isEnding()) return;
+    // An end does not change the count.
     const wait = Atomics.waitAsync(domain.i32, index, parked, 100);
     if (wait.async) await wait.value;
   }
