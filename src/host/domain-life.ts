@@ -149,8 +149,6 @@ class DomainLife {
   #hooks: LiveHooks | undefined;
   #isDestroyed = false;
   #isStopped = false;
-  /** It goes on elsewhere. */
-  #hasLeft = false;
   #startsAgain = false;
   /** Threads of the vCPUs wait to be told that they run, or end. */
   #isRunning = false;
@@ -439,17 +437,20 @@ class DomainLife {
   }
 
   async #save(...[path, then, config]: Parameters<LiveDomain['save']>): Promise<void> {
-    if (this.#isStopped) throw new NotSavable('it has shut down');
+    this.#mustBeSavable();
     await this.#writer.save(path, then, config);
     if (then !== 'end') return;
     this.#note(`Domain ${this.#options.domid} has been saved.`);
-    this.#hasLeft = true;
     this.#destroy();
+  }
+
+  #mustBeSavable(): void {
+    if (this.#isStopped || this.#freezer.hasLeft) throw new NotSavable('it has shut down');
   }
 
   async #migrate(link: MigrationLink, migration: MigrationOptions, departure: RecordDeparture): Promise<void> {
     const { config, xenstore, domid } = this.#options;
-    if (this.#isStopped) throw new NotSavable('it has shut down');
+    this.#mustBeSavable();
     const name = (await xenstore.client.read(`/local/domain/${domid}/name`)) ?? config.name;
     const rename = (to: string): Promise<void> => hostErrorOf(renameDomain(xenstore.client, domid, to));
     const gone = await this.#writer.migrate(link, migration, {
@@ -466,9 +467,10 @@ class DomainLife {
     if (!gone) return;
     departure.gone();
     this.#note(`Domain ${domid} has been migrated.`);
-    this.#hasLeft = true;
+    // Others lose what they have of it: it is not here any more.
+    this.#peers?.close();
     link.result(0);
-    // If it has gone to this host, its first moments there are better spent on it.
+    // Nothing wakes it meanwhile (Freezer). If it has gone to this host, its first moments there are better spent on it.
     await sleep(AFTER_MOVE_MS);
     this.#destroy();
   }
@@ -501,7 +503,7 @@ class DomainLife {
     await workers.ended;
     this.#service();
     if (reason === -1) {
-      if (this.#isDestroyed && !this.#hasLeft) this.#note(`Domain ${domid} has been destroyed.`);
+      if (this.#isDestroyed && !this.#freezer.hasLeft) this.#note(`Domain ${domid} has been destroyed.`);
       return this.#isDestroyed ? 'destroyed' : 'detached';
     }
     this.#ended.resolve(reason);

@@ -37,6 +37,7 @@ import type { RingServer } from '../xenstore/ring-server.ts';
 import { textToBytes } from '../xenstore/wire.ts';
 import { monotonicNs } from './clock.ts';
 import type { DomainDevices } from './domain-devices.ts';
+import { HostError } from './host-error.ts';
 import { NODE_CODEC } from './save-stream.ts';
 
 /** How often a guest may be found in the middle of a conversation with xenstore. */
@@ -106,30 +107,49 @@ async function thaw(saved: FreezableDomain, paused: boolean): Promise<void> {
 /** What becomes of a domain that was frozen. */
 export type AfterFreeze = 'as before' | 'pause' | 'stay';
 
-/** For what has to find a domain at rest, one at a time. Meanwhile, who pauses or unpauses it says only how it is to go on. */
+const LEFT = 'the domain has been saved, or has moved away';
+
+/**
+ * For what has to find a domain at rest, one at a time. Meanwhile, who pauses or unpauses it says only how it is to go on. One that stays at rest is
+ * elsewhere, or in a file: nothing can be done with it any more.
+ */
 export class Freezer {
   readonly #domain: FreezableDomain;
   #turn: Promise<unknown> = Promise.resolve();
   /** While it is at rest: whether it is paused afterwards. */
   #pausedAfter: boolean | null = null;
+  #hasLeft = false;
 
   constructor(domain: FreezableDomain) {
     this.#domain = domain;
   }
 
+  /** It stays at rest. */
+  get hasLeft(): boolean {
+    return this.#hasLeft;
+  }
+
+  /** @throws HostError when it has left */
   pause(): void {
+    this.#mustBeHere();
     if (this.#pausedAfter !== null) this.#pausedAfter = true;
     else pauseDomain(this.#domain.domain, this.#domain.kicker);
   }
 
-  /** Nothing for a guest that has suspended itself: that is resumed. */
+  /** Nothing for a guest that has suspended itself: that is resumed. @throws HostError when it has left */
   unpause(): void {
+    this.#mustBeHere();
     if (this.#pausedAfter !== null) this.#pausedAfter = isSuspended(this.#domain.domain);
     else if (!isSuspended(this.#domain.domain)) unpauseDomain(this.#domain.domain);
   }
 
-  /** A guest that has suspended itself goes on. False: it has not. */
+  #mustBeHere(): void {
+    if (this.#hasLeft) throw new HostError(LEFT);
+  }
+
+  /** A guest that has suspended itself goes on. False: it has not, or has left. */
   resume(): boolean {
+    if (this.#hasLeft) return false;
     const { domain } = this.#domain;
     const was = isSuspended(domain);
     if (this.#pausedAfter === null) resumeDomain(domain);
@@ -149,12 +169,13 @@ export class Freezer {
       try {
         after = await act();
       } finally {
-        if (after !== 'stay') await thaw(this.#domain, this.#pausedAfter === true || after === 'pause');
+        if (after === 'stay') this.#hasLeft = true;
+        else await thaw(this.#domain, this.#pausedAfter === true || after === 'pause');
       }
     });
   }
 
-  /** Calls `act` when all vCPUs are parked. @throws what `act` throws */
+  /** Calls `act` when all vCPUs are parked. @throws NotSavable, and what `act` throws */
   whileParked(act: () => Promise<void>): Promise<void> {
     return this.#inTurn(async () => {
       const { domain, kicker, arrivals } = this.#domain;
@@ -172,6 +193,7 @@ export class Freezer {
 
   #inTurn(act: (wasPaused: boolean) => Promise<void>): Promise<void> {
     const done = this.#turn.then(async () => {
+      if (this.#hasLeft) throw new NotSavable(LEFT);
       const wasPaused = Atomics.load(this.#domain.domain.i32, DOMAIN.paused >> 2) !== 0;
       this.#pausedAfter = wasPaused;
       try {
