@@ -57,6 +57,10 @@ const WENT_ON_LIMIT_MS = 1000;
 /** From when a domain runs elsewhere until it is taken down here. */
 const AFTER_MOVE_MS = 200;
 
+/** How long a domain that has not moved waits for its name, and how often it looks: a target on this host has it until it is gone. */
+const NAME_LIMIT_MS = 10_000;
+const NAME_EVERY_MS = 50;
+
 /** A saved domain that comes back, or a copy. */
 export interface Restoring {
   readonly saved: RestorableDomain;
@@ -350,7 +354,7 @@ class DomainLife {
     };
     let isNamed = !hasMoved;
     const takeName = async (): Promise<void> => {
-      isNamed ||= await this.#takeName();
+      isNamed ||= await this.#takeName(config.name);
     };
     // The source may be in the same xenstore, and have had it still.
     const rename = (): Promise<void> => hostErrorOf(renameDomain(xenstore.client, domid, config.name));
@@ -369,11 +373,11 @@ class DomainLife {
     if (!options.paused) void this.#tellWhenItWentOn();
   }
 
-  /** The name with which it comes, while it is not known yet whether it stays. False: another domain has it. */
-  async #takeName(): Promise<boolean> {
-    const { config, xenstore, domid } = this.#options;
+  /** That with which it comes, while it is not known yet whether it stays; or its own again. False: another domain has it. */
+  async #takeName(name: string): Promise<boolean> {
+    const { xenstore, domid } = this.#options;
     try {
-      await renameDomain(xenstore.client, domid, config.name);
+      await renameDomain(xenstore.client, domid, name);
       return true;
     } catch (error) {
       if (error instanceof DomainNameTaken) return false;
@@ -453,6 +457,7 @@ class DomainLife {
     this.#mustBeSavable();
     const name = (await xenstore.client.read(`/local/domain/${domid}/name`)) ?? config.name;
     const rename = (to: string): Promise<void> => hostErrorOf(renameDomain(xenstore.client, domid, to));
+    let named: Promise<void> = Promise.resolve();
     const gone = await this.#writer.migrate(link, migration, {
       rename: () => rename(`${name}--migratedaway`),
       leave: async () => {
@@ -461,8 +466,11 @@ class DomainLife {
       },
       comeBack: async () => {
         departure.comeBack();
-        await rename(name);
+        const atOnce = Promise.withResolvers<void>();
+        named = this.#takeNameBack(name, atOnce.resolve);
+        await atOnce.promise;
       },
+      named: () => named,
     });
     if (!gone) return;
     departure.gone();
@@ -473,6 +481,25 @@ class DomainLife {
     // Nothing wakes it meanwhile (Freezer). If it has gone to this host, its first moments there are better spent on it.
     await sleep(AFTER_MOVE_MS);
     this.#destroy();
+  }
+
+  /** `tried` is called when it has looked for the first time. Never rejects: the guest goes on by whichever name. */
+  async #takeNameBack(name: string, tried: () => void): Promise<void> {
+    const { domid, options } = this.#options;
+    let why = `another domain is called \`${name}'`;
+    try {
+      for (let ms = 0; ms < NAME_LIMIT_MS && !this.#isStopped; ms += NAME_EVERY_MS) {
+        if (await this.#takeName(name)) return;
+        tried();
+        await sleep(NAME_EVERY_MS);
+      }
+    } catch (error) {
+      why = error instanceof Error ? error.message : String(error);
+    } finally {
+      tried();
+    }
+    if (this.#isStopped) return;
+    options.log(`xl: domain ${domid} goes on, but not as \`${name}': ${why}`);
   }
 
   // --- its end

@@ -12,7 +12,7 @@ import { DirtyTracker } from './dirty-tracker.ts';
 import { createEngineDomain, createKicker } from './engines.ts';
 import { LinkError, type MigrationLink } from './migration-link.ts';
 import { ACCEPTED, BANNER, GO, PROTOCOL_VERSION, READY, REPORT, TAKEN } from './migration-protocol.ts';
-import { migrate } from './migration-sender.ts';
+import { type Departure, migrate } from './migration-sender.ts';
 import { SavedDomain } from './restore-domain.ts';
 import type { AfterFreeze, Freezer, SavableDomain } from './save-domain.ts';
 import { sourceOf } from './save-stream.ts';
@@ -109,7 +109,7 @@ class Target implements MigrationLink {
   }
 }
 
-async function handOver(link: Target, departure: Partial<{ leave(): Promise<void> }> = {}): Promise<boolean> {
+async function handOver(link: Target, departure: Partial<Pick<Departure, 'leave' | 'named'>> = {}): Promise<boolean> {
   return await migrate({
     ...{
       saved,
@@ -131,6 +131,9 @@ async function handOver(link: Target, departure: Partial<{ leave(): Promise<void
       },
       comeBack: async () => {
         events.push('came back');
+      },
+      named: async () => {
+        await departure.named?.();
       },
     },
   });
@@ -186,35 +189,33 @@ test.each([
 test('until go is said, it goes on at the source', async () => {
   expect(await handOver(new Target([BANNER, ACCEPTED, null]))).toBe(false);
   expect(events).toEqual([
-    ...['frozen', 'renamed', 'came back', 'goes on'],
-    ...[truncated('ready message'), 'hung up', NO_GO, 'code 1'],
+    ...['frozen', 'renamed', truncated('ready message'), 'hung up', 'came back', 'goes on', NO_GO, 'code 1'],
   ]);
 
   events = [];
   const cannot = { leave: () => Promise.reject(new Error('the disk is full')) };
   expect(await handOver(new Target([BANNER, ACCEPTED, READY]), cannot)).toBe(false);
   expect(events).toEqual([
-    ...['frozen', 'renamed', ACKNOWLEDGED, 'left', 'came back', 'goes on', 'libxl: error: the disk is full'],
-    ...['hung up', NO_GO, 'code 1'],
+    ...['frozen', 'renamed', ACKNOWLEDGED, 'left', 'libxl: error: the disk is full'],
+    ...['hung up', 'came back', 'goes on', NO_GO, 'code 1'],
   ]);
 
   events = [];
   expect(await handOver(new Target([BANNER, ACCEPTED, READY], 'before'))).toBe(false);
   expect(events).toEqual([
-    ...[
-      'frozen',
-      'renamed',
-      ACKNOWLEDGED,
-      'left',
-      GIVING,
-      'came back',
-      'goes on',
-      'libxl: error: cut',
-      'hung up',
-      NO_GO,
-      'code 1',
-    ],
+    ...['frozen', 'renamed', ACKNOWLEDGED, 'left', GIVING, 'libxl: error: cut'],
+    ...['hung up', 'came back', 'goes on', NO_GO, 'code 1'],
   ]);
+});
+
+test('the user hears that it stays when it has its name again, for which the guest does not wait', async () => {
+  const named = async (): Promise<void> => void events.push('named');
+  expect(await handOver(new Target([BANNER, ACCEPTED, null]), { named })).toBe(false);
+  expect(events.slice(-5)).toEqual(['came back', 'goes on', 'named', NO_GO, 'code 1']);
+
+  events = [];
+  expect(await handOver(new Target([BANNER, ACCEPTED, READY, REPORT, '3', GO]), { named })).toBe(false);
+  expect(events.slice(-3)).toEqual(['code 1', 'goes on', 'named']);
 });
 
 test('a target that cannot run it gives it back', async () => {
@@ -251,7 +252,7 @@ test('what cannot be frozen stays, as xl says it', async () => {
   } as unknown as Freezer;
   const link = new Target([BANNER, ACCEPTED]);
   const rest = { saved, tracker, link, isMapped: () => false, notedCode: async () => [], command: '', debug: false };
-  const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {} };
+  const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {}, named: async () => {} };
   expect(await migrate({ ...rest, freezer: never, departure })).toBe(false);
   expect(events).toEqual([
     ...['libxl: error: its devices do not let go', 'migration sender: libxl_domain_suspend failed (rc=-8)'],
@@ -281,7 +282,7 @@ test('what is written while pages are sent comes again, and the target has the l
       await act();
     },
   } as unknown as Freezer;
-  const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {} };
+  const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {}, named: async () => {} };
   const rest = {
     saved,
     tracker,
@@ -316,7 +317,7 @@ test('a target whose copy differs refuses it', async () => {
       await act();
     },
   } as unknown as Freezer;
-  const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {} };
+  const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {}, named: async () => {} };
   const rest = {
     saved,
     tracker,

@@ -29,7 +29,10 @@ export interface Departure {
   rename(): Promise<void>;
   /** All else, when the target has it all. @throws Error when it cannot go; `comeBack` follows */
   leave(): Promise<void>;
+  /** Takes up what it can at once: the domain goes on then. */
   comeBack(): Promise<void>;
+  /** After `comeBack`: resolves when it has its name again, or is not to have it. Never rejects */
+  named(): Promise<void>;
 }
 
 export interface Migration {
@@ -69,13 +72,13 @@ const UNDEFINED = [
   ' responsibility to avoid that.  Sorry.',
 ];
 
-/** Why the domain stays; the lines are for the user. */
+/** Why the domain stays; the lines are for the user. Null: they are told, and the target gets nothing more. */
 class StaysHere extends Error {
   override readonly name = 'StaysHere';
-  readonly lines: readonly string[];
+  readonly lines: readonly string[] | null;
   readonly last: string;
 
-  constructor(lines: readonly string[], last: string) {
+  constructor(lines: readonly string[] | null, last: string) {
     super(last);
     this.lines = lines;
     this.last = last;
@@ -84,7 +87,7 @@ class StaysHere extends Error {
 
 /** True when the domain is the target's, and stands still here for good. False: it goes on here. */
 export async function migrate(migration: Migration): Promise<boolean> {
-  const { saved, freezer, tracker, link, isMapped } = migration;
+  const { saved, freezer, tracker, link, departure, isMapped } = migration;
   const taken = (): Promise<void> => expectLine(migration, TAKEN, 'round message', ROUND_LIMIT_MS);
   const copy = new LiveCopy(saved, tracker, link.send.bind(link), taken, migration.notedCode);
   let gone = false;
@@ -111,8 +114,9 @@ export async function migrate(migration: Migration): Promise<boolean> {
       gone = after === 'stay';
       return after;
     });
+    if (!gone) await departure.named();
   } catch (error) {
-    tellWhy(error, link);
+    await tellWhy(error, migration);
     return false;
   } finally {
     copy.stop();
@@ -161,7 +165,7 @@ async function sending(act: () => Promise<void>): Promise<void> {
   }
 }
 
-function tellWhy(error: unknown, link: MigrationLink): void {
+async function tellWhy(error: unknown, { link, departure }: Migration): Promise<void> {
   let told: StaysHere;
   if (error instanceof StaysHere) told = error;
   else if (error instanceof NotSavable)
@@ -170,10 +174,15 @@ function tellWhy(error: unknown, link: MigrationLink): void {
       'Migration failed, failed to suspend at sender.',
     );
   else throw error;
-  for (const line of told.lines) link.tell(line);
-  link.hangUp();
+  if (told.lines === null) await departure.named();
+  else tellAndHangUp(told.lines, link);
   if (told.last !== '') link.tell(told.last);
   link.result(1);
+}
+
+function tellAndHangUp(lines: readonly string[], link: MigrationLink): void {
+  for (const line of lines) link.tell(line);
+  link.hangUp();
 }
 
 /** The domain is frozen, and all of it is sent. */
@@ -183,9 +192,11 @@ async function handOver(migration: Migration): Promise<AfterFreeze> {
   const renamed = departure.rename();
   renamed.catch(() => undefined);
   const stays = async (lines: readonly string[]): Promise<never> => {
+    // A target in the same xenstore may have the name until it is gone.
+    tellAndHangUp(lines, link);
     await renamed.catch(() => undefined);
     await departure.comeBack();
-    throw new StaysHere(lines, 'Migration failed, resuming at sender.');
+    throw new StaysHere(null, 'Migration failed, resuming at sender.');
   };
   try {
     await expectLine(migration, READY, 'ready message', READY_LIMIT_MS);
@@ -232,8 +243,7 @@ async function handOver(migration: Migration): Promise<AfterFreeze> {
 /** Nobody knows who has it: it stands still until somebody who has looked says that it is to go on. */
 async function undefinedState({ link, saved, departure }: Migration, why: string): Promise<AfterFreeze> {
   link.tell(`libxl: error: ${why}`);
-  for (const one of UNDEFINED) link.tell(one);
-  link.hangUp();
+  tellAndHangUp(UNDEFINED, link);
   link.result(1);
   await resumed(saved.domain);
   await departure.comeBack();

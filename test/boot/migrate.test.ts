@@ -23,7 +23,7 @@ import { afterAll, expect, test } from 'vitest';
 import { domidsIn, pidOf } from '../../src/host/domain-client.ts';
 import { stopDaemon } from '../../src/host/domusd.ts';
 import { createKeys, forget, trust } from '../../src/host/keys/host-keys.ts';
-import { PROTOCOL_VERSION } from '../../src/host/migration-protocol.ts';
+import { PROTOCOL_VERSION, READY } from '../../src/host/migration-protocol.ts';
 import { pidIn } from '../../src/host/state-dir.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
@@ -264,6 +264,13 @@ test('whatever dies on the way, a guest lives on one side', async () => {
   child.kill('SIGKILL');
   await goesOnHere();
   rounds.expectUnbroken();
+
+  // One on the same host, which may have taken the name, does not come to say that it has it all.
+  const calledOff = await xl(here, 'migrate', '-s', '', name, receive(here, ` | sed -u '/^${READY}$/Q'`));
+  expect(calledOff.code).toBe(1);
+  expect(calledOff.log).toContain('\nmigration target: Transfer complete, requesting permission to start domain.\n');
+  expect(calledOff.log).toMatch(/\nMigration failed, resuming at sender\.\n$/);
+  await goesOnHere();
 
   // The target runs it, and nobody here hears of that.
   const mute = receive(there, " | sed -u '/^my copy unpause/q'");
