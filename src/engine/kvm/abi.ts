@@ -149,6 +149,7 @@ export const MAP_SHARED = 1;
 export const EPERM = 1;
 export const ENOENT = 2;
 export const EINTR = 4;
+export const EAGAIN = 11;
 export const EACCES = 13;
 export const CLOCK_MONOTONIC = 1;
 export const TIMER_ABSTIME = 1;

@@ -9,7 +9,16 @@
 
 import type { VcpuBlock } from '../../machine/vcpu-block.ts';
 import { VCPU } from '../../machine/vcpu-block.ts';
-import { KVM_CREATE_VCPU, KVM_RUN, MAP_SHARED, PROT_READ_WRITE, RUN_IMMEDIATE_EXIT, SREGS_CR3_W } from './abi.ts';
+import {
+  EAGAIN,
+  EINTR,
+  KVM_CREATE_VCPU,
+  KVM_RUN,
+  MAP_SHARED,
+  PROT_READ_WRITE,
+  RUN_IMMEDIATE_EXIT,
+  SREGS_CR3_W,
+} from './abi.ts';
 import type { Host } from './host.ts';
 import { requireHost } from './host.ts';
 import { lockRecord, RECORD_WORDS, REGISTRY, unlockRecord } from './registry.ts';
@@ -38,6 +47,8 @@ export class VcpuFile {
   readonly #timer: number;
   #armedNs = 0;
   #open = true;
+  /** Times that the kernel was not ready, one behind the other. */
+  #again = 0;
   /** The root page table of the last KVM_RUN. */
   #rootLo = 0;
   #rootHi = 0;
@@ -106,11 +117,17 @@ export class VcpuFile {
     return Atomics.load(this.#blockI32, FLAGS);
   }
 
-  /** KVM_RUN: 0, or the errno. */
+  /**
+   * KVM_RUN: 0, or the errno. EINTR too if the kernel was not ready (EAGAIN, as it was seen once behind a migration on a busy host): it has kept
+   * all that it was told, and wants to be called again.
+   */
   enter(): number {
     this.#rootLo = this.run[SREGS_CR3_W];
     this.#rootHi = this.run[SREGS_CR3_W + 1];
-    return this.host.ioctl(this.fd, KVM_RUN, 0) === 0 ? 0 : this.host.errno();
+    const errno = this.host.ioctl(this.fd, KVM_RUN, 0) === 0 ? 0 : this.host.errno();
+    if (errno !== EAGAIN) this.#again = 0;
+    else if (++this.#again < RERUNS_MAX) return EINTR;
+    return errno;
   }
 
   /** KVM has this root loaded: entering with it flushes nothing. */

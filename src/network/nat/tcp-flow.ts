@@ -246,7 +246,8 @@ export class TcpFlow implements StreamEvents {
     this.state = STATE_ESTABLISHED;
     this.#retries = 0;
     this.#clearTimer();
-    this.stream?.resume();
+    // The host may have sent all that there is room for while the guest's answer was on its way, or lost.
+    if (!this.#hostPaused) this.stream?.resume();
   }
 
   /** False: the segment's acknowledgement is of something never sent, and the segment is dropped. */
