@@ -176,6 +176,7 @@ async function startCopy(copy: Copy, { options, record, outline, ticket, gate }:
   } catch (error) {
     if (!(error instanceof StartError)) throw error;
     gate.refuse(error);
+    await error.gone;
     return { kind: 'failed', name, message: error.message };
   }
   started.leave();

@@ -68,7 +68,7 @@ export interface StartOptions {
   readonly incoming?: boolean | ((ends: IncomingEnds) => void);
   /**
    * A copy of a domain that runs; `ready` is called when its process is. The copy ends when that rejects: then the domain is not copied with that
-   * ticket. From then on, only the copy's process tells what becomes of it; when this has failed, the process is gone, and with it what used its folder.
+   * ticket. Else only the copy's process tells what becomes of it.
    */
   readonly fork?: { readonly request: ForkRequest; readonly ready: () => Promise<unknown> };
   /** It goes on even where the CPU lacks what its guest has seen. */
@@ -96,10 +96,13 @@ export class StartError extends Error {
   override readonly name = 'StartError';
   /** False: the message is a stack, of a defect of ours. */
   readonly isExpected: boolean;
+  /** Resolves when there is no process that could use what was made for the domain. */
+  readonly gone: Promise<void>;
 
-  constructor(message: string, isExpected: boolean) {
+  constructor(message: string, isExpected: boolean, gone: Promise<void> = Promise.resolve()) {
     super(message);
     this.isExpected = isExpected;
+    this.gone = gone;
   }
 }
 
@@ -210,6 +213,10 @@ function lives({ pid, exitCode, signalCode }: ChildProcess): boolean {
   return pid !== undefined && exitCode === null && signalCode === null;
 }
 
+function untilGone(child: ChildProcess): Promise<void> {
+  return lives(child) ? new Promise((resolve) => child.once('exit', () => resolve())) : Promise.resolve();
+}
+
 /** A copy has failed, or cannot begin: its process ends. */
 function haveEnd(child: ChildProcess): void {
   if (!lives(child)) return;
@@ -237,10 +244,8 @@ export async function startDomain(config: DomainConfig | null, options: StartOpt
       end = resolveEnd;
     });
     const isCopy = options.fork !== undefined;
-    const fail = (error: StartError): void => {
-      if (isCopy && lives(child)) child.once('exit', () => reject(error));
-      else reject(error);
-    };
+    const fail = (message: string, isExpected: boolean): void =>
+      reject(new StartError(message, isExpected, untilGone(child)));
     child.on('message', (received) => {
       const message = received as FromDomainProcess;
       switch (message.kind) {
@@ -271,15 +276,17 @@ export async function startDomain(config: DomainConfig | null, options: StartOpt
           break;
         case 'failed':
           if (isCopy) haveEnd(child);
-          fail(new StartError(message.message, message.isExpected));
+          fail(message.message, message.isExpected);
           break;
       }
     });
-    child.on('error', (error) => fail(new StartError(`the domain's process: ${error.message}`, true)));
+    child.on('error', (error) => {
+      if (!isCopy || !lives(child)) fail(`the domain's process: ${error.message}`, true);
+    });
     // Not 'exit', which may come before what it has said last.
     child.on('disconnect', () => {
       end(null);
-      fail(new StartError(`the domain's process has ended; see ${path}`, true));
+      fail(`the domain's process has ended; see ${path}`, true);
     });
   });
 }
