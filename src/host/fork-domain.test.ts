@@ -55,7 +55,10 @@ vi.mock('./start-domain.ts', async (original) => {
   const startDomain: typeof real.startDomain = (config, options) => {
     const files = [join(root, 'taken'), join(root, 'failed')];
     const child = fork(join(root, 'copy.mjs'), files, { execArgv: [], serialization: 'advanced' });
-    return real.startDomain(config, { ...options, process: { child, logPath: join(root, 'log') } });
+    return real.startDomain(config, {
+      ...options,
+      process: { child, logPath: join(root, 'log'), hasFailed: false, isTaken: false },
+    });
   };
   return { ...real, startDomain };
 });

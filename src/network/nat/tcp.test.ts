@@ -132,6 +132,35 @@ describe('a connection', () => {
     expectBytes(stream.receivedBytes, 9);
   });
 
+  test('whose host sends all there is room for before the guest answers loses none of it', () => {
+    const { peer, host, run, nat, cable } = setUp();
+    peer.open();
+    run(2000, () => host.streams.length > 0);
+    const [stream] = host.streams;
+    stream.events?.connected();
+    // The answer to the guest is lost, and comes again.
+    nat.flush();
+    cable.got.splice(0);
+    let said = 0;
+    const all = bytesOf(3 << 20);
+    const say = (): void => {
+      while (!stream.paused && said < all.length) {
+        const next = Math.min(all.length, said + (said === 0 ? 272 : 65_536));
+        stream.say(all.subarray(said, next));
+        said = next;
+      }
+    };
+    stream.resume = () => {
+      stream.paused = false;
+      say();
+    };
+    say();
+    expect(stream.paused).toBe(true);
+    run(60_000, () => peer.received.length === all.length || stream.wasReset);
+    expect(stream.wasReset).toBe(false);
+    expectBytes(peer.received, all.length);
+  });
+
   test('from outside that the guest refuses, or does not answer, ends', () => {
     const rig = makeNat({ forwards: [{ protocol: 'tcp', address: '127.0.0.1', port: 8022, guestPort: 22 }] });
     for (const refused of [true, false]) {
