@@ -231,19 +231,20 @@ export class RegionCache {
   /** Looks for a region of the same code in the library. True: it is there. */
   #takeStored(key: number, frame: number, lo: number, user: boolean, frameOf: (relative: number) => number): boolean {
     const { library, u8 } = this.#host;
-    for (const stored of library?.candidates(u8, frame, lo & 0xfff, user) ?? []) {
-      const kept = (library as RegionLibrary).regions[stored];
+    if (library === null) return false;
+    for (const stored of library.candidates(u8, frame, lo & 0xfff, user)) {
+      const kept = library.regions[stored];
       const { pieces } = kept;
       const pages = pagesOf(kept, frameOf);
       if (pages === null || !isSame(u8, kept, pages)) continue;
       // Code must be watched before it is compared.
       if (this.#watchPieces(pieces, pages) && !isSame(u8, kept, pages)) continue;
-      const slot = (library as RegionLibrary).slotOf(stored);
+      const slot = library.slotOf(stored);
       const taken = { stored, graph: null, pieces, slot, apart: new Map() };
       const region = { ...taken, key, pages, frame, user, lo };
       this.#add(region);
       this.#translated[slot] = region;
-      (library as RegionLibrary).used[stored] = 1;
+      library.used[stored] = 1;
       this.stored++;
       this.#host.ready(frame, lo);
       return true;
@@ -312,8 +313,9 @@ export class RegionCache {
   /** The same code, without the groups that have often lain in two pages. */
   #translateAgain(region: Region): void {
     const { stored, user, slot } = region;
+    const { library } = this.#host;
     // Others may have the library's at other places, whatever is here by now.
-    const kept = this.#host.library?.regions[stored];
+    const kept = library?.regions[stored];
     const graph = kept === undefined ? this.#discoverAgain(region) : (rebuild(kept)?.graph ?? null);
     if (graph !== null) this.#install([{ graph, apart: new Set(oftenApart(region.apart)) }], user, slot);
   }
@@ -369,7 +371,8 @@ export class RegionCache {
   /** What was translated here, whether it still is or not, and the numbers of those of the library that were used, for domains that come later. */
   kept(): { readonly made: KeptRegion[]; readonly used: Uint8Array } {
     const made = [...this.#made].map(([{ apart }, kept]) => ({ ...kept, apart: Int32Array.from(oftenApart(apart)) }));
-    return { made, used: this.#host.library?.used ?? new Uint8Array(0) };
+    const { library } = this.#host;
+    return { made, used: library?.used ?? new Uint8Array(0) };
   }
 
   /** A copy of what a region is made of. */
