@@ -3,13 +3,14 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:
 import type { Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, expect, test } from 'vitest';
 import { readDomainConfig } from '../toolstack/config/domain-config.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import { LineReader } from './control-protocol.ts';
 import { recordOf, writeRecord } from './domain-record.ts';
 import { copyFolder, type Forked, forkCopies } from './fork-domain.ts';
 import { listenLocally } from './local-socket.ts';
+import type { EarlyProcess } from './start-domain.ts';
 import { controlPath, domainFolder } from './state-dir.ts';
 
 /**
@@ -50,18 +51,11 @@ process.once('message', async ({ config: { name }, fork: { folder } }) => {
 `;
 
 let root = '';
-vi.mock('./start-domain.ts', async (original) => {
-  const real = await original<typeof import('./start-domain.ts')>();
-  const startDomain: typeof real.startDomain = (config, options) => {
-    const files = [join(root, 'taken'), join(root, 'failed')];
-    const child = fork(join(root, 'copy.mjs'), files, { execArgv: [], serialization: 'advanced' });
-    return real.startDomain(config, {
-      ...options,
-      process: { child, logPath: join(root, 'log'), hasFailed: false, isTaken: false },
-    });
-  };
-  return { ...real, startDomain };
-});
+function startProcess(): EarlyProcess {
+  const files = [join(root, 'taken'), join(root, 'failed')];
+  const child = fork(join(root, 'copy.mjs'), files, { execArgv: [], serialization: 'advanced' });
+  return { child, logPath: join(root, 'log'), hasFailed: false, isTaken: false };
+}
 
 let server: Server;
 /** Asked of the domain's process. */
@@ -96,7 +90,7 @@ afterEach(() => {
 
 function copies(...names: string[]): Promise<Forked> {
   const store = { directory: async () => [] } as Partial<XenstoreClient> as XenstoreClient;
-  return forkCopies({ root, store, domid: 1, names, paused: false, log: () => {} });
+  return forkCopies({ root, store, domid: 1, names, paused: false, log: () => {}, startProcess });
 }
 
 for (const [what, said, trouble] of [

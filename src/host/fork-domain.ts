@@ -24,7 +24,7 @@ import { DomainClientError, endFork, forkDomain, outlineOf } from './domain-clie
 import type { Fork } from './domain-copies.ts';
 import { type DomainRecord, readRecord } from './domain-record.ts';
 import type { ForkRequest, Outline } from './forked-domain.ts';
-import { StartError, type StartedDomain, startDomain } from './start-domain.ts';
+import { type EarlyProcess, StartError, type StartedDomain, startDomain } from './start-domain.ts';
 import { disksFolder, overlayPath } from './state-dir.ts';
 
 export interface ForkOptions {
@@ -36,6 +36,8 @@ export interface ForkOptions {
   /** They do not run before somebody unpauses them. */
   readonly paused: boolean;
   readonly log: (line: string) => void;
+  /** Processes for copies, for tests. */
+  readonly startProcess?: () => EarlyProcess;
 }
 
 /** A copy that runs, or why there is none. */
@@ -164,13 +166,14 @@ function planCopy(root: string, record: DomainRecord, name: string, vifs: readon
 }
 
 async function startCopy(copy: Copy, { options, record, outline, ticket, gate }: Start): Promise<ForkedCopy> {
-  const { root, domid, paused, log } = options;
+  const { root, domid, paused, log, startProcess } = options;
   const { name, folder, config } = copy;
   let started: StartedDomain;
   try {
     started = await startDomain(config.config, {
       ...{ quiet: record.quiet, preserve: record.preserve, paused, configText: config.text, root, log },
       ...{ cwd: existsSync(record.cwd) ? record.cwd : root, environment: record.environment, note: () => {} },
+      ...(startProcess === undefined ? {} : { process: startProcess() }),
       fork: { request: { outline, domid, ticket, folder, identity: copy.identity }, ready: () => passWith(copy, gate) },
     });
   } catch (error) {
