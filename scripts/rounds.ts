@@ -26,6 +26,7 @@ import { buildGuest } from '../src/toolstack/guest-image/build.ts';
 import { KEEPS_TO_BOTH } from '../test/boot/both-engines.ts';
 import { endDomains } from '../test/boot/domains.ts';
 import { freePort } from '../test/boot/free-port.ts';
+import { untilListening } from '../test/boot/listening.ts';
 import { packagesRoot } from '../test/boot/packages-root.ts';
 
 const XL = fileURLToPath(new URL('../src/cli/xl/main.ts', import.meta.url));
@@ -221,23 +222,6 @@ function doorOf(root: string): number {
   return Number(door);
 }
 
-/** Resolves when somebody listens there: who takes migrations is started again a second after it was killed. */
-async function untilListening(port: number): Promise<void> {
-  const answers = (): Promise<boolean> =>
-    new Promise((resolve) => {
-      const socket = connect(port, '127.0.0.1', () => {
-        socket.destroy();
-        resolve(true);
-      });
-      socket.on('error', () => resolve(false));
-    });
-  const endMs = performance.now() + GIVEN_UP_MS;
-  while (!(await answers())) {
-    if (performance.now() > endMs) throw new Error(`nobody listens at port ${port}`);
-    await sleep(100);
-  }
-}
-
 /** Names and states of the domains of a folder. */
 async function domains(root: string): Promise<string[]> {
   const lines = (await xl(root, 'list')).split('\n').slice(2, -1);
@@ -365,7 +349,7 @@ async function main(): Promise<void> {
     const afterMs = Math.round(Math.random() * migrationMs * 1.2);
     await round(`cut ${i}, ${victim} after ${afterMs} ms`, async () => {
       const from = here;
-      await untilListening(ports[1 - from]);
+      await untilListening(ports[1 - from], GIVEN_UP_MS);
       const env = environmentOf(roots[from]);
       const child = spawn(process.execPath, [XL, 'migrate', 'mover', target()], { stdio: 'ignore', env });
       const ended = once(child, 'close');

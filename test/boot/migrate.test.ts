@@ -14,7 +14,6 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs';
-import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -31,6 +30,7 @@ import { checkedRounds } from './checked-rounds.ts';
 import { endDomains } from './domains.ts';
 import { freePort } from './free-port.ts';
 import { type GuestRun, xl as runXl } from './guest.ts';
+import { untilListening } from './listening.ts';
 
 const LIMIT_MS = 120_000;
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
@@ -46,22 +46,6 @@ afterAll(async () => {
   }
   rmSync(folder, { recursive: true });
 });
-
-async function untilListening(port: number): Promise<void> {
-  const answers = (): Promise<boolean> =>
-    new Promise((resolve) => {
-      const socket = connect(port, '127.0.0.1', () => {
-        socket.destroy();
-        resolve(true);
-      });
-      socket.on('error', () => resolve(false));
-    });
-  const endMs = performance.now() + LIMIT_MS;
-  while (!(await answers())) {
-    if (performance.now() > endMs) throw new Error(`nobody listens at port ${port}`);
-    await sleep(20);
-  }
-}
 
 const port = await freePort();
 writeFileSync(join(here, 'xl.conf'), `migration_listen="127.0.0.1:${port}"\n`);
@@ -188,7 +172,7 @@ for (const engine of ENGINES)
     // Back by TLS, though the daemon was killed meanwhile; and it waits there.
     process.kill(pidIn(here) ?? NaN, 'SIGKILL');
     expect(await states(here)).toEqual([]);
-    await untilListening(port);
+    await untilListening(port, LIMIT_MS);
     const back = await xl(there, 'migrate', '-p', name, `tls:127.0.0.1:${port}`);
     expect(linesOf(back).sort()).toEqual(SAID);
     rounds.moved(here);
