@@ -380,7 +380,7 @@ export class DomainDevices {
     }
   }
 
-  /** `configured`: the same interface in the domain's config, for what no node says of it. */
+  /** `configured`: the same interface in the domain's config, for what nodes of an older Domus do not say. */
   async #openFromNodes(
     path: string,
     backendKind: string,
@@ -388,9 +388,8 @@ export class DomainDevices {
     configured: VifConfig | undefined = undefined,
   ): Promise<MakeDevice> {
     if (backendKind === 'vif') {
-      const vif = vifFromNodes(nodes);
-      const { forwards, loopback } = configured ?? vif ?? { forwards: [], loopback: true };
-      if (vif?.mac) return await this.#openVif({ ...vif, forwards, loopback }, vif.mac, path);
+      const vif = vifFromNodes(nodes, configured);
+      if (vif?.mac) return await this.#openVif(vif, vif.mac, path);
     } else {
       const disk = diskFromNodes(nodes);
       const script = diskScript(backendKind, nodes);

@@ -28,7 +28,7 @@ import { type Forward, parseForward } from '../network/nat/forwards.ts';
 import { parseIpv4 } from '../network/nat/ipv4.ts';
 import { Nat, natAddresses } from '../network/nat/nat.ts';
 import type { VifConfig } from '../toolstack/config/network-interface.ts';
-import { scriptPath } from '../toolstack/device-nodes.ts';
+import { DEFAULT_BRIDGE, scriptPath } from '../toolstack/device-nodes.ts';
 import { HostError } from './host-error.ts';
 import { stateRoot, switchPath } from './state-dir.ts';
 import { openXenstored } from './xenstored.ts';
@@ -51,8 +51,6 @@ export interface HostBridges {
 
 /** Source: linux/capability.h. */
 const CAP_NET_ADMIN = 12n;
-/** Source: libxl_create.c, xl.conf(5) vif.default.bridge. */
-const DEFAULT_BRIDGE = 'xenbr0';
 
 /** Xen's scripts whose work Domus does itself. */
 const OWN_SCRIPTS: readonly string[] = ['vif-bridge', 'vif-nat', 'vif-route', 'vif-openvswitch'];

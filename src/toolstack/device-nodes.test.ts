@@ -98,6 +98,7 @@ test('an interface has the nodes that libxl and its script made', async () => {
     `/libxl/27/device/vif/0 = ""   (n0)
 /libxl/27/device/vif/0/backend = "/local/domain/0/backend/vif/27/0"   (n0)
 /libxl/27/device/vif/0/bridge = "xenbr0"   (n0)
+/libxl/27/device/vif/0/default-bridge = "0"   (n0)
 /libxl/27/device/vif/0/frontend = "/local/domain/27/device/vif/0"   (n0)
 /libxl/27/device/vif/0/frontend-id = "27"   (n0)
 /libxl/27/device/vif/0/handle = "0"   (n0)

@@ -3,7 +3,8 @@
  * driver domain owns and the guest may read; and a copy of what was asked for below /libxl, by which the toolstack finds its devices again.
  *
  * Paths, values and permissions are those recorded from Xen 4.17. Deviations: there is no loop device behind an image file, so
- * `physical-device` and `node` are missing, and `params` is the file.
+ * `physical-device` and `node` are missing, and `params` is the file. An interface's backend also has `default-bridge`, and, where they
+ * were said, `mtu`, `forward-N` and `loopback`: whoever finds the device by its nodes alone is to know all of it.
  *
  * Source: tools/libs/light/libxl_device.c libxl__device_generic_add, libxl_disk.c, libxl_nic.c (behaviour).
  */
@@ -28,6 +29,8 @@ export interface DeviceNodes {
   readonly backendDomid?: number;
 }
 
+/** Source: libxl_create.c, xl.conf(5) vif.default.bridge. */
+export const DEFAULT_BRIDGE = 'xenbr0';
 const SCRIPTS = '/etc/xen/scripts';
 const flag = (value: boolean): string => (value ? '1' : '0');
 
@@ -79,7 +82,11 @@ export function vifNodes(vif: VifConfig, mac: Uint8Array): DeviceNodes {
       ...(vif.ip === null ? {} : { ip: vif.ip }),
       ...(vif.gatewaydev === null ? {} : { gatewaydev: vif.gatewaydev }),
       ...(vif.rate === null ? {} : { rate: `${vif.rate.bytesPerInterval},${vif.rate.intervalUs}` }),
-      bridge: vif.bridge ?? 'xenbr0',
+      bridge: vif.bridge ?? DEFAULT_BRIDGE,
+      'default-bridge': flag(vif.bridge === null),
+      ...(vif.mtu === null ? {} : { mtu: String(vif.mtu) }),
+      ...Object.fromEntries(vif.forwards.map((text, i) => [`forward-${i}`, text])),
+      ...(vif.loopback ? {} : { loopback: '0' }),
       handle: String(vif.devid),
       type: 'vif',
       'hotplug-status': '',

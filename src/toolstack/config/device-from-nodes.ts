@@ -1,5 +1,6 @@
 /** The way back from a backend's nodes to what was asked for: for devices that another toolstack has made. */
 
+import { DEFAULT_BRIDGE } from '../device-nodes.ts';
 import type { DiskConfig, DiskFormat } from './disk.ts';
 import type { VifConfig } from './network-interface.ts';
 
@@ -33,20 +34,25 @@ export function diskFromNodes(nodes: Nodes): DiskConfig | null {
   };
 }
 
-/** Null when the nodes describe no interface. */
-export function vifFromNodes(nodes: Nodes): VifConfig | null {
+/**
+ * Null when the nodes describe no interface. `configured` is the one of that number in the domain's config, and counts where the nodes are
+ * those of a Domus that did not write all down (a saved domain's): forwards, loopback, mtu, and whether the bridge xenbr0 was named. Without
+ * it, it was: a guest is rather on an Ethernet of its own than on the host's network unasked.
+ *
+ * Nothing of a PV interface's backend are `type`, `model` and `trusted`; whose it is (`backend`) its path says.
+ */
+export function vifFromNodes(nodes: Nodes, configured: VifConfig | null = null): VifConfig | null {
   const { handle, mac, bridge } = nodes;
   const bytes = mac?.split(':').map((byte) => (/^[0-9a-f]{2}$/i.test(byte) ? Number.parseInt(byte, 16) : -1));
   if (!/^\d{1,9}$/.test(handle ?? '') || bytes?.length !== 6 || bytes.includes(-1)) return null;
   const rate = /^(\d{1,15}),(\d{1,9})$/.exec(nodes['rate'] ?? '');
-  return {
+  const vif: VifConfig = {
     devid: Number(handle),
-    mtu: null,
+    mtu: /^\d{1,9}$/.test(nodes['mtu'] ?? '') ? Number(nodes['mtu']) : null,
     model: null,
     mac: Uint8Array.from(bytes),
     ip: nodes['ip'] ?? null,
-    // The default is written out, too.
-    bridge: bridge === undefined || bridge === 'xenbr0' ? null : bridge,
+    bridge: bridge === undefined || nodes['default-bridge'] === '1' ? null : bridge,
     ifname: nodes['vifname'] ?? null,
     script: nodes['script'] ?? null,
     type: null,
@@ -54,7 +60,17 @@ export function vifFromNodes(nodes: Nodes): VifConfig | null {
     gatewaydev: nodes['gatewaydev'] ?? null,
     rate: rate === null ? null : { bytesPerInterval: Number(rate[1]), intervalUs: Number(rate[2]) },
     trusted: null,
-    forwards: [],
-    loopback: true,
+    forwards: forwardsIn(nodes),
+    loopback: nodes['loopback'] !== '0',
   };
+  if (nodes['default-bridge'] !== undefined || configured === null) return vif;
+  const { mtu, forwards, loopback } = configured;
+  return { ...vif, mtu, forwards, loopback, bridge: bridge === DEFAULT_BRIDGE ? configured.bridge : vif.bridge };
+}
+
+function forwardsIn(nodes: Nodes): string[] {
+  const forwards: string[] = [];
+  for (let text = nodes['forward-0']; text !== undefined; text = nodes[`forward-${forwards.length}`])
+    forwards.push(text);
+  return forwards;
 }

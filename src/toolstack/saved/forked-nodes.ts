@@ -62,13 +62,13 @@ export function forkedNodes(nodes: readonly SavedNode[], domid: number, identity
 function forkedValue(path: string, value: string, vm: string, domain: string, identity: ForkIdentity): string | null {
   if (path === `${vm}/uuid`) return vm.slice('/vm/'.length);
   if (path === `${domain}/vm`) return vm;
-  const device = /\/(vif|vbd|qdisk)\/(?:\d+\/)?(\d+)\/(\w+)$/.exec(path);
+  const device = /\/(vif|vbd|qdisk)\/(?:\d+\/)?(\d+)\/([\w-]+)$/.exec(path);
   if (device === null) return value;
   const [, kind, id, name] = device;
   if (kind === 'vif') {
     const mac = identity.macs[Number(id)];
-    // Each interface of the host has a name of its own.
-    if (name === 'vifname') return null;
+    // Each interface of the host has a name of its own, and its ports lead to the other one.
+    if (name === 'vifname' || name.startsWith('forward-')) return null;
     return name === 'mac' && mac !== undefined ? formatMac(mac) : value;
   }
   const disk = identity.disks[Number(id)];
