@@ -3,7 +3,8 @@
  * copied before anything in it is looked at, and the guest has its pages back before the network has seen the frame.
  *
  * What breaks the protocol (chains that do not end, fragments beyond their page or the packet, extra infos that are none) closes
- * the device. What is merely wrong with one packet (a page that is not granted, a frame too short) fails that packet.
+ * the device. What is merely wrong with one packet (a page that is not granted, a frame too short) fails that packet. One from another
+ * address than the guest's own is dropped, where that is wanted (network/mac-filter.ts).
  *
  * Source: xen/include/public/io/netif.h; Linux's netback, xenvif_tx_build_gops and xenvif_count_requests (behaviour).
  */
@@ -20,6 +21,7 @@ import {
   GSO_NONE,
   GSO_TCPV4,
 } from '../network/frame.ts';
+import { isFrom } from '../network/mac-filter.ts';
 import { LAYER_IPV4, LAYER_IPV6, locate, PacketLayout, PROTOCOL_TCP } from '../network/packet.ts';
 import type { BackRing } from './back-ring.ts';
 import type { SendCredit } from './credit.ts';
@@ -39,6 +41,8 @@ export interface NetworkTxOptions {
   readonly port: GuestPort;
   readonly ring: BackRing;
   readonly network: FramePort;
+  /** The only address that frames may be from; null for any. */
+  readonly onlyMac: Uint8Array | null;
   readonly credit: SendCredit | null;
   readonly counts: FrameCounts;
   /** Tells the guest that there are responses. */
@@ -133,6 +137,7 @@ export class NetworkTx {
     this.#readRequests();
     const status = this.#copy();
     if (status === netif.XEN_NETIF_RSP_OKAY) countFrame(this.#options.counts, this.#frame.length);
+    else if (status === netif.XEN_NETIF_RSP_DROPPED) this.#options.counts.dropped++;
     else this.#options.counts.errors++;
     this.#respond(status);
   }
@@ -203,7 +208,7 @@ export class NetworkTx {
 
   /** Copies the packet's data into the frame. Its status. */
   #copy(): number {
-    const { port } = this.#options;
+    const { port, onlyMac } = this.#options;
     const { u8 } = port.memory;
     let at = 0;
     for (let i = 0; i < this.#fragments; i++) {
@@ -218,6 +223,7 @@ export class NetworkTx {
     }
     if (at < ETHERNET_HEADER_BYTES) return netif.XEN_NETIF_RSP_ERROR;
     const frame = this.#frame.set(this.#bytes, at);
+    if (onlyMac !== null && !isFrom(frame, onlyMac)) return netif.XEN_NETIF_RSP_DROPPED;
     if ((this.#flags & netif.XEN_NETTXF_csum_blank) !== 0) frame.checksum = CHECKSUM_PARTIAL;
     else if ((this.#flags & netif.XEN_NETTXF_data_validated) !== 0) frame.checksum = CHECKSUM_VALID;
     if ((frame.checksum === CHECKSUM_PARTIAL || this.#gsoType !== GSO_NONE) && !this.#isAsClaimed(frame))

@@ -12,7 +12,7 @@ import {
   GSO_TCPV4,
   type NetworkEnd,
 } from '../network/frame.ts';
-import { tcpFrame } from '../network/testing.ts';
+import { GUEST_MAC, tcpFrame } from '../network/testing.ts';
 import { NetworkDevice } from './network.ts';
 import { FakeGuest, FrontRing, makeDevice, waitForValue } from './testing.ts';
 import { XenbusBackend } from './xenbus.ts';
@@ -72,7 +72,9 @@ afterEach(async () => {
   for (const backend of open.splice(0)) await backend.stop();
 });
 
-async function setUp(options: { nodes?: Record<string, string>; rate?: { bytes: number; periodUs: number } } = {}) {
+async function setUp(
+  options: { nodes?: Record<string, string>; onlyMac?: Uint8Array; rate?: { bytes: number; periodUs: number } } = {},
+) {
   const guest = new FakeGuest();
   const device = await makeDevice('vif', 0);
   const network = new FakeNetwork();
@@ -85,6 +87,7 @@ async function setUp(options: { nodes?: Record<string, string>; rate?: { bytes: 
     device: (bus) =>
       new NetworkDevice(guest, bus, {
         network,
+        onlyMac: options.onlyMac ?? null,
         rate: options.rate ?? null,
         nowMs: () => clock.nowMs,
         setTimer: (delayMs, callback) => {
@@ -277,6 +280,22 @@ describe('from the guest', () => {
     expect(rig.network.device).toMatchObject({
       traffic: { received: { bytes: 200, frames: 1, errors: 1, dropped: 0 } },
     });
+  });
+
+  test('where only its own address may send, a frame from another one is dropped, and the guest goes on', async () => {
+    const rig = await setUp({ onlyMac: GUEST_MAC });
+    await rig.connect();
+    const own = tcpFrame({ payload: plain(100) });
+    const forged = own.slice();
+    forged[11] ^= 1;
+    dataPages(rig, forged);
+    expect(transmit(rig, txSlot({ size: forged.length, id: 1 }))).toEqual([
+      { id: 1, status: netif.XEN_NETIF_RSP_DROPPED },
+    ]);
+    dataPages(rig, own);
+    expect(transmit(rig, txSlot({ size: own.length, id: 2 }))).toEqual([{ id: 2, status: 0 }]);
+    expect(rig.network.seen.map(({ bytes }) => bytes)).toEqual([own]);
+    expect(rig.network.device).toMatchObject({ traffic: { received: { frames: 1, errors: 0, dropped: 1 } } });
   });
 
   test('a chain of fragments with GSO becomes one frame, and each slot gets its response', async () => {

@@ -28,6 +28,8 @@ export interface NetworkOptions {
   readonly network: NetworkEnd;
   /** Done before that, when the frontend is gone. */
   readonly beforeClose?: () => Promise<void>;
+  /** The only address that the guest may send from; null for any. */
+  readonly onlyMac: Uint8Array | null;
   /** What the guest may send, or null for no limit. */
   readonly rate: { readonly bytes: number; readonly periodUs: number } | null;
   readonly nowMs: () => number;
@@ -127,11 +129,12 @@ export class NetworkDevice implements BackendDevice, FramePort {
         return more;
       });
       const rxChannel = isShared ? txChannel : bind(rxPort, () => this.#serviceRx());
-      const { network, rate, nowMs } = this.#options;
+      const { network, onlyMac, rate, nowMs } = this.#options;
       const tx = new NetworkTx({
         port: this.#port,
         ring: txRing,
         network,
+        onlyMac,
         credit: rate === null ? null : new SendCredit(rate.bytes, rate.periodUs, nowMs),
         counts: this.traffic.received,
         notify: () => txChannel.notify(),

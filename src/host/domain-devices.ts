@@ -182,6 +182,7 @@ export class DomainDevices {
       beforeClose: async () => {
         if (offline !== null) await this.#runLast(offline);
       },
+      onlyMac: vif.macFilter ? mac : null,
       rate: vif.rate === null ? null : { bytes: vif.rate.bytesPerInterval, periodUs: vif.rate.intervalUs },
       nowMs: () => performance.now(),
       setTimer: (delayMs: number, callback: () => void) => {

@@ -22,11 +22,6 @@ const AGEING_MS = 300_000;
 /** Of frames that wait for a port. */
 const QUEUE_BYTES = 1 << 20;
 
-export interface SwitchPortOptions {
-  /** Only frames from this address enter: the port's device cannot pretend to be another. */
-  readonly onlyMac?: Uint8Array;
-}
-
 export class EthernetSwitch {
   readonly #ports: (SwitchPort | null)[] = [];
   readonly #table = new MacTable();
@@ -43,11 +38,11 @@ export class EthernetSwitch {
   }
 
   /** A new port, or null when the switch is full. */
-  attach(options: SwitchPortOptions = {}): SwitchPort | null {
+  attach(): SwitchPort | null {
     if (this.#count === SWITCH_PORTS_MAX) return null;
     let index = this.#ports.indexOf(null);
     if (index < 0) index = this.#ports.length;
-    const port = new SwitchPort(this, index, options.onlyMac ?? null);
+    const port = new SwitchPort(this, index);
     this.#ports[index] = port;
     this.#count++;
     return port;
@@ -88,15 +83,13 @@ export class SwitchPort implements NetworkEnd {
   readonly index: number;
   readonly statistics: LinkStatistics = createLinkStatistics();
   readonly #switch: EthernetSwitch;
-  readonly #onlyMac: Uint8Array | null;
   #device: FramePort | null = null;
   #queue: FrameQueue | null = null;
   #delivered = false;
 
-  constructor(owner: EthernetSwitch, index: number, onlyMac: Uint8Array | null) {
+  constructor(owner: EthernetSwitch, index: number) {
     this.#switch = owner;
     this.index = index;
-    this.#onlyMac = onlyMac;
   }
 
   connect(device: FramePort): void {
@@ -112,20 +105,13 @@ export class SwitchPort implements NetworkEnd {
   send(frame: Frame): boolean {
     const s = this.statistics;
     if (this.#device === null) return true;
-    if (frame.headLength < ETHERNET_HEADER_BYTES || !this.#mayEnter(frame.head)) {
+    if (frame.headLength < ETHERNET_HEADER_BYTES) {
       s.dropped++;
       return true;
     }
     s.framesIn++;
     s.bytesIn += frame.length;
     this.#switch.forward(this, frame);
-    return true;
-  }
-
-  #mayEnter(b: Uint8Array): boolean {
-    const mac = this.#onlyMac;
-    if (mac === null) return true;
-    for (let i = 0; i < MAC_BYTES; i++) if (b[MAC_BYTES + i] !== mac[i]) return false;
     return true;
   }
 

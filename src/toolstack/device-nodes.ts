@@ -4,7 +4,7 @@
  *
  * Paths, values and permissions are those recorded from Xen 4.17. Deviations: there is no loop device behind an image file, so
  * `physical-device` and `node` are missing, and `params` is the file. An interface's backend also has `default-bridge`, and, where they
- * were said, `mtu`, `forward-N` and `loopback`: whoever finds the device by its nodes alone is to know all of it.
+ * were said, `mtu`, `forward-N`, `loopback` and `macfilter`: whoever finds the device by its nodes alone is to know all of it.
  *
  * Source: tools/libs/light/libxl_device.c libxl__device_generic_add, libxl_disk.c, libxl_nic.c (behaviour).
  */
@@ -87,6 +87,7 @@ export function vifNodes(vif: VifConfig, mac: Uint8Array): DeviceNodes {
       ...(vif.mtu === null ? {} : { mtu: String(vif.mtu) }),
       ...Object.fromEntries(vif.forwards.map((text, i) => [`forward-${i}`, text])),
       ...(vif.loopback ? {} : { loopback: '0' }),
+      ...(vif.macFilter ? { macfilter: '1' } : {}),
       handle: String(vif.devid),
       type: 'vif',
       'hotplug-status': '',

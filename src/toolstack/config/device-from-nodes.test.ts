@@ -43,6 +43,7 @@ const VIF_KEYS: Record<keyof VifConfig, [spec: string, value: unknown] | null> =
   trusted: null,
   forwards: ['forward=tcp::8022-:22,forward=udp::53-:53', ['tcp::8022-:22', 'udp::53-:53']],
   loopback: ['loopback=0', false],
+  macFilter: ['macfilter=1', true],
 };
 
 const vifOf = (spec: string): VifConfig => parseVif('', spec, 3, () => {});

@@ -62,6 +62,7 @@ export function vifFromNodes(nodes: Nodes, configured: VifConfig | null = null):
     trusted: null,
     forwards: forwardsIn(nodes),
     loopback: nodes['loopback'] !== '0',
+    macFilter: nodes['macfilter'] === '1',
   };
   if (nodes['default-bridge'] !== undefined || configured === null) return vif;
   const { mtu, forwards, loopback } = configured;

@@ -25,6 +25,7 @@ describe('an interface', () => {
     '',
     'mac=00:16:3e:01:02:03,bridge=br1,ip=10.0.0.1,script=vif-nat,vifname=v1,model=e1000,devid=3,mtu=9000,trusted',
     'type=vif,backend=net,gatewaydev=eth1,untrusted,loopback=0,forward=tcp:2222:22,forward=udp:53:53',
+    'bridge=br1,macfilter=1',
     'rate=10Mb/s@20ms',
     'rate=333333B/s@7us',
     'rate=1Gb/s',

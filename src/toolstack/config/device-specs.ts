@@ -44,6 +44,7 @@ export function formatVif(vif: VifConfig): string {
   say('mtu', vif.mtu);
   for (const forward of vif.forwards) say('forward', forward);
   if (!vif.loopback) say('loopback', 0);
+  if (vif.macFilter) say('macfilter', 1);
   if (trusted !== null) words.push(trusted ? 'trusted' : 'untrusted');
   return words.join(',');
 }

@@ -131,6 +131,13 @@ test('an interface has what was said of it', () => {
   expect(vif('trusted').json).toEqual({ trusted: 'True' });
 });
 
+test('only frames from its own address, for whom the back end is ours', () => {
+  expect(vif('macfilter=1').json).toEqual({ macfilter: 'True' });
+  expect(vif('macfilter=0').json).toEqual({});
+  expect(() => vif('macfilter=yes')).toThrow('f.cfg: vif: macfilter=yes: expected 0 or 1');
+  expect(() => vif('backend=net,macfilter=1')).toThrow('f.cfg: vif: macfilter=1: not with backend=');
+});
+
 test('what nobody knows is told and passed over', () => {
   // Recorded from xl 4.17.
   expect(vif('foo=bar')).toEqual({ json: {}, warnings: ["unrecognized argument `foo=bar'"] });

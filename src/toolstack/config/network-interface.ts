@@ -4,7 +4,7 @@
  * As in xl, a key that nobody knows and a bad MAC address are told and passed over: the interface is there without them. A bad rate
  * or number ends the program.
  *
- * `forward` and `loopback` are Domus's own, for NAT.
+ * `forward` and `loopback` are Domus's own, for NAT; so is `macfilter`, for every network.
  *
  * Source: xl-network-configuration(5); tools/xl/xl_parse.c parse_nic_config, tools/libs/util/libxlu_vif.c (read for behaviour).
  */
@@ -37,6 +37,8 @@ export interface VifConfig {
   readonly forwards: readonly string[];
   /** With NAT, the gateway's address is the host's loopback. Domus's own. */
   readonly loopback: boolean;
+  /** Frames from another address than `mac` are thrown away. Domus's own. */
+  readonly macFilter: boolean;
 }
 
 const U32_END = 2 ** 32;
@@ -58,6 +60,7 @@ interface MutableVif {
   trusted: boolean | null;
   forwards: string[];
   loopback: boolean;
+  macFilter: boolean;
 }
 
 /**
@@ -81,8 +84,11 @@ export function parseVif(source: string, spec: string, devid: number, warn: (lin
     trusted: null,
     forwards: [],
     loopback: true,
+    macFilter: false,
   };
   for (const part of spec.split(',')) if (part !== '') setParameter(vif, source, part.replace(/^ +/, ''), warn);
+  if (vif.macFilter && vif.backendDomain !== null)
+    throw new ConfigError(`${source}: vif: macfilter=1: not with backend=, whose domain filters as it likes`);
   return vif;
 }
 
@@ -140,8 +146,10 @@ function setParameter(vif: MutableVif, source: string, token: string, warn: (lin
       vif.forwards.push(value);
       return;
     case 'loopback=':
-      if (value !== '0' && value !== '1') throw new ConfigError(`${source}: vif: loopback=${value}: expected 0 or 1`);
-      vif.loopback = value === '1';
+      vif.loopback = parseFlag(source, token, value);
+      return;
+    case 'macfilter=':
+      vif.macFilter = parseFlag(source, token, value);
       return;
     case 'trusted':
       vif.trusted = true;
@@ -154,6 +162,11 @@ function setParameter(vif: MutableVif, source: string, token: string, warn: (lin
       if (/^(colo_\w+|forwarddev)=$/.test(key)) return;
       warn(`unrecognized argument \`${token}'`);
   }
+}
+
+function parseFlag(source: string, token: string, value: string): boolean {
+  if (value !== '0' && value !== '1') throw new ConfigError(`${source}: vif: ${token}: expected 0 or 1`);
+  return value === '1';
 }
 
 /** Six bytes in hexadecimal with any one character between them. */
@@ -235,6 +248,7 @@ export function vifJson(vif: VifConfig): Record<string, unknown> {
     trusted: boolJson(vif.trusted),
     forward: vif.forwards.length === 0 ? undefined : vif.forwards,
     loopback: vif.loopback ? undefined : boolJson(false),
+    macfilter: vif.macFilter ? boolJson(true) : undefined,
   };
 }
 
