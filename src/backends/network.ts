@@ -172,7 +172,7 @@ export class NetworkDevice implements BackendDevice, FramePort {
 
   async close(): Promise<void> {
     await this.#options.beforeClose?.();
-    this.#options.network.close();
+    await this.#options.network.close();
   }
 
   // ---- the guest's side --------------------------------------------------------------------------------------------

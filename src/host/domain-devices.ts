@@ -174,7 +174,7 @@ export class DomainDevices {
     try {
       if (online !== null) await runHotplugScript(online, this.#options);
     } catch (error) {
-      network.close();
+      await network.close();
       throw error;
     }
     const options = {

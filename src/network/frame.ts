@@ -106,8 +106,8 @@ export interface FramePort {
 export interface NetworkEnd extends FramePort {
   /** Plugs in the device. Called once, before anything else. */
   connect(device: FramePort): void;
-  /** Unplugs: no more frames either way. */
-  close(): void;
+  /** Unplugs: no more frames either way. What the host had for it is gone when this is done. */
+  close(): void | Promise<void>;
 }
 
 export interface LinkStatistics {

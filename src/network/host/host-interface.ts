@@ -35,7 +35,7 @@ async function open(name: string, mtu: number | null, set: (tap: TapPort) => Pro
     await call('ip', ['link', 'set', 'dev', name, 'up']);
     return tap;
   } catch (error) {
-    tap.close();
+    await tap.close();
     throw error;
   }
 }
@@ -58,7 +58,7 @@ export async function openForScript(name: string, mtu: number | null): Promise<T
     if (mtu !== null) await call('ip', ['link', 'set', 'dev', name, 'mtu', String(mtu)]);
     return tap;
   } catch (error) {
-    tap.close();
+    await tap.close();
     throw error;
   }
 }
@@ -73,8 +73,9 @@ export function openVswitched(name: string, bridge: string, mtu: number | null):
   return open(name, mtu, async (tap) => {
     await call('ip', ['link', 'set', 'dev', name, 'address', BRIDGED_MAC]);
     await call('ovs-vsctl', words);
-    tap.onClose = () =>
-      void call('ovs-vsctl', ['--timeout=30', '--', '--if-exists', 'del-port', name]).catch(() => undefined);
+    tap.onClose = async () => {
+      await call('ovs-vsctl', ['--timeout=30', '--', '--if-exists', 'del-port', name]).catch(() => undefined);
+    };
   });
 }
 

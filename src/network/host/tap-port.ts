@@ -18,10 +18,12 @@ export class TapPort implements NetworkEnd {
   readonly name: string;
   readonly statistics: LinkStatistics = createLinkStatistics();
   /** Called once, when the port is closed. */
-  onClose: (() => void) | null = null;
+  onClose: (() => Promise<void>) | null = null;
   readonly #fd: number;
   readonly #stopFd: number;
   readonly #worker: Worker;
+  /** The interface is gone. */
+  readonly #gone: Promise<void>;
   readonly #bytes: Uint8Array;
   readonly #words: Int32Array;
   readonly #frame = new Frame();
@@ -44,10 +46,13 @@ export class TapPort implements NetworkEnd {
     const url = new URL(import.meta.url.endsWith('.ts') ? './tap-worker.ts' : './tap-worker.js', import.meta.url);
     this.#worker = new Worker(url, { workerData: data });
     this.#worker.unref();
-    this.#worker.on('exit', () => {
-      closeSync(this.#fd);
-      closeSync(stopFd);
-      closeSync(wakeFd);
+    this.#gone = new Promise((resolve) => {
+      this.#worker.on('exit', () => {
+        closeSync(this.#fd);
+        closeSync(stopFd);
+        closeSync(wakeFd);
+        resolve();
+      });
     });
   }
 
@@ -56,16 +61,19 @@ export class TapPort implements NetworkEnd {
     void this.#serve();
   }
 
-  close(): void {
-    if (!this.#open) return;
+  async close(): Promise<void> {
+    if (!this.#open) return await this.#gone;
     this.#open = false;
     this.#device = null;
-    this.onClose?.();
+    const told = this.onClose?.();
+    // Somebody waits for its end.
+    this.#worker.ref();
     writeSync(this.#stopFd, Uint8Array.of(1));
     // Both sides may sleep on the ring.
     Atomics.store(this.#words, CONSUMER, Atomics.load(this.#words, PRODUCER));
     Atomics.notify(this.#words, CONSUMER);
     Atomics.notify(this.#words, PRODUCER);
+    await Promise.all([told, this.#gone]);
   }
 
   send(frame: Frame): boolean {
