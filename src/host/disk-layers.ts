@@ -14,13 +14,15 @@ import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { BlockDevice } from '../backends/block.ts';
 import { DiskImageError } from '../storage/block-file.ts';
+import { isQemuFormat } from '../storage/formats.ts';
 import { type Base, type Layer, prepareLayer } from '../storage/host/overlay.ts';
 import { type MovedDisk, movedDisk } from '../toolstack/config/device-specs.ts';
 import type { DiskConfig } from '../toolstack/config/disk.ts';
 import { diskNodes } from '../toolstack/device-nodes.ts';
+import type { DiskPlace } from '../toolstack/disk-place.ts';
 import { NotSavable } from '../toolstack/saved/saved-state.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
-import { type DiskPlace, openDisk } from './domain-disk.ts';
+import { openDisk } from './domain-disk.ts';
 import { HostError } from './host-error.ts';
 
 /** A disk that a domain's process serves. */
@@ -68,7 +70,7 @@ export class DiskLayers {
         if (!disk.disk.writable) continue;
         const { path, format } = disk.place;
         if (disk.isScripts) throw new NotSavable(`disk ${disk.disk.vdev} is made by a script, and cannot be copied`);
-        if (format === 'qcow' || format === 'qed')
+        if (isQemuFormat(format))
           throw new NotSavable(`disk ${disk.disk.vdev} has format ${format}; expected raw, qcow2 or vhd`);
         const elsewhere = await options.elsewhere(disk.disk.vdev);
         mkdirSync(dirname(elsewhere), { recursive: true, mode: 0o700 });

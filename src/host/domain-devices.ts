@@ -33,11 +33,12 @@ import {
   vifNodes,
 } from '../toolstack/device-nodes.ts';
 import { DevicePlugError, errorNode, plugDevice } from '../toolstack/device-plug.ts';
+import type { DiskPlace } from '../toolstack/disk-place.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import { openChannelEnd } from './channel-end.ts';
 import type { ControlDevices } from './control-protocol.ts';
 import type { OpenDisk } from './disk-layers.ts';
-import { type DiskPlace, numberOfForeignDisk, openDisk, placeDisk } from './domain-disk.ts';
+import { openDisk, placeDisk, placeForeignDisk } from './domain-disk.ts';
 import { openNetwork, userScript, vifName } from './domain-network.ts';
 import { HostError } from './host-error.ts';
 import { type HotplugScript, runHotplugScript } from './hotplug-script.ts';
@@ -91,7 +92,7 @@ export class DomainDevices {
   async addDisk(disk: DiskConfig): Promise<void> {
     const backend = await this.#backendOf(`Disk vdev=${disk.vdev}`, disk.backendDomain);
     if (backend !== 0)
-      return await this.#addForeign(diskNodes(disk, numberOfForeignDisk(disk), disk.target ?? ''), backend);
+      return await this.#addForeign(diskNodes(disk, placeForeignDisk(disk), disk.target ?? ''), backend);
     const place = await placeDisk(disk);
     const { script } = disk;
     await this.#add(diskNodes(disk, place.id, place.path), async (path) => {
@@ -393,11 +394,10 @@ export class DomainDevices {
       if (vif?.mac) return await this.#openVif(vif, vif.mac, path);
     } else {
       const disk = diskFromNodes(nodes);
-      const script = diskScript(backendKind, nodes);
-      if (disk !== null && script === null) return await this.#openBlock(disk, await placeDisk(disk), path);
-      if (disk !== null && script !== null)
-        return await this.#afterScript(script, path, async (unplug) => {
-          const made = diskFromNodes(await this.#readNodes(path)) ?? disk;
+      if (disk !== null && disk.script === null) return await this.#openBlock(disk, await placeDisk(disk), path);
+      if (disk !== null && disk.script !== null)
+        return await this.#afterScript(disk.script, path, async (unplug) => {
+          const made = { ...(diskFromNodes(await this.#readNodes(path)) ?? disk), script: null };
           return await this.#openBlock(made, await placeDisk(made), path, unplug);
         });
     }
@@ -462,13 +462,6 @@ export async function disksMustBeThere(known: KnownNodes, domid: number): Promis
     for (const name of namesBelow(known, `/local/domain/0/backend/${backendKind}/${domid}`)) {
       const nodes = nodesIn(known, `/local/domain/0/backend/${backendKind}/${domid}/${name}`);
       const disk = diskFromNodes(nodes);
-      if (disk !== null && diskScript(backendKind, nodes) === null) await placeDisk(disk);
+      if (disk !== null && disk.script === null) await placeDisk(disk);
     }
-}
-
-/** The script of the user's that a disk has, by its nodes. */
-function diskScript(backendKind: string, { script, type }: Readonly<Record<string, string>>): string | null {
-  return backendKind !== 'vbd' || type !== 'phy' || script === undefined || script === scriptPath('block')
-    ? null
-    : script;
 }

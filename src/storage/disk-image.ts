@@ -5,6 +5,7 @@
  * time: those that touch the same bytes are done in no particular order, as on real disks.
  */
 import { type BlockFile, DiskImageError, type Files, type Sharing } from './block-file.ts';
+import type { DiskFormat } from './formats.ts';
 import { QCOW2_MAGIC } from './qcow2/header.ts';
 import { openQcow2 } from './qcow2/open.ts';
 import { RawImage } from './raw.ts';
@@ -44,8 +45,6 @@ export interface DiskImage {
   /** Flushes and closes. Requests under way must have been answered before. */
   close(): Promise<void>;
 }
-
-export type DiskFormat = 'raw' | 'qcow2' | 'vhd';
 
 export interface OpenImageOptions {
   /**

@@ -1,13 +1,12 @@
 /** `xl block-attach`, `block-list` and `block-detach`. Source: xl(1); recorded output of xl 4.17. */
 
-import { statSync } from 'node:fs';
-import { resolve } from 'node:path';
 import { backendDomid } from '../../toolstack/backend-domain.ts';
 import { type DiskConfig, diskJson, parseDisk, vdevNumber } from '../../toolstack/config/disk.ts';
 import { libxlJson } from '../../toolstack/config/domain-config.ts';
 import { ConfigError } from '../../toolstack/config/xl-cfg.ts';
-import { diskNodes } from '../../toolstack/device-nodes.ts';
+import { type DeviceNodes, diskNodes } from '../../toolstack/device-nodes.ts';
 import { plugDevice, unplugAndRemove } from '../../toolstack/device-plug.ts';
+import { DiskPlaceError, findDisk, numberOfForeignDisk } from '../../toolstack/disk-place.ts';
 import { type Command, readWords } from './command.ts';
 import { devicesOf, numberIn } from './devices.ts';
 import { CommandError, domidOf, findDomain, withStore } from './domains.ts';
@@ -36,25 +35,25 @@ export const blockAttach: Command = {
         context.out(`disk: ${libxlJson(diskJson(disk))}`);
         return 0;
       }
-      const id = vdevNumber(disk.vdev);
-      if (id === null) throw new CommandError(failed(`Invalid or unsupported virtual disk identifier ${disk.vdev}`));
       const backend = await backendDomid(store, disk.backendDomain);
-      if (backend !== 0) {
-        await plugDevice(store, domid, { ...diskNodes(disk, id, disk.target ?? ''), backendDomid: backend });
-        return 0;
-      }
-      // Its process may have another working directory.
-      const target = resolve(disk.target ?? '');
-      if (statSync(target, { throwIfNoEntry: false }) === undefined && disk.script === null)
-        throw new CommandError(failed(`Disk vdev=${disk.vdev} failed to stat: ${target}: No such file or directory`));
-      await plugDevice(store, domid, diskNodes(disk, id, target));
+      await plugDevice(store, domid, await nodesFor(disk, backend));
       return 0;
     });
   },
 };
 
-function failed(reason: string): string {
-  return `libxl: error: ${reason}\nlibxl: error: unable to add device\nlibxl_device_disk_add failed.`;
+/** @throws CommandError when there is no such disk */
+async function nodesFor(disk: DiskConfig, backendDomid: number): Promise<DeviceNodes> {
+  try {
+    if (backendDomid !== 0) return { ...diskNodes(disk, numberOfForeignDisk(disk), disk.target ?? ''), backendDomid };
+    const { id, path } = await findDisk(disk);
+    return diskNodes(disk, id, path);
+  } catch (error) {
+    if (!(error instanceof DiskPlaceError)) throw error;
+    throw new CommandError(
+      `libxl: error: ${error.message}\nlibxl: error: unable to add device\nlibxl_device_disk_add failed.`,
+    );
+  }
 }
 
 export const blockList: Command = {

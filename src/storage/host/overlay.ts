@@ -13,7 +13,7 @@
 import { chmod, link, lstat, open, realpath, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { type BlockFile, DiskImageError } from '../block-file.ts';
-import type { DiskFormat } from '../disk-image.ts';
+import type { DiskFormat } from '../formats.ts';
 import { createQcow2 } from '../qcow2/create.ts';
 import { hostFiles } from './node-file.ts';
 

@@ -8,11 +8,8 @@ import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DiskImageError } from '../block-file.ts';
+import type { QemuFormat } from '../formats.ts';
 import { type NbdImage, type NbdLink, openNbd } from '../nbd-image.ts';
-
-/** Names as qemu-img has them. */
-export const QEMU_FORMATS = ['qcow', 'qed', 'vmdk', 'vdi', 'vhdx', 'parallels'] as const;
-export type QemuFormat = (typeof QEMU_FORMATS)[number];
 
 export interface QemuNbdOptions {
   readonly format: QemuFormat;

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
-import { diskNodes, vifNodes } from '../device-nodes.ts';
+import { diskNodes, scriptPath, vifNodes } from '../device-nodes.ts';
 import { diskFromNodes, vifFromNodes } from './device-from-nodes.ts';
-import { parseDisk } from './disk.ts';
+import { FORMATS, parseDisk } from './disk.ts';
 import { parseVif, type VifConfig } from './network-interface.ts';
 
 test.each([
@@ -9,14 +9,20 @@ test.each([
   '/a b:c.img,raw,hdc,cdrom',
   '/d:e.qcow2,qcow2,xvdb,r',
   '/f.vhd,vhd,xvdb,w,no-discard',
-  'vdev=xvda1,direct-io-safe,target=/g,h',
-])('the nodes of disk %s say all that its backend needs', (spec) => {
+  'vdev=xvda1,access=ro,discard,target=/a',
+  'vdev=sda,access=rw,backendtype=phy,target=/a',
+  'vdev=xvda1,direct-io-safe,backendtype=qdisk,target=/g,h i',
+  'vdev=xvda,script=block-iscsi,target=iqn.2001-05.com:x,y z',
+  'vdev=d5p6,script=/opt/a script,target=raw:x',
+  ...FORMATS.filter((format) => format !== 'empty').map((format) => `vdev=xvda,format=${format},target=/a,${format}:c`),
+])('the nodes of disk %s say all that its backend needs, and who starts it again', (spec) => {
   const disk = parseDisk('', spec);
   const { backend } = diskNodes(disk, 1, disk.target ?? '');
   expect(diskFromNodes(backend)).toEqual({
     ...disk,
-    backend: disk.format === 'raw' ? 'phy' : 'qdisk',
+    backend: disk.format === 'raw' && disk.backend !== 'qdisk' ? 'phy' : 'qdisk',
     discard: disk.discard ?? disk.writable,
+    script: disk.script === null ? null : scriptPath(disk.script),
   });
 });
 

@@ -1,30 +1,38 @@
-/** The way back from a backend's nodes to what was asked for: for devices that another toolstack has made. */
+/** The way back from a backend's nodes to what was asked for: for devices that another process has made. */
 
-import { DEFAULT_BRIDGE } from '../device-nodes.ts';
-import type { DiskConfig, DiskFormat } from './disk.ts';
+import { DEFAULT_BRIDGE, scriptPath } from '../device-nodes.ts';
+import { type DiskConfig, type DiskFormat, FORMATS } from './disk.ts';
 import type { VifConfig } from './network-interface.ts';
 
 type Nodes = Readonly<Record<string, string>>;
 
-/** Null when the nodes describe no disk. A script has run already: what it has made stands in physical-device-path. */
+/** What stands before the file in a qdisk's `params`. */
+const QDISK_PARAMS = new RegExp(`^(aio|${FORMATS.filter((format) => format !== 'empty').join('|')}):(.*)$`, 's');
+
+/**
+ * Null when the nodes describe no disk. Where a script has run already, what it has made stands in physical-device-path, and is the
+ * target; in the toolstack's own copy of the nodes it is what the script was given.
+ */
 export function diskFromNodes(nodes: Nodes): DiskConfig | null {
   const { params, dev, type } = nodes;
   if (params === undefined || dev === undefined) return null;
   let format: DiskFormat = 'raw';
   let target = nodes['physical-device-path'] ?? params;
   if (type === 'qdisk') {
-    const match = /^(aio|raw|qcow2|vhd):(.*)$/s.exec(params);
+    const match = QDISK_PARAMS.exec(params);
     if (match === null) return null;
     format = match[1] === 'aio' ? 'raw' : (match[1] as DiskFormat);
     target = match[2];
   }
+  // A disk that was moved into another image keeps the node.
+  const script = type === 'qdisk' || nodes['script'] === scriptPath('block') ? undefined : nodes['script'];
   return {
     backendDomain: null,
     target,
     vdev: dev,
     backend: type === 'qdisk' ? 'qdisk' : 'phy',
     format,
-    script: null,
+    script: script ?? null,
     writable: nodes['mode'] === 'w',
     cdrom: nodes['device-type'] === 'cdrom',
     directIoSafe: nodes['direct-io-safe'] === '1',

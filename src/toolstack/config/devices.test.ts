@@ -48,6 +48,8 @@ test.each<[unknown, string[]]>([
   [{ ...IMAGE, trusted: 'False' }, ['untrusted', 'vdev=hda', 'target=/some/disk/image.raw']],
   [{ ...IMAGE, pdev_path: '/a,b=c,ro' }, ['vdev=hda,target=/a,b=c,ro']],
   [{ pdev_path: '/a', vdev: 'xvda', format: 'qcow2' }, ['/a,qcow2,xvda,r']],
+  // Domus's own.
+  [{ pdev_path: '/a', vdev: 'xvda', format: 'vmdk', readwrite: 1 }, ['/a,vmdk,xvda,w']],
 ])('disk %j', (expected, specs) => {
   expect(disk(...specs)).toEqual(expected);
 });

@@ -5,12 +5,16 @@
  * match as many. Parameters by name, flags, the prefixes of old, and what is left by position: target, format, vdev, access.
  * `target=` takes the rest of the string, commas included.
  *
+ * Deviation: `format=` takes all that qemu-nbd is asked for, such as vmdk.
+ *
  * Source: xl-disk-configuration(5); xen-vbd-interface(7); tools/libs/util/libxlu_disk_l.l of Xen 4.17 (read for behaviour).
  */
 
+import { OWN_FORMATS, QEMU_FORMATS } from '../../storage/formats.ts';
 import { ConfigError } from './xl-cfg.ts';
 
-const FORMATS = ['raw', 'qcow', 'qcow2', 'vhd', 'empty', 'qed'] as const;
+/** libxl has raw, qcow, qcow2, vhd, qed and empty. */
+export const FORMATS = [...OWN_FORMATS, ...QEMU_FORMATS, 'empty'] as const;
 const BACKENDS = ['phy', 'tap', 'qdisk', 'standalone'] as const;
 export type DiskFormat = (typeof FORMATS)[number];
 export type DiskBackend = (typeof BACKENDS)[number];
