@@ -1,6 +1,7 @@
 /**
  * domusd's care for domains whose process is gone without having ended its domain: killed, or lost with the host. Such a domain has crashed, so what
- * its config says of `on_crash` is done; then nothing of it is left, in xenstore or in files.
+ * its config says of `on_crash` is done, with the devices that it had by then; scripts of devices are run for the last time; then nothing of it
+ * is left, in xenstore or in files.
  *
  * A domain's process is told to be gone by its pid (`domains/DOMID/pid`), which is written before anything else is made for the domain. Each step can
  * be repeated: a daemon that was killed in the middle of one leaves the rest to the next.
@@ -9,13 +10,14 @@
  */
 import { appendFileSync, existsSync, rmSync, writeFileSync } from 'node:fs';
 import { SHUTDOWN_crash } from '../abi/xen.ts';
+import { readPlugged } from '../toolstack/plugged-devices.ts';
 import { removeDomain } from '../toolstack/xenstore-nodes.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import { domidsIn, processIdOf } from './domain-client.ts';
-import { type DomainRecord, hostBootId, readRecord } from './domain-record.ts';
+import { type DomainRecord, hostBootId, nextConfigOf, readRecord, writeRecord } from './domain-record.ts';
 import { processLives } from './process-id.ts';
 import { startDomain } from './start-domain.ts';
-import { domainFolder, domainLogPath, endedPath } from './state-dir.ts';
+import { domainFolder, domainLogPath, endedPath, xenstoredPath } from './state-dir.ts';
 
 export interface KeeperOptions {
   readonly root: string;
@@ -104,16 +106,37 @@ export class DomainKeeper {
     if (hasCrashed)
       this.#note(record, `Domain ${domid} has shut down, reason code ${SHUTDOWN_crash} 0x${SHUTDOWN_crash}`);
     if (hasCrashed) this.#note(record, `Action for shutdown reason code ${SHUTDOWN_crash} is ${action}`);
+    if (record === null || record.bootId === hostBootId()) await this.#runLastScripts(domid);
     if (action === 'preserve') {
       writeFileSync(endedPath(root, domid), `${SHUTDOWN_crash}\n`);
       return;
     }
-    await removeDomain(client, domid);
     const starts = hasCrashed && action !== 'destroy' && action !== 'coredump-destroy';
-    if (starts) await this.#restart(record);
+    const again = starts ? await this.#asItWas(record, domid) : null;
+    await removeDomain(client, domid);
+    if (again !== null) await this.#restart(again);
     else if (hasCrashed) this.#note(record, 'Done. Exiting now');
     // Last: until here another daemon would do it all again.
     rmSync(domainFolder(root, domid), { recursive: true, force: true });
+  }
+
+  /** What holds the host's end of its devices is told that they are not used any more. */
+  async #runLastScripts(domid: number): Promise<void> {
+    const { root, client, log } = this.#options;
+    // Few domains have scripts.
+    const { runLastScripts } = await import('./last-scripts.ts');
+    const host = { store: client, xenstoredPath: xenstoredPath(root), log: (line: string) => log(`domusd: ${line}`) };
+    await runLastScripts(domid, host);
+  }
+
+  /** With the devices that it had last. */
+  async #asItWas(record: DomainRecord, domid: number): Promise<DomainRecord> {
+    const { root, client } = this.#options;
+    const { config, text } = nextConfigOf(record, await readPlugged(client, domid));
+    const again = { ...record, config, configText: text };
+    // The nodes go next, and this daemon may be killed before the domain is there again.
+    writeRecord(root, domid, again);
+    return again;
   }
 
   async #restart(record: DomainRecord): Promise<void> {

@@ -17,6 +17,7 @@ import { PageArrivals } from '../hypervisor/page-transfer.ts';
 import { MFN_BASE } from '../machine/memory.ts';
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { type DomainConfig, formatUuid } from '../toolstack/config/domain-config.ts';
+import { type PluggedDevices, readPlugged } from '../toolstack/plugged-devices.ts';
 import { renameDomain } from '../toolstack/rename-domain.ts';
 import { completeConfig } from '../toolstack/saved/saved-config.ts';
 import { NotSavable } from '../toolstack/saved/saved-state.ts';
@@ -274,10 +275,23 @@ class DomainLife {
       this.#shareable?.close();
       await this.#devices.close();
       this.#connection.onEnd = null;
-      this.#hooks?.onEnding(this.#startsAgain);
+      this.#hooks?.onEnding(this.#startsAgain, this.#startsAgain ? await this.#plugged() : null);
       await xenstore.remove(domid);
       this.#connection.close();
       this.#hooks?.onGone();
+    }
+  }
+
+  async #plugged(): Promise<PluggedDevices | null> {
+    const { options, xenstore, domid } = this.#options;
+    try {
+      return await readPlugged(xenstore.client, domid);
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      options.log(
+        `xl: the devices of domain ${domid} are not known, and those of its config are taken: ${error.message}`,
+      );
+      return null;
     }
   }
 

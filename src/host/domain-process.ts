@@ -11,7 +11,15 @@ import { configJson, type DomainConfig } from '../toolstack/config/domain-config
 import { untilAtRest } from './at-rest.ts';
 import { ConsoleServer } from './console-server.ts';
 import type { ControlServer } from './control-server.ts';
-import { type DomainRecord, forgetRecord, prepareRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
+import {
+  type DomainRecord,
+  forgetRecord,
+  nextConfigOf,
+  prepareRecord,
+  readRecord,
+  recordOf,
+  writeRecord,
+} from './domain-record.ts';
 import { EarlyThreads } from './early-threads.ts';
 import type { CopySource, ForkRequest, ForkSource } from './forked-domain.ts';
 import type { IncomingDomain } from './incoming-domain.ts';
@@ -191,7 +199,8 @@ async function run(request: ToDomainProcess): Promise<void> {
         // `xl config-update` may have changed it.
         const record = readRecord(root, domid) ?? recordOf({ config, configText, quiet, preserve });
         const next = withMovedDisk({ config: record.config, text: record.configText }, moved);
-        writeRecord(root, domid, { ...record, config: next.config, configText: next.text });
+        const later = record.next == null ? null : withMovedDisk(record.next, moved);
+        writeRecord(root, domid, { ...record, config: next.config, configText: next.text, next: later });
         writeFileSync(join(domainFolder(root, domid), 'config.json'), configJson(next.config), { mode: 0o600 });
         configText = withMovedDisk({ config, text: configText }, moved).text;
       },
@@ -245,9 +254,9 @@ async function run(request: ToDomainProcess): Promise<void> {
             previous = null;
             note(`Waiting for domain ${config.name} (domid ${domid}) to die [pid ${process.pid}]`);
           },
-          onEnding: (restarts) => {
-            // What `xl config-update` may have changed.
-            ({ config, configText } = readRecord(root, domid) ?? { config, configText });
+          onEnding: (restarts, plugged) => {
+            const record = readRecord(root, domid) ?? recordOf({ config, configText, quiet, preserve });
+            ({ config, text: configText } = nextConfigOf(record, plugged));
             if (restarts) previous = folder;
             else forgetRecord(root, domid);
           },

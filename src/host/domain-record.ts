@@ -1,11 +1,13 @@
 /**
  * What has to be known of a domain to start it again, `domains/DOMID/record.json`: its process reads it when the domain restarts (`xl config-update`
- * may have changed it), and domusd when the process was killed.
+ * may have changed it), and domusd when the process was killed. Which devices it has by then stands in xenstore.
  */
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { ConfigAndText } from '../toolstack/config/device-specs.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
 import type { StatedLimits } from '../toolstack/config/domain-limits.ts';
+import { type PluggedDevices, withPlugged } from '../toolstack/plugged-devices.ts';
 import { domainFolder } from './state-dir.ts';
 
 export interface DomainRecord {
@@ -18,6 +20,8 @@ export interface DomainRecord {
   /** Where files of the config are looked for, and the settings of Domus by variables. */
   readonly cwd: string;
   readonly environment: Readonly<Record<string, string>>;
+  /** By `xl config-update`: what counts from its next start on, devices included. Null if there is none; no such member in records of before. */
+  readonly next?: ConfigAndText | null;
   /** Of the host's run in which the domain was started: what ended with the host has not crashed. */
   readonly bootId: string;
 }
@@ -66,6 +70,13 @@ export function prepareRecord(root: string, domid: number, record: DomainRecord)
   const temporary = `${path}.${process.pid}`;
   writeFileSync(temporary, text, { mode: 0o600 });
   return () => renameSync(temporary, path);
+}
+
+/** With what the domain is started again, if it has these devices now; null where that is not known. */
+export function nextConfigOf(record: DomainRecord, plugged: PluggedDevices | null): ConfigAndText {
+  if (record.next) return record.next;
+  const now = { config: record.config, text: record.configText };
+  return plugged === null ? now : withPlugged(now, plugged);
 }
 
 /** It ends for good: nobody starts it again. */

@@ -13,11 +13,10 @@
  */
 
 import { spawn } from 'node:child_process';
+import { HOTPLUG_LIMIT_MS } from '../toolstack/device-plug.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import { HostError } from './host-error.ts';
 
-/** Source: libxl_internal.h, LIBXL_HOTPLUG_TIMEOUT. */
-const LIMIT_MS = 40_000;
 /** Of what a script writes to its standard error: the end is kept. */
 const ERRORS_MAX = 4096;
 
@@ -53,7 +52,7 @@ export async function runHotplugScript(script: HotplugScript, host: HotplugHost)
     ...(host.xenstoredPath === null ? {} : { XENSTORED_PATH: host.xenstoredPath }),
     ...script.env,
   };
-  const failure = await run(path, words, env, host.limitMs ?? LIMIT_MS, host.log);
+  const failure = await run(path, words, env, host.limitMs ?? HOTPLUG_LIMIT_MS, host.log);
   if (failure === null) return;
   const said = await host.store.read(`${backendPath}/hotplug-error`);
   throw new HostError(said === null || said === '' ? failure : `script: ${said}`);

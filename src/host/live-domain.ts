@@ -1,6 +1,7 @@
 /** A domain that runs in this process, as others in the process see it. */
 
 import type { DomainState } from '../hypervisor/domain-state.ts';
+import type { PluggedDevices } from '../toolstack/plugged-devices.ts';
 import type { ControlDevices } from './control-protocol.ts';
 import type { DomainCopies } from './domain-copies.ts';
 import type { AfterSave } from './domain-writer.ts';
@@ -51,8 +52,8 @@ export interface LiveHooks {
   readonly onRunning: () => void;
   /** It runs. */
   readonly onRuns: () => void;
-  /** Before it is taken from xenstore; `restarts`: it is started again, with another domid. */
-  readonly onEnding: (restarts: boolean) => void;
+  /** Before it is taken from xenstore. `restarts`: it is started again, with another domid and, where they are known, these devices. */
+  readonly onEnding: (restarts: boolean, plugged: PluggedDevices | null) => void;
   /** When it is gone from xenstore. */
   readonly onGone: () => void;
 }

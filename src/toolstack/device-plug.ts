@@ -7,7 +7,15 @@
 
 import { XenbusStateClosed, XenbusStateClosing, XenbusStateConnected, XenbusStateInitWait } from '../abi/io/xenbus.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
-import { addDeviceNodes, backendPath, type DeviceNodes, removeDeviceNodes, unplugDevice } from './device-nodes.ts';
+import {
+  addDeviceNodes,
+  backendPath,
+  type DeviceNodes,
+  frontendPath,
+  removeDeviceNodes,
+  scriptPath,
+  unplugDevice,
+} from './device-nodes.ts';
 
 /** The device cannot be plugged. One line. */
 export class DevicePlugError extends Error {
@@ -16,6 +24,18 @@ export class DevicePlugError extends Error {
 
 /** Source: libxl_internal.h, LIBXL_INIT_TIMEOUT and LIBXL_DESTROY_TIMEOUT. */
 const LIMIT_MS = 10_000;
+/** After which a device's script is killed. Source: libxl_internal.h, LIBXL_HOTPLUG_TIMEOUT. */
+export const HOTPLUG_LIMIT_MS = 40_000;
+/** Those that nodes name without anybody having asked for a script. */
+const USUAL_SCRIPTS: readonly (string | null | undefined)[] = [
+  null,
+  undefined,
+  scriptPath('block'),
+  scriptPath('vif-bridge'),
+];
+/** A script has this long beside what the device takes: its nodes must not go while it runs. */
+const scriptLimitMs = (script: string | null | undefined): number =>
+  USUAL_SCRIPTS.includes(script) ? 0 : HOTPLUG_LIMIT_MS;
 
 /** Waits for a state; the last one that was there, 0 for none. */
 async function waitForState(
@@ -50,7 +70,8 @@ async function waitForState(
 }
 
 /**
- * Makes the device's nodes and waits until its backend is ready for the guest; the guest connects when it likes.
+ * Makes the device's nodes and waits until its backend is ready for the guest; the guest connects when it likes. `limitMs` is without the
+ * time that a script of the device may take.
  * @throws DevicePlugError, with nothing left behind
  */
 export async function plugDevice(
@@ -64,7 +85,7 @@ export async function plugDevice(
   const path = backendPath(domid, nodes);
   const ready = [XenbusStateInitWait, XenbusStateConnected];
   const over = [XenbusStateClosing, XenbusStateClosed, 0];
-  const state = await waitForState(store, path, [...ready, ...over], limitMs);
+  const state = await waitForState(store, path, [...ready, ...over], limitMs + scriptLimitMs(nodes.backend['script']));
   if (ready.includes(state)) {
     // In a driver domain it is for the script there to say so.
     if ((nodes.backendDomid ?? 0) === 0) await store.write(`${path}/hotplug-status`, 'connected');
@@ -82,7 +103,10 @@ export function errorNode(path: string): string {
   return `${path.replace(/^(\/local\/domain\/\d+)\//, '$1/error/')}/error`;
 }
 
-/** Asks for the device back; takes it away by force when the guest does not let go of it in time. True: it let go. */
+/**
+ * Asks for the device back; takes it away by force when the guest does not let go of it in time. True: it let go. A script of the device has
+ * its own time to end in, before its nodes go.
+ */
 export async function unplugAndRemove(
   store: XenstoreClient,
   domid: number,
@@ -90,7 +114,17 @@ export async function unplugAndRemove(
   limitMs = LIMIT_MS,
 ): Promise<boolean> {
   await unplugDevice(store, domid, nodes);
-  const state = await waitForState(store, backendPath(domid, nodes), [XenbusStateClosed, 0], limitMs);
+  const [path, frontend] = [backendPath(domid, nodes), frontendPath(domid, nodes)];
+  const scriptMs = scriptLimitMs(await store.read(`${path}/script`));
+  const closed = [XenbusStateClosed, 0];
+  const state = await waitForState(store, path, closed, limitMs);
+  let hasLetGo = closed.includes(state);
+  if (!hasLetGo && scriptMs > 0) {
+    hasLetGo = closed.includes(Number((await store.read(`${frontend}/state`)) ?? 0));
+    // For the backend the guest is gone then.
+    if (!hasLetGo) await store.remove(frontend);
+    await waitForState(store, path, closed, scriptMs);
+  }
   await removeDeviceNodes(store, domid, nodes);
-  return state === XenbusStateClosed || state === 0;
+  return hasLetGo;
 }

@@ -60,8 +60,7 @@ export function numberOfForeignDisk(disk: DiskConfig): number {
 function numberOf({ vdev, specification }: DiskConfig): number {
   const id = vdevNumber(vdev);
   if (id === null) throw new DiskPlaceError(`Invalid or unsupported virtual disk identifier ${vdev}`);
-  if (specification === 'virtio')
-    throw new DiskPlaceError(`Disk vdev=${vdev}: specification=virtio is for HVM guests`);
+  if (specification === 'virtio') throw new DiskPlaceError(`Disk vdev=${vdev}: specification=virtio is for HVM guests`);
   return id;
 }
 

@@ -61,8 +61,10 @@ export const configUpdate: Command = {
           path === null || bootloader !== null ? path : resolve(path);
         writeRecord(stateRoot(), domid, {
           ...record,
-          configText: appendOverrides(text, overrides),
-          config: { ...config, kernel: absolute(kernel), ramdisk: absolute(ramdisk) },
+          next: {
+            text: appendOverrides(text, overrides),
+            config: { ...config, kernel: absolute(kernel), ramdisk: absolute(ramdisk) },
+          },
         });
       } catch (error) {
         if (error instanceof ConfigError) throw new CommandError(error.message);

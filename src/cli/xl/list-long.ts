@@ -1,12 +1,15 @@
 /**
  * `xl list -l`: libxl_domain_config of each domain as JSON. What the domain was created from is kept beside its sockets; what
- * may have changed since, name, memory and vCPUs, is asked of xenstore.
+ * may have changed since, name, memory, vCPUs, disks and interfaces, is asked of xenstore.
  *
  * Source: recorded output of xl 4.17 (members and layout).
  */
 
 import { readDomainConfigJson } from '../../host/domain-client.ts';
-import { libxlJson } from '../../toolstack/config/domain-config.ts';
+import { nextConfigOf, readRecord } from '../../host/domain-record.ts';
+import { stateRoot } from '../../host/state-dir.ts';
+import { configJson, libxlJson } from '../../toolstack/config/domain-config.ts';
+import { readPlugged } from '../../toolstack/plugged-devices.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
 import type { DomainReport } from './domain-report.ts';
 
@@ -43,9 +46,17 @@ function hostConfig({ name, memoryKiB, weight, cap }: DomainReport): Json {
   };
 }
 
+async function storedConfig(store: XenstoreClient, domid: number): Promise<Stored> {
+  const record = readRecord(stateRoot(), domid);
+  if (record === null) return readDomainConfigJson(domid) as Stored;
+  // What `xl config-update` says of it is still to come.
+  const { config } = nextConfigOf({ ...record, next: null }, await readPlugged(store, domid));
+  return JSON.parse(configJson(config)) as Stored;
+}
+
 async function domainConfig(store: XenstoreClient, report: DomainReport): Promise<Json> {
   const { domid, name, uuid } = report;
-  const { c_info, b_info, disks, nics, ...rest } = readDomainConfigJson(domid) as Stored;
+  const { c_info, b_info, disks, nics, ...rest } = await storedConfig(store, domid);
   const memory = `/local/domain/${domid}/memory`;
   const kib = async (node: string): Promise<number> => Number((await store.read(`${memory}/${node}`)) ?? 0);
   const online = report.vcpus.flatMap((vcpu, id) => (vcpu.online ? [id] : []));

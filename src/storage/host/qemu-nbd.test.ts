@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type QemuTools, qemuTools } from '../../../test/qemu-tools.ts';
+import { QEMU_FORMATS } from '../formats.ts';
 import { type NbdLink, openNbd } from '../nbd-image.ts';
 import { openByQemuNbd } from './qemu-nbd.ts';
 import { seededRandom } from './test-file.ts';
@@ -23,50 +24,58 @@ function content(lengthBytes: number, seed: number): Uint8Array {
 }
 
 describe('through qemu-nbd', () => {
-  test.for(['vmdk', 'vdi', 'vhdx', 'qed', 'qcow'] as const)(
-    '%s images are read and written',
-    async (format, context) => {
-      if (typeof qemu === 'string') return context.skip(qemu);
-      const path = join(folder, `disk.${format}`);
-      await qemu.img('create', '-q', '-f', format, path, String(SIZE));
-      const model = new Uint8Array(SIZE);
-      const memory = new Uint8Array(new SharedArrayBuffer(1 << 20));
-      const image = await openByQemuNbd(path, { format, readOnly: false, program: qemu.nbd });
-      expect(image.sizeBytes).toBe(SIZE);
-      const writes: Promise<void>[] = [];
-      for (let offset = 0; offset < SIZE; offset += 700 << 10) {
-        const bytes = content(65_536, offset).subarray(0, SIZE - offset);
-        memory.set(bytes, 0);
-        model.set(bytes, offset);
-        // The memory is the guest's again only when the request is answered.
-        await image.write(offset, [memory.subarray(0, 512), memory.subarray(512, bytes.length)]);
-        writes.push(image.write(offset, [bytes]));
+  test.for(QEMU_FORMATS)('%s images are read and written', async (format, context) => {
+    if (typeof qemu === 'string') return context.skip(qemu);
+    const path = join(folder, `disk.${format}`);
+    await qemu.img('create', '-q', '-f', format, path, String(SIZE));
+    const model = new Uint8Array(SIZE);
+    const memory = new Uint8Array(new SharedArrayBuffer(1 << 20));
+    const image = await openByQemuNbd(path, { format, readOnly: false, program: qemu.nbd });
+    expect(image.sizeBytes).toBe(SIZE);
+    const writes: Promise<void>[] = [];
+    for (let offset = 0; offset < SIZE; offset += 700 << 10) {
+      const bytes = content(65_536, offset).subarray(0, SIZE - offset);
+      memory.set(bytes, 0);
+      model.set(bytes, offset);
+      // The memory is the guest's again only when the request is answered.
+      await image.write(offset, [memory.subarray(0, 512), memory.subarray(512, bytes.length)]);
+      writes.push(image.write(offset, [bytes]));
+    }
+    await Promise.all(writes);
+    await image.writeZeroes(1 << 20, 1 << 20);
+    model.fill(0, 1 << 20, 2 << 20);
+    await image.flush();
+    const reads = [0, 1, 2, 3].map(async (part) => {
+      const bytes = new Uint8Array(SIZE / 4);
+      await image.read((part * SIZE) / 4, [bytes.subarray(0, 1000), bytes.subarray(1000)]);
+      expect(Buffer.compare(bytes, model.subarray((part * SIZE) / 4, ((part + 1) * SIZE) / 4))).toBe(0);
+    });
+    await Promise.all(reads);
+    await expect(image.read(SIZE - 512, [new Uint8Array(1024)])).rejects.toThrow(/the disk has 8388608 bytes/);
+    await image.close();
+    await writeFile(join(folder, 'model.raw'), model);
+    // The server has let go of the image a moment after the connection ended.
+    for (let attempt = 0; ; attempt++) {
+      try {
+        await qemu.img('compare', '-f', format, '-F', 'raw', path, join(folder, 'model.raw'));
+        break;
+      } catch (error) {
+        if (attempt === 50 || !/lock/.test((error as Error).message)) throw error;
+        await new Promise((resolve) => setTimeout(resolve, 100));
       }
-      await Promise.all(writes);
-      await image.writeZeroes(1 << 20, 1 << 20);
-      model.fill(0, 1 << 20, 2 << 20);
-      await image.flush();
-      const reads = [0, 1, 2, 3].map(async (part) => {
-        const bytes = new Uint8Array(SIZE / 4);
-        await image.read((part * SIZE) / 4, [bytes.subarray(0, 1000), bytes.subarray(1000)]);
-        expect(Buffer.compare(bytes, model.subarray((part * SIZE) / 4, ((part + 1) * SIZE) / 4))).toBe(0);
-      });
-      await Promise.all(reads);
-      await expect(image.read(SIZE - 512, [new Uint8Array(1024)])).rejects.toThrow(/the disk has 8388608 bytes/);
-      await image.close();
-      await writeFile(join(folder, 'model.raw'), model);
-      // The server has let go of the image a moment after the connection ended.
-      for (let attempt = 0; ; attempt++) {
-        try {
-          await qemu.img('compare', '-f', format, '-F', 'raw', path, join(folder, 'model.raw'));
-          break;
-        } catch (error) {
-          if (attempt === 50 || !/lock/.test((error as Error).message)) throw error;
-          await new Promise((resolve) => setTimeout(resolve, 100));
-        }
-      }
-    },
-  );
+    }
+  });
+
+  test('an image that was open a moment ago can be opened; one that stays open cannot', async (context) => {
+    if (typeof qemu === 'string') return context.skip(qemu);
+    const path = join(folder, 'again.qed');
+    await qemu.img('create', '-q', '-f', 'qed', path, String(SIZE));
+    const options = { format: 'qed', readOnly: false, program: qemu.nbd } as const;
+    for (let turn = 0; turn < 5; turn++) await (await openByQemuNbd(path, options)).close();
+    const image = await openByQemuNbd(path, options);
+    await expect(openByQemuNbd(path, options)).rejects.toThrow(/again.qed: Is another process using the image/);
+    await image.close();
+  });
 
   test('an image of another format, and a missing one, are refused in its words', async (context) => {
     if (typeof qemu === 'string') return context.skip(qemu);

@@ -7,6 +7,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DiskImageError } from '../block-file.ts';
 import type { QemuFormat } from '../formats.ts';
 import { type NbdImage, type NbdLink, openNbd } from '../nbd-image.ts';
@@ -19,13 +20,22 @@ export interface QemuNbdOptions {
 }
 
 const START_MS = 30_000;
+/** How long an image may be locked still: a server lets go of it a moment after its connection has ended, which may have been that of this disk. */
+const LOCKED_MS = 2000;
+const LOOK_AGAIN_MS = 20;
 
 /** @throws DiskImageError if qemu-nbd is not installed, or refuses the image */
 export async function openByQemuNbd(path: string, options: QemuNbdOptions): Promise<NbdImage> {
   const folder = await mkdtemp(join(tmpdir(), 'domus-nbd-'));
   try {
     const socketPath = join(folder, 'socket');
-    await startServer(path, socketPath, options);
+    const endMs = performance.now() + LOCKED_MS;
+    for (;;) {
+      const trouble = await startServer(path, socketPath, options);
+      if (trouble === null) break;
+      if (!trouble.isLocked || performance.now() > endMs) throw new DiskImageError(`${path}: ${trouble.reason}`);
+      await sleep(LOOK_AGAIN_MS);
+    }
     const socket = await connected(socketPath);
     try {
       return await openNbd(linkTo(socket, path), '', options.readOnly);
@@ -39,22 +49,29 @@ export async function openByQemuNbd(path: string, options: QemuNbdOptions): Prom
   }
 }
 
+/** Null, or why there is no server. */
+type Trouble = { readonly reason: string; readonly isLocked: boolean } | null;
+
 /** With --fork the first process ends when the server listens, or with what is wrong. */
-function startServer(path: string, socketPath: string, { format, readOnly, program }: QemuNbdOptions): Promise<void> {
+function startServer(
+  path: string,
+  socketPath: string,
+  { format, readOnly, program }: QemuNbdOptions,
+): Promise<Trouble> {
   const words = [
     ...['--fork', `--socket=${socketPath}`, `--format=${format}`, '--discard=unmap', '--cache=writeback'],
     ...(readOnly ? ['--read-only'] : []),
     ...['--', path],
   ];
-  return new Promise((done, failed) => {
+  return new Promise((done) => {
     const options = { timeout: START_MS, ...(program === undefined ? {} : { env: program.env }) };
     execFile(program?.path ?? 'qemu-nbd', words, options, (error, _stdout, stderr) => {
-      if (error === null) return done();
+      if (error === null) return done(null);
       const isMissing = (error as NodeJS.ErrnoException).code === 'ENOENT';
       const reason = isMissing
         ? `images of format ${format} need qemu-nbd, which is not installed (on Debian: package qemu-utils)`
         : (stderr.trim().split('\n').at(-1) ?? error.message);
-      failed(new DiskImageError(`${path}: ${reason}`));
+      done({ reason, isLocked: /Failed to get .* lock/.test(stderr) });
     });
   });
 }
