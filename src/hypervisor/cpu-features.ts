@@ -38,9 +38,14 @@ const WORDS: readonly Word[] = [
   { leaf: 0xd, subleaf: 1, register: 'eax', name: 'CPUID.D.1:EAX' },
   { leaf: 0x80000001, subleaf: 0, register: 'ecx', name: 'CPUID.80000001:ECX' },
   { leaf: 0x80000001, subleaf: 0, register: 'edx', name: 'CPUID.80000001:EDX' },
+  { leaf: 0x80000008, subleaf: 0, register: 'ebx', name: 'CPUID.80000008:EBX' },
+  { leaf: 0x80000007, subleaf: 0, register: 'edx', name: 'CPUID.80000007:EDX' },
+  { leaf: 0x80000021, subleaf: 0, register: 'eax', name: 'CPUID.80000021:EAX' },
 ];
 
 export const FEATURE_WORDS: number = WORDS.length;
+/** Domains that were saved before there were more have so many. */
+export const FEATURE_WORDS_MIN = 9;
 
 /** Those that users of Linux know by name. Source: xen/include/public/arch-x86/cpufeatureset.h. */
 const NAMES: Readonly<Record<string, Readonly<Record<number, string>>>> = {
@@ -59,6 +64,9 @@ const NAMES: Readonly<Record<string, Readonly<Record<number, string>>>> = {
   'CPUID.D.1:EAX': { 0: 'xsaveopt', 1: 'xsavec', 2: 'xgetbv1' },
   'CPUID.80000001:ECX': { 5: 'abm', 6: 'sse4a', 7: 'misalignsse', 8: '3dnowprefetch' },
   'CPUID.80000001:EDX': { 22: 'mmxext', 25: 'fxsr_opt', 27: 'rdtscp', 30: '3dnowext', 31: '3dnow' },
+  'CPUID.80000008:EBX': { 0: 'clzero', 2: 'xsaveerptr' },
+  'CPUID.80000007:EDX': { 8: 'nonstop_tsc' },
+  'CPUID.80000021:EAX': { 2: 'lfence_rdtsc', 6: 'null_sel_clr_base' },
 };
 
 /** What a domain that this vCPU belongs to is shown. */

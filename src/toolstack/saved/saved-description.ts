@@ -1,6 +1,6 @@
 /** The first part of a saved domain (save-file.ts): what it is, in JSON, so that one who has only begun to read knows it. */
 
-import { type CpuFeatures, FEATURE_WORDS } from '../../hypervisor/cpu-features.ts';
+import { type CpuFeatures, FEATURE_WORDS, FEATURE_WORDS_MIN } from '../../hypervisor/cpu-features.ts';
 import type { Watch } from '../../xenstore/link-connection.ts';
 import { SaveFileError } from './save-file.ts';
 import { checkNodes, type SavedNode } from './saved-store.ts';
@@ -51,8 +51,12 @@ export function decodeDescription(bytes: Uint8Array): Description {
   const domid = numberIn(root, 'domid', 1, DOMID_MAX);
   const cpu = recordOf(root['cpu'], 'cpu');
   const words = cpu['words'];
-  if (!Array.isArray(words) || words.length !== FEATURE_WORDS || !words.every((word) => Number.isInteger(word)))
+  if (!Array.isArray(words) || words.length < FEATURE_WORDS_MIN || !words.every((word) => Number.isInteger(word)))
     throw new SaveFileError('damaged: cpu.words');
+  if (words.length > FEATURE_WORDS)
+    throw new SaveFileError(
+      `it has ${words.length} words of CPU features, and this Domus knows ${FEATURE_WORDS}: it was saved by a newer one`,
+    );
   const tsc = recordOf(root['tsc'], 'tsc');
   const { engine } = root;
   if (engine !== 'kvm' && engine !== 'wasm') throw new SaveFileError(`its engine is ${JSON.stringify(engine)}`);
@@ -69,7 +73,10 @@ export function decodeDescription(bytes: Uint8Array): Description {
     name: textIn(root, 'name'),
     config: textIn(root, 'config'),
     engine,
-    cpu: { xcr0: numberIn(cpu, 'xcr0', 0, 0xffff), words: words as number[] },
+    cpu: {
+      xcr0: numberIn(cpu, 'xcr0', 0, 0xffff),
+      words: [...words, ...new Array<number>(FEATURE_WORDS - words.length).fill(0)] as number[],
+    },
     tsc: { khz: numberIn(tsc, 'khz', 1000, 100_000_000), ticks: numberIn(tsc, 'ticks', 0, 2 ** 63) },
     ...('stillMs' in root ? { stillMs: numberIn(root, 'stillMs', 0, STILL_MS_MAX) } : {}),
     store: ring('store'),
