@@ -81,8 +81,9 @@ export class DomainDevices {
   #isRestoring = false;
   /** What xenstore has of that domain, if that is known. */
   #known: KnownNodes | null = null;
-  /** What was plugged when all was closed (`release`). */
+  /** What was plugged when all was closed (`release`), until it goes on; and whether it is open again. */
   #released: DomainConfig | null = null;
+  #isReopened = false;
 
   constructor(options: DomainDevicesOptions) {
     this.#options = options;
@@ -307,15 +308,27 @@ export class DomainDevices {
   /** After `detach`: closes what is behind them too, so that another process may open it. */
   async release(config: DomainConfig): Promise<void> {
     this.#released = config;
+    this.#isReopened = false;
     await this.close();
+  }
+
+  /** After `release`: opens all again; nothing if nothing was released. @throws HostError when one cannot be had any more; all are closed then */
+  async reopen(): Promise<void> {
+    if (this.#released === null || this.#isReopened) return;
+    try {
+      await this.restore(this.#released);
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
+    this.#isReopened = true;
   }
 
   /** After `detach`, or `release`: all go on where they were. @throws HostError when what was released cannot be had any more */
   async attach(): Promise<void> {
-    const released = this.#released;
+    await this.reopen();
+    if (this.#released === null) await Promise.all([...this.#devices.values()].map((backend) => backend.attach()));
     this.#released = null;
-    if (released !== null) await this.restore(released);
-    else await Promise.all([...this.#devices.values()].map((backend) => backend.attach()));
     if (this.#watcher !== null) {
       this.#watcher.release();
       return;

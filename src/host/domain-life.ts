@@ -152,6 +152,8 @@ class DomainLife {
   readonly #ended = Promise.withResolvers<number>();
   readonly #destroyed = Promise.withResolvers<void>();
   #hooks: LiveHooks | undefined;
+  /** On its way elsewhere. */
+  #moving: MigrationLink | null = null;
   #isDestroyed = false;
   #isStopped = false;
   #startsAgain = false;
@@ -213,7 +215,7 @@ class DomainLife {
     this.#placement = new VcpuPlacement(domain, config.cpus, config.cpusSoft);
     const ringFrames = [built.storePfn, built.consolePfn];
     const writing = {
-      ...{ freezable, freezer: this.#freezer, workers, store: xenstore.client },
+      ...{ freezable, freezer: this.#freezer, workers, store: xenstore.client, note: this.#note },
       isMapped: () => this.#peers?.isMapped ?? false,
       facts: {
         knownDomid: restoring?.saved.outline.knownDomid ?? domid,
@@ -224,13 +226,15 @@ class DomainLife {
       },
       tracker: new DirtyTracker({ domain, engine: handle, kicker: this.#kicker, ringFrames }),
       config: (name: string, other?: string | null) => {
-        const text = other ?? options.configText?.();
-        return text === undefined ? null : completeConfig(text, config, name, (file) => resolvePath(file));
+        const now = options.written?.();
+        if (now === undefined) return null;
+        const { kernel, ramdisk } = now.config;
+        return completeConfig(other ?? now.text, { ...config, kernel, ramdisk }, name, (file) => resolvePath(file));
       },
     };
     this.#writer = new DomainWriter(writing);
     this.#copies = new DomainCopies({
-      ...{ ...writing, root: stateRoot(), memory: copied, note: this.#note },
+      ...{ ...writing, root: stateRoot(), memory: copied },
       isShared: () => this.#shareable?.isShared ?? false,
       shape: { ramPages: machine.layout.ramPages, maxPages: machine.layout.maxPages, vcpus: domain.vcpus.length },
       onDiskMoved: (moved) => options.onDiskMoved?.(moved),
@@ -367,11 +371,13 @@ class DomainLife {
       await options.incoming?.permission();
     };
     let isNamed = !hasMoved;
+    // Of when it stood still: `xl rename` may have changed it.
+    const { name } = saved.description;
     const takeName = async (): Promise<void> => {
-      isNamed ||= await this.#takeName(config.name);
+      isNamed ||= await this.#takeName(name);
     };
     // The source may be in the same xenstore, and have had it still.
-    const rename = (): Promise<void> => hostErrorOf(renameDomain(xenstore.client, domid, config.name));
+    const rename = (): Promise<void> => hostErrorOf(renameDomain(xenstore.client, domid, name));
     const makeDevices = async (): Promise<void> => {
       await all([permitted(), takeName(), hostErrorOf(nodes.write(saved))]);
       await all([...(isNamed ? [] : [rename()]), this.#devices.restore(config, nodes.known())]);
@@ -469,22 +475,28 @@ class DomainLife {
   async #migrate(link: MigrationLink, migration: MigrationOptions, departure: RecordDeparture): Promise<void> {
     const { config, xenstore, domid } = this.#options;
     this.#mustBeSavable();
-    const name = (await xenstore.client.read(`/local/domain/${domid}/name`)) ?? config.name;
-    const rename = (to: string): Promise<void> => hostErrorOf(renameDomain(xenstore.client, domid, to));
+    let { name } = config;
     let named: Promise<void> = Promise.resolve();
-    const gone = await this.#writer.migrate(link, migration, {
-      rename: () => rename(`${name}--migratedaway`),
-      leave: async () => {
-        departure.leave();
-        await this.#devices.release(config);
+    const migrating = this.#writer.migrate(link, migration, {
+      rename: async () => {
+        // What the target has been told when the domain was frozen.
+        name = (await xenstore.client.read(`/local/domain/${domid}/name`)) ?? name;
+        await hostErrorOf(renameDomain(xenstore.client, domid, `${name}--migratedaway`));
       },
+      leave: () => this.#devices.release(config),
+      forget: departure.leave,
       comeBack: async () => {
         departure.comeBack();
+        await this.#devices.reopen();
         const atOnce = Promise.withResolvers<void>();
         named = this.#takeNameBack(name, atOnce.resolve);
         await atOnce.promise;
       },
       named: () => named,
+    });
+    this.#moving ??= link;
+    const gone = await migrating.finally(() => {
+      if (this.#moving === link) this.#moving = null;
     });
     if (!gone) return;
     departure.gone();
@@ -543,6 +555,8 @@ class DomainLife {
     this.#stop();
     await workers.ended;
     this.#service();
+    const ended = reason === -1 ? 'been destroyed' : `shut down, reason code ${reason}`;
+    this.#moving?.tell(`libxl: error: Domain ${domid}: it has ${ended}`);
     if (reason === -1) {
       if (this.#isDestroyed && !this.#freezer.hasLeft) this.#note(`Domain ${domid} has been destroyed.`);
       return this.#isDestroyed ? 'destroyed' : 'detached';

@@ -147,7 +147,7 @@ async function run(request: ToDomainProcess): Promise<void> {
     if (incoming) {
       const { IncomingDomain } = await import('./incoming-domain.ts');
       arriving = await IncomingDomain.open(...INCOMING_FDS, log);
-      ({ config, configText } = arriving);
+      ({ config, text: configText } = arriving.config);
       threads.expect(config);
     } else if (request.config !== null) ({ config } = request);
     else throw new Error('bug: a domain without a config');
@@ -177,7 +177,11 @@ async function run(request: ToDomainProcess): Promise<void> {
           ? fromSaved(arriving.saved)
           : saved && fromSaved(saved.domain);
     const { exitCode } = await runDomain(config, {
-      configText: () => configText,
+      written: () => {
+        // `xl config-update` may have changed it.
+        const now = readRecord(root, domid) ?? { config, configText };
+        return { config: now.config, text: now.configText };
+      },
       ...(restore === null ? {} : { restore, force }),
       ...(arriving === null ? {} : { incoming: arriving }),
       standsStill: arriving !== null || fork !== null,
@@ -227,6 +231,7 @@ async function run(request: ToDomainProcess): Promise<void> {
           },
           comeBack: () => {
             if (kept !== null) writeRecord(root, domid, kept);
+            kept = null;
           },
           // It may have gone to this host.
           gone: () => lowerPriority(true),
@@ -241,7 +246,18 @@ async function run(request: ToDomainProcess): Promise<void> {
         );
         await console.listen(consolePath(root, domid), sockets.listen);
         writeFileSync(join(folder, 'config.json'), configJson(config), { mode: 0o600 });
-        const showRecord = prepareRecord(root, domid, recordOf({ config, configText, quiet, preserve }));
+        const prepared = prepareRecord(root, domid, recordOf({ config, configText, quiet, preserve }));
+        const showRecord = (): void => {
+          const come = hasLived ? undefined : arriving?.config;
+          if (come === undefined || come.text === configText) {
+            prepared();
+            return;
+          }
+          // It has changed on its way.
+          ({ config, text: configText } = come);
+          writeFileSync(join(folder, 'config.json'), configJson(config), { mode: 0o600 });
+          writeRecord(root, domid, recordOf({ config, configText, quiet, preserve }));
+        };
         return {
           onRunning: () => {
             showRecord();

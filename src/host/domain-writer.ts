@@ -25,6 +25,8 @@ export interface DomainWriterOptions {
   readonly tracker: DirtyTracker;
   /** The text of its config, by the name that it has now, or of another one for it; null: there is none that could be saved. */
   readonly config: (name: string, other?: string | null) => string | null;
+  /** For the domain's log. */
+  readonly note: (line: string) => void;
 }
 
 export class DomainWriter {
@@ -56,7 +58,7 @@ export class DomainWriter {
   async migrate(link: MigrationLink, options: MigrationOptions, departure: Departure): Promise<boolean> {
     let gone = false;
     await this.#alone(async () => {
-      const { freezable, freezer, workers, store, facts, isMapped, tracker, config } = this.#options;
+      const { freezable, freezer, workers, store, facts, isMapped, tracker, config, note } = this.#options;
       const text = (name: string): string | null => config(name, options.config);
       if (text('') === null) throw new NotSavable('it was made without a config that could be saved');
       if (freezable.domain.shutdownReason !== -1) throw new NotSavable('it has shut down');
@@ -64,7 +66,7 @@ export class DomainWriter {
       const saved: SavableDomain = { ...freezable, store, facts, cpu, config: (name) => text(name) ?? '' };
       const { command, debug } = options;
       const { notedCode } = workers;
-      gone = await migrate({ saved, freezer, tracker, link, departure, isMapped, notedCode, command, debug });
+      gone = await migrate({ saved, freezer, tracker, link, departure, isMapped, notedCode, command, debug, note });
     });
     return gone;
   }

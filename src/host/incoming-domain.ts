@@ -9,6 +9,7 @@
 import { fstatSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { ConfigAndText } from '../toolstack/config/device-specs.ts';
 import { type DomainConfig, readDomainConfig } from '../toolstack/config/domain-config.ts';
 import { ConfigError } from '../toolstack/config/xl-cfg.ts';
 import { SaveFileError } from '../toolstack/saved/save-file.ts';
@@ -25,9 +26,8 @@ const REPORT_LIMIT_MS = 5000;
 
 export class IncomingDomain {
   readonly saved: SavedDomain;
-  readonly config: DomainConfig;
-  /** What `config` was read from. */
-  readonly configText: string;
+  #config: DomainConfig;
+  #configText: string;
   /** Until it has come. */
   readonly name: string;
   readonly #input: Socket;
@@ -76,13 +76,24 @@ export class IncomingDomain {
     },
   ) {
     this.saved = saved;
-    this.configText = saved.description.config;
-    this.config = configOf(this.configText, ends.tell);
-    this.name = `${this.config.name}--incoming`;
+    this.#configText = saved.description.config;
+    this.#config = configOf(this.#configText, ends.tell);
+    this.name = `${this.#config.name}--incoming`;
     this.#input = ends.input;
     this.#output = ends.output;
     this.#source = ends.source;
     this.#tell = ends.tell;
+  }
+
+  /** With the text that it was read from: when the domain has come, that of when it stood still. @throws HostError */
+  get config(): ConfigAndText {
+    const { config } = this.saved.description;
+    if (config !== this.#configText) {
+      // What there was to say of it has been said.
+      this.#config = configOf(config, () => {});
+      this.#configText = config;
+    }
+    return { config: this.#config, text: this.#configText };
   }
 
   async #answer(...lines: readonly string[]): Promise<void> {
@@ -93,7 +104,7 @@ export class IncomingDomain {
     });
   }
 
-  /** All of it is here: resolves when it is to run. @throws HostError when the source keeps it */
+  /** All of it is here: resolves when it is to run. @throws HostError when it is not */
   async permission(): Promise<void> {
     this.#tell('migration target: Transfer complete, requesting permission to start domain.');
     await this.#answer(READY);
@@ -102,7 +113,7 @@ export class IncomingDomain {
     if (new TextDecoder().decode(bytes) !== wanted)
       throw new HostError(
         bytes.length < wanted.length
-          ? 'the source keeps the domain: file/stream truncated reading GO message from migration stream'
+          ? 'no permission came from the source: this copy is thrown away'
           : 'migration stream contained unexpected data instead of GO message',
       );
     this.#isOurs = true;

@@ -7,7 +7,16 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { listenLocally } from './local-socket.ts';
 import { migrateDomain } from './migration-client.ts';
-import { FRAME_BYTES, FRAME_HANG_UP, FRAME_LINE, FRAME_RESULT, frame, textFrame } from './migration-frames.ts';
+import {
+  FRAME_BYTES,
+  FRAME_GO,
+  FRAME_HANG_UP,
+  FRAME_LINE,
+  FRAME_RESULT,
+  frame,
+  textFrame,
+} from './migration-frames.ts';
+import { GO, REPORT } from './migration-protocol.ts';
 import { migrationPath } from './state-dir.ts';
 
 const DOMID = 7;
@@ -47,3 +56,51 @@ test('a way that takes nothing is given up, and what the domain says behind all 
   (domain as Socket | null)?.destroy();
   server.close();
 });
+
+const REPORTS = `IFS= read -r go; [ "$go" = '${GO}' ] || exit 1; echo '${REPORT}'; echo`;
+
+test.each([
+  [
+    'had no permission',
+    false,
+    'cat',
+    1,
+    'error: Domain 7: it has ended here meanwhile; the target had no permission to start, and throws its copy away',
+  ],
+  [
+    'runs the domain',
+    true,
+    `${REPORTS} 0`,
+    0,
+    'info: Domain 7: it has ended here meanwhile; the target reports successful startup',
+  ],
+  [
+    'cannot run it',
+    true,
+    `${REPORTS} 3`,
+    1,
+    'error: Domain 7: it has ended here meanwhile, and the target could not start it (status code 3)',
+  ],
+  [
+    'says nothing of it',
+    true,
+    'read go',
+    1,
+    'error: Domain 7: it has ended here meanwhile; the target had permission to start: look there',
+  ],
+])(
+  'of a domain whose process dies, xl tells what is known of its target, which %s',
+  async (_, saysGo, way, code, line) => {
+    const server = await listenLocally(migrationPath(root, DOMID), (socket) => {
+      socket.on('error', () => {});
+      if (saysGo) socket.write(frame(FRAME_GO, new TextEncoder().encode(`${GO}\n`)));
+      socket.end();
+    });
+    const lines: string[] = [];
+    const tell = (said: string): void => void lines.push(said);
+    const request = { domid: DOMID, config: null, debug: false, way, tell, detail: () => {} };
+    expect(await migrateDomain(request, root)).toBe(code);
+    expect(lines).toEqual([`libxl: ${line}`]);
+    server.close();
+  },
+);

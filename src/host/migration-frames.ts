@@ -8,6 +8,7 @@
  *   ENDED    the target will send no more        HANG_UP the target gets no more; what became of its command is told
  *   LOST     some bytes could not be given       RESULT  u8 exit code; of a domain that has gone, the connection ends when nothing
  *            to it, nor any that follow                  is left of it
+ *                                                GO      bytes for the target, whole: it may start from now on
  */
 
 export const FRAME_BEGIN = 1;
@@ -18,6 +19,7 @@ export const FRAME_DETAIL = 5;
 export const FRAME_HANG_UP = 6;
 export const FRAME_RESULT = 7;
 export const FRAME_LOST = 8;
+export const FRAME_GO = 9;
 
 const HEADER_BYTES = 5;
 /** Of a frame that is no BYTES. */
@@ -77,7 +79,7 @@ export class FrameReader {
         data = data.subarray(HEADER_BYTES);
         continue;
       }
-      if (size > MESSAGE_BYTES_MAX || data[0] < FRAME_BEGIN || data[0] > FRAME_LOST) return false;
+      if (size > MESSAGE_BYTES_MAX || data[0] < FRAME_BEGIN || data[0] > FRAME_GO) return false;
       if (data.length < HEADER_BYTES + size) break;
       this.#onFrame(data[0], data.subarray(HEADER_BYTES, HEADER_BYTES + size));
       data = data.subarray(HEADER_BYTES + size);

@@ -8,6 +8,7 @@ import {
   FRAME_BEGIN,
   FRAME_BYTES,
   FRAME_ENDED,
+  FRAME_GO,
   FRAME_LINE,
   FRAME_LOST,
   FRAME_RESULT,
@@ -52,6 +53,7 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
+const mustNotCommit = (): void => expect.unreachable();
 const text = (line: string): Uint8Array => new TextEncoder().encode(line);
 const errorOf = async (done: Promise<unknown>): Promise<LinkError> => {
   const error = await done.then(
@@ -144,11 +146,11 @@ test('what was said before the end can be read, and then the end', async () => {
   expect(error.message).toBe('file/stream truncated reading more from migration receiver stream');
   // It may have had all that was sent.
   expect(error.isUnsent).toBe(false);
-  expect((await errorOf(link.sendFinal(text('go\n')))).isUnsent).toBe(true);
+  expect((await errorOf(link.sendFinal(text('go\n'), 'gives', mustNotCommit))).isUnsent).toBe(true);
 });
 
 test('what was lost on the way is known to be', async () => {
-  await link.sendFinal(text('go\n'));
+  await link.sendFinal(text('go\n'), 'gives', () => {});
   xl.write(frame(FRAME_LOST, new Uint8Array(0)));
   expect((await errorOf(link.line('report', 5000))).isUnsent).toBe(true);
 });
@@ -159,6 +161,66 @@ test('an xl that has ended is an end', async () => {
   const error = await errorOf(line);
   expect(error.message).toBe('xl migrate has ended, reading report from migration receiver stream');
   expect(error.isUnsent).toBe(false);
+});
+
+/** What xl reads until it has the bytes that are the last. */
+async function readUntilGo(): Promise<string[]> {
+  const seen: string[] = [];
+  await new Promise<void>((resolve) => {
+    const reader = new FrameReader((kind, bytes) => {
+      seen.push(`${kind} ${new TextDecoder().decode(bytes)}`);
+      if (kind === FRAME_GO) resolve();
+    });
+    xl.on('data', (bytes) => void reader.push(bytes));
+  });
+  return seen;
+}
+
+test('the last bytes leave this process in the turn in which it commits itself, with what is told of them', async () => {
+  link.tell('before');
+  let committed = 0;
+  const sending = link.sendFinal(text('go\n'), 'gives', () => committed++);
+  expect(await readUntilGo()).toEqual([`${FRAME_LINE} before`, `${FRAME_LINE} gives`, `${FRAME_GO} go\n`]);
+  await sending;
+  expect(committed).toBe(1);
+});
+
+test('who cannot commit itself has sent nothing', async () => {
+  const cannot = (): void => {
+    throw new Error('the disk is full');
+  };
+  const error = await errorOf(link.sendFinal(text('go\n'), 'gives', cannot));
+  expect([error.message, error.isUnsent]).toEqual(['the disk is full', true]);
+  link.tell('after');
+  link.sendFinal(text('go\n'), 'gives', () => {}).catch(() => undefined);
+  expect((await readUntilGo())[0]).toBe(`${FRAME_LINE} after`);
+});
+
+test('nobody commits itself behind what xl does not take', async () => {
+  xl.pause();
+  link.patienceMs = 50;
+  await errorOf(link.send(new Uint8Array(4 << 20)));
+  expect((await errorOf(link.sendFinal(text('go\n'), 'gives', mustNotCommit))).isUnsent).toBe(true);
+});
+
+test('of an xl that has ended, it is known whether it had read the last bytes', async (context) => {
+  if (process.platform !== 'linux') return context.skip('only Linux tells');
+  xl.pause();
+  await link.sendFinal(text('go\n'), 'gives', () => {});
+  const line = link.line('report', 5000);
+  xl.destroy();
+  const error = await errorOf(line);
+  expect([error.message, error.isUnsent]).toEqual([
+    'xl migrate has ended, reading report from migration receiver stream',
+    true,
+  ]);
+});
+
+test('an xl that has read the last bytes may have passed them on', async () => {
+  await Promise.all([link.sendFinal(text('go\n'), 'gives', () => {}), readUntilGo()]);
+  const line = link.line('report', 5000);
+  xl.destroy();
+  expect((await errorOf(line)).isUnsent).toBe(false);
 });
 
 test('a line without end is an end', async () => {

@@ -6,6 +6,7 @@ import {
   FRAME_BYTES,
   FRAME_DETAIL,
   FRAME_ENDED,
+  FRAME_GO,
   FRAME_HANG_UP,
   FRAME_LINE,
   FRAME_LOST,
@@ -29,8 +30,12 @@ export class LinkError extends Error {
 export interface MigrationLink {
   /** Resolves when there is room for more. @throws LinkError */
   send(bytes: Uint8Array): Promise<void>;
-  /** Sends a few bytes that must not be taken for lost when they are not. @throws LinkError */
-  sendFinal(bytes: Uint8Array): Promise<void>;
+  /**
+   * Sends a few bytes that must not be taken for lost when they are not, and tells the user `said` with them. `commit` is called before, when all that is
+   * left to do is to write: they are out of this process, whatever becomes of it, before anything else happens in it. What `commit` throws counts as unsent.
+   * @throws LinkError
+   */
+  sendFinal(bytes: Uint8Array, said: string, commit: () => void): Promise<void>;
   /** The next line from the target; `what` it should be. @throws LinkError when there is none within the limit */
   line(what: string, limitMs: number): Promise<string>;
   /** How long `send` waits from now on while the target takes nothing. */
@@ -57,6 +62,8 @@ export class SocketLink implements MigrationLink {
   #ended: string | null = null;
   /** What was sent last has not come to the target, nor will it. */
   #isLost = false;
+  /** Nothing has been written behind the bytes of `sendFinal`. */
+  #endsWithFinal = false;
   #wake: () => void = () => {};
   /** When something was taken last. */
   #movedMs = 0;
@@ -66,6 +73,11 @@ export class SocketLink implements MigrationLink {
     this.#socket = socket;
     this.patienceMs = patienceMs;
     socket.on('close', () => this.#end('xl migrate has ended'));
+    // Linux says so when the other end is closed before it has read all. What was written in one piece is read in one. Source: unix(7), ECONNRESET;
+    // net/unix/af_unix.c unix_release_sock.
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      if (process.platform === 'linux' && error.code === 'ECONNRESET' && this.#endsWithFinal) this.#isLost = true;
+    });
   }
 
   receive(kind: number, bytes: Uint8Array): void {
@@ -105,16 +117,28 @@ export class SocketLink implements MigrationLink {
     }
   }
 
-  async sendFinal(bytes: Uint8Array): Promise<void> {
+  async sendFinal(bytes: Uint8Array, said: string, commit: () => void): Promise<void> {
     const doing = 'writing GO message to migration stream';
+    const late = `the target has taken nothing for ${Math.round(this.patienceMs / 1000)} s`;
+    // What waits in this process would be lost with it.
+    const isOut = (): boolean => this.#socket.writableLength === 0 || this.#ended !== null;
+    if (!(await this.#until(isOut, this.patienceMs))) throw new LinkError(late, true);
     if (this.#ended !== null) throw this.#lost(doing, true);
+    const frames = Buffer.concat([textFrame(FRAME_LINE, said), frame(FRAME_GO, bytes)]);
     let outcome: { readonly error: Error | null } | null = null;
-    this.#socket.write(frame(FRAME_BYTES, bytes), (error) => {
+    const onWritten = (error?: Error | null): void => {
       outcome = { error: error ?? null };
       this.#wake();
-    });
-    const done = await this.#until(() => outcome !== null, this.patienceMs);
-    if (!done) throw new LinkError(`the target has taken nothing for ${Math.round(this.patienceMs / 1000)} s`);
+    };
+    try {
+      commit();
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      throw new LinkError(error.message, true);
+    }
+    this.#endsWithFinal = true;
+    this.#socket.write(frames, onWritten);
+    if (!(await this.#until(() => outcome !== null, this.patienceMs))) throw new LinkError(late);
     // So few bytes go whole or not at all.
     if ((outcome as { readonly error: Error | null } | null)?.error) throw this.#lost(doing, true);
   }
@@ -150,18 +174,23 @@ export class SocketLink implements MigrationLink {
   }
 
   tell(line: string): void {
-    this.#socket.write(textFrame(FRAME_LINE, line));
+    this.#write(textFrame(FRAME_LINE, line));
   }
 
   detail(line: string): void {
-    this.#socket.write(textFrame(FRAME_DETAIL, line));
+    this.#write(textFrame(FRAME_DETAIL, line));
   }
 
   hangUp(): void {
-    this.#socket.write(frame(FRAME_HANG_UP, new Uint8Array(0)));
+    this.#write(frame(FRAME_HANG_UP, new Uint8Array(0)));
   }
 
   result(exitCode: number): void {
-    this.#socket.write(frame(FRAME_RESULT, Uint8Array.of(exitCode)));
+    this.#write(frame(FRAME_RESULT, Uint8Array.of(exitCode)));
+  }
+
+  #write(bytes: Uint8Array): void {
+    this.#endsWithFinal = false;
+    this.#socket.write(bytes, () => this.#wake());
   }
 }

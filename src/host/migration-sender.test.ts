@@ -81,9 +81,11 @@ class Target implements MigrationLink {
     this.sent.push(Uint8Array.from(bytes));
   }
 
-  async sendFinal(bytes: Uint8Array): Promise<void> {
-    if (this.#cutAtGo !== 'no') throw new LinkError('cut', this.#cutAtGo === 'before');
-    events.push(`said ${new TextDecoder().decode(bytes).trim()}`);
+  async sendFinal(bytes: Uint8Array, said: string, commit: () => void): Promise<void> {
+    if (this.#cutAtGo === 'before') throw new LinkError('cut', true);
+    commit();
+    if (this.#cutAtGo === 'perhaps') throw new LinkError('cut');
+    events.push(said, `said ${new TextDecoder().decode(bytes).trim()}`);
   }
 
   async line(what: string): Promise<string> {
@@ -109,7 +111,19 @@ class Target implements MigrationLink {
   }
 }
 
-async function handOver(link: Target, departure: Partial<Pick<Departure, 'leave' | 'named'>> = {}): Promise<boolean> {
+/** A domain that gives up nothing. */
+const NOTHING: Departure = {
+  rename: async () => {},
+  leave: async () => {},
+  forget: () => {},
+  comeBack: async () => {},
+  named: async () => {},
+};
+
+async function handOver(
+  link: Target,
+  departure: Partial<Pick<Departure, 'leave' | 'comeBack' | 'named'>> = {},
+): Promise<boolean> {
   return await migrate({
     ...{
       saved,
@@ -120,6 +134,7 @@ async function handOver(link: Target, departure: Partial<Pick<Departure, 'leave'
       notedCode: async () => [],
       command: 'ssh b xl migrate-receive',
       debug: false,
+      note: (line: string) => void events.push(`noted: ${line}`),
     },
     departure: {
       rename: async () => {
@@ -129,7 +144,11 @@ async function handOver(link: Target, departure: Partial<Pick<Departure, 'leave'
         events.push('left');
         await departure.leave?.();
       },
+      forget: () => {
+        events.push('forgotten');
+      },
       comeBack: async () => {
+        await departure.comeBack?.();
         events.push('came back');
       },
       named: async () => {
@@ -149,7 +168,7 @@ const truncated = (what: string): string =>
 test('the source gives up what it has before it says go, and is gone when the target runs', async () => {
   expect(await handOver(new Target([BANNER, ACCEPTED, READY, REPORT, '0']))).toBe(true);
   expect(events).toEqual([
-    ...['frozen', 'renamed', ACKNOWLEDGED, 'left', GIVING, `said ${GO}`],
+    ...['frozen', 'renamed', ACKNOWLEDGED, 'left', 'forgotten', GIVING, `said ${GO}`],
     ...['migration sender: Target reports successful startup.', 'gone'],
   ]);
 });
@@ -203,7 +222,7 @@ test('until go is said, it goes on at the source', async () => {
   events = [];
   expect(await handOver(new Target([BANNER, ACCEPTED, READY], 'before'))).toBe(false);
   expect(events).toEqual([
-    ...['frozen', 'renamed', ACKNOWLEDGED, 'left', GIVING, 'libxl: error: cut'],
+    ...['frozen', 'renamed', ACKNOWLEDGED, 'left', 'libxl: error: cut'],
     ...['hung up', 'came back', 'goes on', NO_GO, 'code 1'],
   ]);
 });
@@ -220,7 +239,7 @@ test('the user hears that it stays when it has its name again, for which the gue
 
 test('a target that cannot run it gives it back', async () => {
   expect(await handOver(new Target([BANNER, ACCEPTED, READY, REPORT, '3', GO]))).toBe(false);
-  expect(events.slice(6)).toEqual([
+  expect(events.slice(7)).toEqual([
     'migration sender: Target reports startup failure (status code 3).',
     ...['migration sender: Trying to resume at our end.', 'came back', 'migration sender: Resumed OK.'],
     ...['Migration failed due to problems at target.', 'hung up', 'code 1', 'goes on'],
@@ -237,7 +256,12 @@ test.each([
   const index = DOMAIN.suspended >> 2;
   while (Atomics.load(domain.i32, index) === 0) await new Promise(setImmediate);
   expect(events).toContain('** Migration failed during final handshake **');
-  expect(events.at(-1)).toBe('code 1');
+  expect(events.slice(-2)).toEqual([
+    'code 1',
+    expect.stringMatching(
+      /^noted: Domain 5 stands still: the target had permission to start, and it is not known here whether it has: .*\. Look there, then xl resume 5 or xl destroy 5$/,
+    ),
+  ]);
   expect(events).not.toContain('goes on');
   expect(events).not.toContain('came back');
   Atomics.store(domain.i32, index, 0);
@@ -246,13 +270,42 @@ test.each([
   expect(events.slice(-2)).toEqual(['came back', 'goes on']);
 });
 
+test('a domain that cannot have its devices any more stands still until it is resumed, and tries again then', async () => {
+  let tries = 0;
+  const comeBack = async (): Promise<void> => {
+    if (tries++ === 0) throw new Error('d.img: is in use');
+  };
+  const migrating = handOver(new Target([BANNER, ACCEPTED, null]), { comeBack });
+  const index = DOMAIN.suspended >> 2;
+  while (Atomics.load(domain.i32, index) === 0) await new Promise(setImmediate);
+  expect(events.slice(-3)).toEqual([
+    'libxl: error: Domain 5 cannot go on: d.img: is in use; it stands still until xl resume',
+    'code 1',
+    'noted: Domain 5 cannot go on: d.img: is in use. It stands still: xl resume 5 tries again',
+  ]);
+  Atomics.store(domain.i32, index, 0);
+  Atomics.notify(domain.i32, index);
+  expect(await migrating).toBe(false);
+  expect(tries).toBe(2);
+  expect(events).toContain('goes on');
+});
+
 test('what cannot be frozen stays, as xl says it', async () => {
   const never = {
     whileFrozen: () => Promise.reject(new NotSavable('its devices do not let go')),
   } as unknown as Freezer;
   const link = new Target([BANNER, ACCEPTED]);
-  const rest = { saved, tracker, link, isMapped: () => false, notedCode: async () => [], command: '', debug: false };
-  const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {}, named: async () => {} };
+  const rest = {
+    saved,
+    tracker,
+    link,
+    isMapped: () => false,
+    notedCode: async () => [],
+    command: '',
+    debug: false,
+    note: () => {},
+  };
+  const departure = NOTHING;
   expect(await migrate({ ...rest, freezer: never, departure })).toBe(false);
   expect(events).toEqual([
     ...['libxl: error: its devices do not let go', 'migration sender: libxl_domain_suspend failed (rc=-8)'],
@@ -282,7 +335,7 @@ test('what is written while pages are sent comes again, and the target has the l
       await act();
     },
   } as unknown as Freezer;
-  const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {}, named: async () => {} };
+  const departure = NOTHING;
   const rest = {
     saved,
     tracker,
@@ -291,6 +344,7 @@ test('what is written while pages are sent comes again, and the target has the l
     notedCode: async () => [],
     command: '',
     debug: true,
+    note: () => {},
   };
   expect(await migrate({ ...rest, freezer: frozen, departure })).toBe(true);
   expect(writes).toBeGreaterThan(6);
@@ -317,7 +371,7 @@ test('a target whose copy differs refuses it', async () => {
       await act();
     },
   } as unknown as Freezer;
-  const departure = { rename: async () => {}, leave: async () => {}, comeBack: async () => {}, named: async () => {} };
+  const departure = NOTHING;
   const rest = {
     saved,
     tracker,
@@ -326,6 +380,7 @@ test('a target whose copy differs refuses it', async () => {
     notedCode: async () => [],
     command: '',
     debug: true,
+    note: () => {},
   };
   await migrate({ ...rest, freezer: changing, departure });
   const copy = createDomain(createMachineMemory(PAGES, PAGES), 5, VCPUS, new Uint8Array(16));

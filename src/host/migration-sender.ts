@@ -5,8 +5,8 @@
  *   2. pages, while the domain runs (live-copy.ts)
  *   3. the domain is frozen; the rest
  *   4. the source gives up its name; the target has it all, and says so
- *   5. the source gives up its disks, and what it would be started again from
- *   6. GO
+ *   5. the source gives up its disks
+ *   6. it gives up what it would be started again from, and says GO: whoever kills it does so before both, or behind both, but for some microseconds
  *   7. the target reports that it runs: the source ends
  *
  * Whatever goes wrong before 6, the domain goes on here, and the target, which gets no GO, throws its copy away. From 6 on the domain
@@ -27,9 +27,11 @@ import type { AfterFreeze, Freezer, SavableDomain } from './save-domain.ts';
 export interface Departure {
   /** Its name, while the target takes the rest. @throws Error when it cannot go; `comeBack` follows */
   rename(): Promise<void>;
-  /** All else, when the target has it all. @throws Error when it cannot go; `comeBack` follows */
+  /** Its devices, when the target has it all. @throws Error when it cannot go; `comeBack` follows */
   leave(): Promise<void>;
-  /** Takes up what it can at once: the domain goes on then. */
+  /** What it would be started again from. @throws Error when it cannot go; `comeBack` follows */
+  forget(): void;
+  /** Takes up what it can at once: the domain goes on then. @throws Error when it cannot have its devices any more; it can be tried again */
   comeBack(): Promise<void>;
   /** After `comeBack`: resolves when it has its name again, or is not to have it. Never rejects */
   named(): Promise<void>;
@@ -49,6 +51,8 @@ export interface Migration {
   readonly command: string;
   /** All pages are compared at the target. */
   readonly debug: boolean;
+  /** For the domain's log. */
+  readonly note: (line: string) => void;
 }
 
 const ACCEPT_LIMIT_MS = 120_000;
@@ -195,7 +199,7 @@ async function handOver(migration: Migration): Promise<AfterFreeze> {
     // A target in the same xenstore may have the name until it is gone.
     tellAndHangUp(lines, link);
     await renamed.catch(() => undefined);
-    await departure.comeBack();
+    await comeBack(migration);
     throw new StaysHere(null, 'Migration failed, resuming at sender.');
   };
   try {
@@ -212,10 +216,9 @@ async function handOver(migration: Migration): Promise<AfterFreeze> {
     if (!(error instanceof Error)) throw error;
     return await stays([`libxl: error: ${error.message}`]);
   }
-  link.tell('migration sender: Giving target permission to start.');
   let status: string;
   try {
-    await link.sendFinal(line(GO));
+    await link.sendFinal(line(GO), 'migration sender: Giving target permission to start.', () => departure.forget());
     await expectLine(migration, REPORT, 'success/failure report message', REPORT_LIMIT_MS);
     status = await link.line('success/failure status', REPORT_LIMIT_MS);
     if (status !== '0') {
@@ -232,7 +235,7 @@ async function handOver(migration: Migration): Promise<AfterFreeze> {
     return 'stay';
   }
   link.tell('migration sender: Trying to resume at our end.');
-  await departure.comeBack();
+  await comeBack(migration);
   link.tell('migration sender: Resumed OK.');
   link.tell('Migration failed due to problems at target.');
   link.hangUp();
@@ -241,13 +244,36 @@ async function handOver(migration: Migration): Promise<AfterFreeze> {
 }
 
 /** Nobody knows who has it: it stands still until somebody who has looked says that it is to go on. */
-async function undefinedState({ link, saved, departure }: Migration, why: string): Promise<AfterFreeze> {
+async function undefinedState(migration: Migration, why: string): Promise<AfterFreeze> {
+  const { link, saved, note } = migration;
+  const { domid } = saved.domain;
   link.tell(`libxl: error: ${why}`);
   tellAndHangUp(UNDEFINED, link);
   link.result(1);
+  note(
+    `Domain ${domid} stands still: the target had permission to start, and it is not known here whether it has: ${why}. Look there, then xl resume ${domid} or xl destroy ${domid}`,
+  );
   await resumed(saved.domain);
-  await departure.comeBack();
+  await comeBack(migration);
   return 'as before';
+}
+
+/** What it has given up, somebody else may have by now: then it stands still until somebody says `xl resume`, and tries again. */
+async function comeBack({ link, saved, departure, note }: Migration): Promise<void> {
+  const { domid } = saved.domain;
+  for (;;) {
+    try {
+      await departure.comeBack();
+      return;
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      const why = `Domain ${domid} cannot go on: ${error.message}`;
+      link.tell(`libxl: error: ${why}; it stands still until xl resume`);
+      link.result(1);
+      note(`${why}. It stands still: xl resume ${domid} tries again`);
+      await resumed(saved.domain);
+    }
+  }
 }
 
 /** Shows the domain as one that has suspended itself: `xl resume` lets it go on. */

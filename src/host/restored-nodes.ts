@@ -47,7 +47,7 @@ export class RestoredNodes {
 
   async #make(wanted: readonly SavedNode[]): Promise<void> {
     const { client } = this.#xenstore;
-    if (this.#written === null) await writeDomainNodes(client, this.#domid, wanted, this.#name);
+    if (this.#written === null) await writeDomainNodes(client, wanted, this.#name);
     else await changeDomainNodes(client, this.#written, wanted);
     this.#written = wanted;
   }

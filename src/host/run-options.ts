@@ -8,7 +8,7 @@ import {
   SHUTDOWN_suspend,
   SHUTDOWN_watchdog,
 } from '../abi/xen.ts';
-import type { MovedDisk } from '../toolstack/config/device-specs.ts';
+import type { ConfigAndText, MovedDisk } from '../toolstack/config/device-specs.ts';
 import type { DomainConfig, ShutdownAction } from '../toolstack/config/domain-config.ts';
 import type { ConsoleEnds } from './console-ends.ts';
 import type { XenstoreChoice } from './domain-xenstore.ts';
@@ -42,8 +42,8 @@ export interface RunOptions {
   readonly note?: (line: string) => void;
   /** Ends the domain at once. */
   readonly signal?: AbortSignal;
-  /** The text that `config` was read from, without which the domain cannot be saved. */
-  readonly configText?: () => string;
+  /** The config as it is now, for who saves the domain, with the text that it was read from; without, it cannot be saved. */
+  readonly written?: () => ConfigAndText;
   /** A saved domain, which goes on instead of being built. Read once. */
   readonly restore?: RestorableDomain;
   /** Its guest stands still, here or elsewhere, until this one goes on with it. */

@@ -89,6 +89,11 @@ export function renumberNodes(nodes: readonly SavedNode[], from: number, to: num
   });
 }
 
+/** Of a path of a domain's: it tells what the domain is called. */
+function isName(path: string): boolean {
+  return /^\/local\/domain\/\d+\/name$/.test(path) || (UUID_PATH.test(path.slice(0, -5)) && path.endsWith('/name'));
+}
+
 /** Makes the nodes of a domain from `before` into `after`, all or none. Its name stays. */
 export async function changeDomainNodes(
   store: XenstoreClient,
@@ -98,7 +103,8 @@ export async function changeDomainNodes(
   const old = new Map(before.map((node) => [node[0], JSON.stringify(node)]));
   const wanted = new Set(after.map(([path]) => path));
   const gone = [...old.keys()].filter((path) => !wanted.has(path));
-  const changed = after.filter((node) => old.get(node[0]) !== JSON.stringify(node));
+  const stays = (path: string): boolean => isName(path) && old.has(path);
+  const changed = after.filter((node) => !stays(node[0]) && old.get(node[0]) !== JSON.stringify(node));
   if (gone.length === 0 && changed.length === 0) return;
   await store.transaction(async (nodes: XenstoreNodes) => {
     const made: Promise<unknown>[] = [];
@@ -116,7 +122,6 @@ export async function changeDomainNodes(
  */
 export async function writeDomainNodes(
   store: XenstoreClient,
-  domid: number,
   saved: readonly SavedNode[],
   name: string,
 ): Promise<void> {
@@ -124,9 +129,7 @@ export async function writeDomainNodes(
     await nameMustBeFree(nodes, name);
     const made: Promise<void>[] = [];
     for (const [path, value, permissions] of saved) {
-      const isName =
-        path === `/local/domain/${domid}/name` || (UUID_PATH.test(path.slice(0, -5)) && path.endsWith('/name'));
-      made.push(nodes.write(path, isName ? name : textToBytes(value)), nodes.setPermissions(path, permissions));
+      made.push(nodes.write(path, isName(path) ? name : textToBytes(value)), nodes.setPermissions(path, permissions));
     }
     await Promise.all(made);
   });

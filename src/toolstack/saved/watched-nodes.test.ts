@@ -63,4 +63,11 @@ test('what was changed, made, removed, or got other permissions is read again, a
   expect(sorted(await readDomainNodes(copy, 5))).toEqual(first);
   await changeDomainNodes(copy, first, now);
   expect(sorted(await readDomainNodes(copy, 5))).toEqual(now);
+  // What it is called is for others to say.
+  await changeDomainNodes(
+    copy,
+    now,
+    now.map(([path, value, permissions]) => [path, path.endsWith('/name') ? 'another' : value, permissions]),
+  );
+  expect(sorted(await readDomainNodes(copy, 5))).toEqual(now);
 });
