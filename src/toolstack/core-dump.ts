@@ -7,6 +7,10 @@
  *   .xen_p2m           { u64 pfn, u64 gmfn } for each page of .xen_pages
  *   .xen_pages         pages that the domain owns
  *
+ * Xen's have no program headers, without which gdb takes no core. Ours have some (core-dump-segments.ts), which lie between .xen_p2m and
+ * .xen_pages: if crash finds them in the first 304 bytes, it takes the file for the dump of a kernel that has no Xen below it. So it says
+ * "PHdr to far into file!" twice, and reads Xen's sections.
+ *
  * Source: xen/docs/misc/dump-core-format.txt; xen/include/public/elfnote.h.
  */
 
@@ -30,6 +34,7 @@ import {
 } from '../hypervisor/hypercalls/version.ts';
 import { MFN_BASE, PAGE_SIZE } from '../machine/memory.ts';
 import { NO_ROOT, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
+import { PROGRAM_HEADER_BYTES, programHeaders, registerNotes, segments } from './core-dump-segments.ts';
 
 // ELF-64. Source: System V ABI, "Object Files"; its AMD64 supplement.
 const ELF_HEADER_BYTES = 64;
@@ -91,30 +96,49 @@ export function* coreDump(domain: Domain): Generator<Uint8Array> {
   view.setUint16(60, all.length + 1, true);
   view.setUint16(62, 1, true);
   let offset = head.length;
-  const gaps: number[] = [];
-  all.forEach(({ name, type, bytes, element }, i) => {
+  const pieces: Uint8Array[] = [head];
+  const append = (content: Uint8Array | null, alignment: number): number => {
+    const gap = -offset & (alignment - 1);
+    pieces.push(new Uint8Array(gap));
+    if (content !== null) pieces.push(content);
+    offset += gap + (content?.length ?? 0);
+    return offset - (content?.length ?? 0);
+  };
+  all.forEach(({ name, type, bytes, element, content }, i) => {
     const at = ELF_HEADER_BYTES + (i + 1) * SECTION_HEADER_BYTES;
-    const alignment = name === '.xen_pages' ? PAGE_SIZE : 8;
-    gaps.push(-offset & (alignment - 1));
-    offset += gaps[i];
+    const isPages = content === null;
+    if (isPages) appendProgramHeaders();
+    const alignment = isPages ? PAGE_SIZE : 8;
     view.setUint32(
       at,
       names.slice(0, names.indexOf(name)).reduce((sum, before) => sum + before.length + 1, 0),
       true,
     );
     view.setUint32(at + 4, type, true);
-    view.setBigUint64(at + 24, BigInt(offset), true);
+    view.setBigUint64(at + 24, BigInt(append(content, alignment)), true);
     view.setBigUint64(at + 32, BigInt(bytes), true);
     view.setBigUint64(at + 48, BigInt(alignment), true);
     view.setBigUint64(at + 56, BigInt(element), true);
-    offset += bytes;
   });
 
-  yield head;
-  for (const [i, { content }] of all.entries()) {
-    if (gaps[i] > 0) yield new Uint8Array(gaps[i]);
-    if (content !== null) yield content;
+  function appendProgramHeaders(): void {
+    const registers = registerNotes(domain);
+    const found = segments(domain, pfns);
+    const notesAt = append(registers, 8);
+    const headersEnd = offset + (1 + found.length) * PROGRAM_HEADER_BYTES;
+    const pagesAt = Math.ceil(headersEnd / PAGE_SIZE) * PAGE_SIZE;
+    const indexOf = new Map(pfns.map((pfn, i) => [pfn, i]));
+    const headers = programHeaders(
+      { offset: notesAt, bytes: registers.length },
+      found,
+      (pfn) => pagesAt + (indexOf.get(pfn) ?? 0) * PAGE_SIZE,
+    );
+    view.setBigUint64(32, BigInt(append(headers, 8)), true);
+    view.setUint16(54, PROGRAM_HEADER_BYTES, true);
+    view.setUint16(56, 1 + found.length, true);
   }
+
+  yield* pieces;
   for (let first = 0; first < pfns.length; first += PAGES_AT_ONCE) {
     const some = pfns.slice(first, first + PAGES_AT_ONCE);
     const bytes = new Uint8Array(some.length * PAGE_SIZE);
