@@ -226,7 +226,13 @@ export class TcpFlow implements StreamEvents {
     ack: number,
     window: number,
   ): void {
-    if ((flags & TCP_ACK) === 0 || ((ack - this.#iss) | 0) !== 1) return;
+    if ((flags & TCP_ACK) === 0) return;
+    if (((ack - this.#iss) | 0) !== 1) {
+      // The guest has a connection of these addresses from before it was saved: it has to forget that, and the SYN comes again.
+      // Source: RFC 9293, 3.10.7.3.
+      if ((flags & TCP_RST) === 0) this.#owner.trySend(this.#segments.segment(TCP_RST, ack, 0, 0));
+      return;
+    }
     if ((flags & TCP_RST) !== 0) {
       this.#abandon();
       return;

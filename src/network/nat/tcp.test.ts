@@ -132,6 +132,25 @@ describe('a connection', () => {
     expectBytes(stream.receivedBytes, 9);
   });
 
+  test('from outside gets through to a guest that still has another one of these addresses', () => {
+    const rig = makeNat({ forwards: [{ protocol: 'tcp', address: '127.0.0.1', port: 8022, guestPort: 22 }] });
+    const stream = new FakeStream('', 0, null);
+    stream.events = rig.host.listeners[0].accept(stream);
+    const [frame] = rig.cable.got.splice(0);
+    const syn = parseSegment(frame);
+    const answer = { sourcePort: 22, destinationPort: new DataView(frame.bytes.buffer).getUint16(34), sequence: 900 };
+    // What Linux says of a SYN that is old to it, in TIME-WAIT.
+    const old = tcpFrame({ ...answer, acknowledgement: (syn.sequence + 7) >>> 0, payload: bytesOf(0) });
+    const [reset] = rig.send(old).map(parseSegment);
+    expect([reset.flags, reset.sequence >>> 0]).toEqual([RST, (syn.sequence + 7) >>> 0]);
+    rig.host.advance(10_000);
+    expect(rig.cable.got.splice(0).map(parseSegment)).toContainEqual(expect.objectContaining(syn));
+    const taken = { ...answer, acknowledgement: (syn.sequence + 1) >>> 0, payload: bytesOf(0), flags: SYN | ACK };
+    expect(parseSegment(rig.send(tcpFrame(taken))[0]).flags).toBe(ACK);
+    // A reset of what is not this one is none.
+    expect(stream.wasReset).toBe(false);
+  });
+
   test('whose host sends all there is room for before the guest answers loses none of it', () => {
     const { peer, host, run, nat, cable } = setUp();
     peer.open();
