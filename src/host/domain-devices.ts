@@ -152,19 +152,27 @@ export class DomainDevices {
     return [...this.#disks.values()];
   }
 
-  /** @throws HostError when there is no such network; nothing is left behind then */
-  async addVif(vif: VifConfig): Promise<void> {
+  /**
+   * `mayLackForwards`: its domain has run already, and goes on without ports that somebody else has taken.
+   * @throws HostError when there is no such network; nothing is left behind then
+   */
+  async addVif(vif: VifConfig, mayLackForwards = false): Promise<void> {
     const mac = vif.mac ?? makeUpMac();
     const backend = await this.#backendOf(`vif ${vif.devid}`, vif.backendDomain);
     if (backend !== 0) return await this.#addForeign(vifNodes(vif, mac), backend);
-    await this.#add(vifNodes(vif, mac), (path) => this.#openVif(vif, mac, path));
+    await this.#add(vifNodes(vif, mac), (path) => this.#openVif(vif, mac, path, mayLackForwards));
   }
 
   /** A script of the user's runs when its interface is there: before the guest is served, and after it has gone. */
-  async #openVif(vif: VifConfig, mac: Uint8Array, backendFolder: string): Promise<MakeDevice> {
+  async #openVif(
+    vif: VifConfig,
+    mac: Uint8Array,
+    backendFolder: string,
+    mayLackForwards: boolean,
+  ): Promise<MakeDevice> {
     const { port, log } = this.#options;
     let device: NetworkDevice | null = null;
-    const facts = { domid: port.domid, mac, takesGso: () => device?.takesGso ?? false, log };
+    const facts = { domid: port.domid, mac, takesGso: () => device?.takesGso ?? false, log, mayLackForwards };
     const network = await openNetwork(vif, facts);
     const path = userScript(vif);
     const script = (action: string): HotplugScript | null => {
@@ -404,7 +412,7 @@ export class DomainDevices {
   ): Promise<MakeDevice> {
     if (backendKind === 'vif') {
       const vif = vifFromNodes(nodes, configured);
-      if (vif?.mac) return await this.#openVif(vif, vif.mac, path);
+      if (vif?.mac) return await this.#openVif(vif, vif.mac, path, this.#isRestoring);
     } else {
       const disk = diskFromNodes(nodes);
       if (disk !== null && disk.script === null) return await this.#openBlock(disk, await placeDisk(disk), path);

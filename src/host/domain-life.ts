@@ -326,7 +326,7 @@ class DomainLife {
     this.#isRunning = true;
     workers.run();
     for (const disk of config.disks) await this.#devices.addDisk(disk);
-    for (const vif of config.vifs) await this.#devices.addVif(vif);
+    for (const vif of config.vifs) await this.#devices.addVif(vif, !isFirst);
     for (const vfb of config.vfbs) await this.#devices.addVfb(vfb);
     for (const channel of config.channels) await this.#devices.addChannel(channel);
     await this.#devices.watch();

@@ -134,6 +134,8 @@ export interface DeviceFacts {
   readonly mac: Uint8Array;
   readonly takesGso: () => boolean;
   readonly log: (line: string) => void;
+  /** Whether a forward that cannot be had is a line only: a guest that runs already is not to end of it. */
+  readonly mayLackForwards: boolean;
 }
 
 /** `guestIp` is null where the guest's address is not ours to know. */
@@ -146,22 +148,42 @@ function readForwards(vif: VifConfig, guestIp: number | null): Forward[] {
 }
 
 /** The NAT for an interface: 10.0.(2 + devid).0/24, unless `ip` says where the guest is to be. */
-export function openNat(vif: VifConfig, facts: DeviceFacts): NetworkEnd {
+export async function openNat(vif: VifConfig, facts: DeviceFacts): Promise<NetworkEnd> {
   let guestIp = (0x0a00000f + ((2 + vif.devid) & 0xff) * 0x100) >>> 0;
   if (vif.ip !== null) {
     guestIp = parseIpv4(vif.ip);
     if (guestIp < 0 || guestIp % 256 === 0 || guestIp % 256 === 255)
       throw new HostError(`${nameOf(vif)}: ip=${vif.ip}: expected one IPv4 address for the guest`);
   }
-  return new Nat({
+  const log = (line: string): void => facts.log(`${nameOf(vif)}: ${line}`);
+  const nat = new Nat({
     host: createNodeNetwork(),
     addresses: natAddresses(guestIp),
     guestMac: facts.mac,
     loopback: vif.loopback,
     gso: facts.takesGso,
     forwards: readForwards(vif, guestIp),
-    log: (line) => facts.log(`${nameOf(vif)}: ${line}`),
+    log,
   });
+  const problems = await nat.openForwards();
+  if (problems.length > 0 && !facts.mayLackForwards) {
+    nat.close();
+    throw new HostError(`${nameOf(vif)}: ${problems[0]}`);
+  }
+  for (const problem of problems) log(problem);
+  return nat;
+}
+
+/** As NAT has it, forwards or none may be missing. Throws PasstError. */
+async function openPasstFor(vif: VifConfig, facts: DeviceFacts): Promise<NetworkEnd> {
+  const forwards = readForwards(vif, null);
+  try {
+    return await openPasst(forwards);
+  } catch (error) {
+    if (!(error instanceof PasstError && facts.mayLackForwards && forwards.length > 0)) throw error;
+    facts.log(`${nameOf(vif)}: without its forwards: ${error.message}`);
+    return await openPasst([]);
+  }
 }
 
 /** Opens the network of an interface. @throws HostError */
@@ -171,7 +193,7 @@ export async function openNetwork(vif: VifConfig, facts: DeviceFacts): Promise<N
   try {
     switch (choice.kind) {
       case 'nat':
-        return openNat(vif, facts);
+        return await openNat(vif, facts);
       case 'switch':
         return await openSwitch(vif, choice.name);
       case 'bridge':
@@ -181,7 +203,7 @@ export async function openNetwork(vif: VifConfig, facts: DeviceFacts): Promise<N
       case 'route':
         return await openRouted(name, routedAddresses(vif), vif.gatewaydev, vif.mtu);
       case 'passt':
-        return await openPasst(readForwards(vif, null));
+        return await openPasstFor(vif, facts);
       case 'script':
         // Under that name; giving it the one in `vifname` is the script's work too.
         return await openForScript(vifName(facts.domid, vif), vif.mtu);

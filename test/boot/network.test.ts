@@ -147,6 +147,34 @@ i=0; until echo hello from two | nc 192.168.77.1 5000 || [ $i = 60 ]; do usleep 
     expect(a.console, all).toContain('0 packets received');
     expect([a.code, b.code]).toEqual([0, 0]);
   });
+
+  test(`macfilter=1: a guest that takes another address is not heard, on ${engine}`, async (context) => {
+    if (unusable !== null) return context.skip(unusable);
+    const bridge = `bridge=filter-${engine}`;
+    const up = (host: number): string => `${LINK}; ip address add 192.168.78.${host}/24 dev eth0; ip link set eth0 up`;
+    const forge = (mac: string): string =>
+      `ip link set eth0 down; ip link set eth0 address ${mac}; ip link set eth0 up; ip address show eth0 | grep -c ${mac}
+ping -c 3 -W 1 192.168.78.1 | grep received`;
+    const one = runGuest({
+      script: `${up(1)}; mkfifo /tmp/p; sleep 1000 >/tmp/p & nc -l -p 5000 </tmp/p >/dev/null; echo BEGIN; cat /proc/net/arp; echo END`,
+      overrides: [`engine="${engine}"`, `vif=["${bridge}"]`],
+    });
+    const two = runGuest({
+      script: `${up(2)}; i=0; until ping -c 1 -W 1 192.168.78.1 >/dev/null || [ $i = 60 ]; do i=$((i+1)); done
+echo BEGIN; ${forge('00:16:3e:de:ad:01')}; echo BACK; ${forge('00:16:3e:00:01:02')}
+echo bye | nc 192.168.78.1 5000; echo END`,
+      overrides: [`engine="${engine}"`, `vif=["${bridge},mac=00:16:3e:00:01:02,macfilter=1"]`],
+    });
+    const [a, b] = await Promise.all([one, two]);
+    const all = [a, b].map((run) => `${run.console}\n${run.log}`).join('\n');
+    expect(/BEGIN\n([\s\S]*?)END/.exec(b.console)?.[1], all).toMatch(
+      /^1\n3 packets transmitted, 0 packets received.*\nBACK\n1\n3 packets transmitted, [123] packets received/,
+    );
+    const table = /BEGIN\n([\s\S]*?)END/.exec(a.console)?.[1];
+    expect(table, all).toContain('00:16:3e:00:01:02');
+    expect(table, all).not.toContain('de:ad');
+    expect([a.code, b.code]).toEqual([0, 0]);
+  });
 }
 
 test('passt: the address of the host, IPv6 from a router, megabytes down and up, a port that leads into the guest', async (context) => {

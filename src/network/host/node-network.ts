@@ -9,6 +9,7 @@ import type {
   HostDatagram,
   HostListener,
   HostNetwork,
+  HostPlace,
   HostStream,
   StreamEvents,
   StreamFailure,
@@ -39,6 +40,20 @@ function failureOf(error: NodeJS.ErrnoException): StreamFailure {
       return 'no-resources';
     default:
       return 'reset';
+  }
+}
+
+/** Why the host does not listen. */
+function whyNot({ code, message }: NodeJS.ErrnoException): string {
+  switch (code) {
+    case 'EADDRINUSE':
+      return 'the port is taken (EADDRINUSE)';
+    case 'EADDRNOTAVAIL':
+      return 'this host has no such address (EADDRNOTAVAIL)';
+    case 'EACCES':
+      return 'this user may not have the port (EACCES)';
+    default:
+      return code ?? message;
   }
 }
 
@@ -103,12 +118,7 @@ class NodeDatagram implements HostDatagram {
   #pending = 0;
   #open = true;
 
-  constructor(
-    family: 4 | 6,
-    bind: { readonly address: string; readonly port: number } | null,
-    receive: DatagramHandler,
-    failed: (why: string) => void,
-  ) {
+  constructor(family: 4 | 6, bind: HostPlace | null, receive: DatagramHandler, failed: (why: string) => void) {
     // Destinations are always addresses, so nothing is looked up.
     const lookup = (
       name: string,
@@ -120,9 +130,10 @@ class NodeDatagram implements HostDatagram {
     this.#socket.on('error', (error: NodeJS.ErrnoException) => {
       // Errors of a single datagram come to its `send`; here it is the socket.
       this.close();
-      failed(error.code ?? error.message);
+      if (bind === null) failed(error.code ?? error.message);
+      else bind.failed(whyNot(error));
     });
-    if (bind !== null) this.#socket.bind(bind.port, bind.address);
+    if (bind !== null) this.#socket.bind(bind.port, bind.address, bind.opened);
   }
 
   send(bytes: Uint8Array, start: number, length: number, address: string, port: number): boolean {
@@ -170,7 +181,7 @@ export function createNodeNetwork(): HostNetwork {
       socket.connect({ host: address, port });
       return stream;
     },
-    listen(address, port, accept, failed): HostListener {
+    listen({ address, port, opened, failed }, accept): HostListener {
       const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => {
         const stream = new NodeStream(socket);
         socket.on('data', (bytes: Uint8Array) => {
@@ -181,8 +192,8 @@ export function createNodeNetwork(): HostNetwork {
         if (events === null) stream.reset();
         else stream.listenTo(events);
       });
-      server.on('error', (error: NodeJS.ErrnoException) => failed(error.code ?? error.message));
-      server.listen(port, address);
+      server.on('error', (error: NodeJS.ErrnoException) => failed(whyNot(error)));
+      server.listen(port, address, opened);
       return { close: () => void server.close() };
     },
     openDatagram: (family, bind, receive, failed) => new NodeDatagram(family, bind, receive, failed),

@@ -114,6 +114,7 @@ async function host(lossPercent: number, gso: boolean): Promise<void> {
     room: () => port.room(),
   });
   nat.connect(lossy(tap));
+  if ((await nat.openForwards()).length > 0) throw new Error('no forward');
   tap.connect(lossy(nat));
   ip('link', 'set', 'tap0', 'netns', pid);
   const inside = ['-t', pid, '-n', 'ip'];

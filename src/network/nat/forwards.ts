@@ -6,7 +6,7 @@
  * so that nothing is opened to the network unasked.
  */
 
-import type { HostDatagram, HostListener, HostNetwork } from './host-network.ts';
+import type { HostDatagram, HostListener, HostNetwork, HostPlace } from './host-network.ts';
 import { formatIpv4, parseIpv4, read16 } from './ipv4.ts';
 import type { Lan } from './lan.ts';
 import type { TcpRelay } from './tcp.ts';
@@ -72,16 +72,32 @@ export class Forwards {
     this.#log = log;
   }
 
-  open(forward: Forward): void {
-    const { protocol, address, port, guestPort } = forward;
-    const failed = (why: string): void => this.#log(`cannot forward ${protocol} ${address}:${port}: ${why}`);
+  /** Null when the host listens, else one line. What goes wrong later is logged. */
+  open(forward: Forward): Promise<string | null> {
+    const { protocol, address, port } = forward;
+    return new Promise((resolve) => {
+      let isOpen = false;
+      const opened = (): void => {
+        isOpen = true;
+        resolve(null);
+      };
+      const failed = (why: string): void => {
+        const line = `cannot forward ${protocol} ${address}:${port}: ${why}`;
+        if (isOpen) this.#log(line);
+        else resolve(line);
+      };
+      this.#listen(forward, { address, port, opened, failed });
+    });
+  }
+
+  #listen({ protocol, guestPort }: Forward, place: HostPlace): void {
     if (protocol === 'tcp') {
-      this.#listeners.push(this.#host.listen(address, port, (stream) => this.#tcp.accept(stream, guestPort), failed));
+      this.#listeners.push(this.#host.listen(place, (stream) => this.#tcp.accept(stream, guestPort)));
       return;
     }
     const socket = this.#host.openDatagram(
       4,
-      { address, port },
+      place,
       (bytes, from, fromPort) => {
         const peer = this.#peer(socket, guestPort, from, fromPort);
         if (peer === null) return;
@@ -89,7 +105,7 @@ export class Forwards {
         this.#sender.send(gatewayIp, peer.alias, guestIp, guestPort, bytes);
         this.#lan.flush();
       },
-      failed,
+      place.failed,
     );
     this.#listeners.push(socket);
   }

@@ -28,6 +28,16 @@ export interface HostStream {
   close(): void;
 }
 
+/** Where the host is to listen. */
+export interface HostPlace {
+  readonly address: string;
+  readonly port: number;
+  /** It does. */
+  readonly opened: () => void;
+  /** It cannot, or not any more: one line. */
+  readonly failed: (why: string) => void;
+}
+
 export interface HostListener {
   close(): void;
 }
@@ -46,17 +56,12 @@ export interface HostNetwork {
   /** Calls back once, `delayMs` from now; the answer cancels. */
   setTimer(delayMs: number, callback: () => void): () => void;
   connect(address: string, port: number, events: StreamEvents): HostStream;
-  /** `accept` answers null to refuse a connection; `failed` gets one line when the host cannot listen. */
-  listen(
-    address: string,
-    port: number,
-    accept: (stream: HostStream) => StreamEvents | null,
-    failed: (why: string) => void,
-  ): HostListener;
-  /** A datagram socket, bound to `port` of `address` when that is given. Errors of single datagrams are passed over. */
+  /** `accept` answers null to refuse a connection. */
+  listen(place: HostPlace, accept: (stream: HostStream) => StreamEvents | null): HostListener;
+  /** A datagram socket, bound to a port when that is given. Errors of single datagrams are passed over. */
   openDatagram(
     family: 4 | 6,
-    bind: { readonly address: string; readonly port: number } | null,
+    bind: HostPlace | null,
     receive: DatagramHandler,
     failed: (why: string) => void,
   ): HostDatagram;

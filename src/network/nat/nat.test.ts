@@ -356,7 +356,7 @@ describe('forwards', () => {
       forwards: [{ protocol: 'udp', address: '127.0.0.1', port: 8053, guestPort: 53 }],
     });
     const [socket] = host.datagrams;
-    expect(socket.bound).toEqual({ address: '127.0.0.1', port: 8053 });
+    expect(socket.bound).toMatchObject({ address: '127.0.0.1', port: 8053 });
     socket.receive(bytesOf(7), '127.0.0.1', 5555);
     socket.receive(bytesOf(8), '198.51.100.7', 5555);
     const [one, two] = cable.got.splice(0);

@@ -54,7 +54,7 @@ export interface NatOptions {
   /** Whether the device takes GSO frames as they are; may change. */
   readonly gso: () => boolean;
   readonly forwards: readonly Forward[];
-  /** Gets one line when a forward cannot be set up. */
+  /** Gets one line when a forward is lost. */
   readonly log: (line: string) => void;
 }
 
@@ -108,7 +108,12 @@ export class Nat implements NetworkEnd {
 
   connect(device: FramePort): void {
     this.#lan.connect(device);
-    for (const forward of this.#options.forwards) this.#forwards.open(forward);
+  }
+
+  /** Once, before or after `connect`; a line for each forward that cannot be had. */
+  async openForwards(): Promise<string[]> {
+    const lines = await Promise.all(this.#options.forwards.map((forward) => this.#forwards.open(forward)));
+    return lines.filter((line) => line !== null);
   }
 
   close(): void {

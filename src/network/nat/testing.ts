@@ -6,6 +6,7 @@ import type {
   HostDatagram,
   HostListener,
   HostNetwork,
+  HostPlace,
   HostStream,
   StreamEvents,
   StreamFailure,
@@ -74,7 +75,7 @@ export class FakeStream implements HostStream {
 }
 
 export class FakeDatagram implements HostDatagram {
-  readonly bound: { readonly address: string; readonly port: number } | null;
+  readonly bound: HostPlace | null;
   readonly receive: DatagramHandler;
   readonly sent: { bytes: Uint8Array; address: string; port: number }[] = [];
   closed = false;
@@ -129,14 +130,16 @@ export class FakeHost implements HostNetwork {
     this.streams.push(stream);
     return stream;
   }
-  listen(address: string, port: number, accept: (stream: HostStream) => StreamEvents | null): HostListener {
+  listen({ address, port, opened }: HostPlace, accept: (stream: HostStream) => StreamEvents | null): HostListener {
     const listener = { address, port, accept };
+    opened();
     this.listeners.push(listener);
     return { close: () => void this.listeners.splice(this.listeners.indexOf(listener), 1) };
   }
   openDatagram(_family: 4 | 6, bind: FakeDatagram['bound'], receive: DatagramHandler): HostDatagram {
     const datagram = new FakeDatagram(bind, receive);
     this.datagrams.push(datagram);
+    bind?.opened();
     return datagram;
   }
   nameServers(): readonly string[] {
@@ -186,6 +189,7 @@ export function makeNat(options: Partial<NatOptions> = {}) {
     ...options,
   });
   nat.connect(cable);
+  void nat.openForwards();
   /** Sends frames as one batch; what came back. */
   const send = (...frames: Uint8Array[]): GotFrame[] => {
     const frame = new Frame();
