@@ -19,7 +19,7 @@ import type { ChannelConfig } from '../toolstack/config/channel.ts';
 import { diskFromNodes, vifFromNodes } from '../toolstack/config/device-from-nodes.ts';
 import type { DiskConfig } from '../toolstack/config/disk.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
-import type { VfbConfig } from '../toolstack/config/framebuffer.ts';
+import { type VfbConfig, vncPlace } from '../toolstack/config/framebuffer.ts';
 import { makeUpMac, type VifConfig } from '../toolstack/config/network-interface.ts';
 import {
   addDeviceNodes,
@@ -227,20 +227,23 @@ export class DomainDevices {
       return framebuffer;
     });
     if (screen === null || vfb.vnc === false) return;
-    const listen = vfb.listen ?? '127.0.0.1';
+    const place = vncPlace(vfb);
+    if (place === null) throw new HostError(`vfb: vnclisten=${vfb.listen}: expected ADDRESS or ADDRESS:DISPLAY`);
     const server = await RfbServer.open({
       framebuffer: screen,
       keyboard,
       name: `Xen-${name}`,
-      listen,
-      display: vfb.display,
+      listen: place.address,
+      display: place.display,
       findUnused: vfb.findUnused ?? true,
       password: vfb.password === '' ? null : vfb.password,
+      websocket: vfb.websocket,
     });
     this.#servers.push(server);
     const console = `/local/domain/${port.domid}/console`;
-    await store.write(`${console}/vnc-listen`, listen);
+    await store.write(`${console}/vnc-listen`, place.address);
     await store.write(`${console}/vnc-port`, String(server.port));
+    if (server.webPort !== null) await store.write(`${console}/vnc-websocket-port`, String(server.webPort));
   }
 
   /** @throws HostError when the host's end cannot be had; nothing is left behind then */

@@ -1,10 +1,9 @@
 /** `xl vncviewer`: runs the viewer that is called so on a domain's display. Source: xl(1); libxl_console.c, libxl_vncviewer_exec (behaviour). */
 
 import { spawn } from 'node:child_process';
+import { FIRST_VNC_PORT } from '../../toolstack/config/framebuffer.ts';
 import { type Command, type Context, readWords } from './command.ts';
 import { CommandError, findDomain, withStore } from './domains.ts';
-
-const VNC_PORT = 5900;
 
 export const vncviewer: Command = {
   name: 'vncviewer',
@@ -41,7 +40,10 @@ export async function showDisplay(domid: number, autopass: boolean, context: Con
     if (port === 0) throw new CommandError(`libxl: error: Domain ${domid}:Unable to get vnc-port: it has no display`);
     const listen = (await store.read(`${console}/vnc-listen`)) ?? '127.0.0.1';
     const password = autopass ? await store.read(`/local/domain/0/backend/vfb/${domid}/0/vncpasswd`) : null;
-    const args = [`${listen}:${port - VNC_PORT}`, ...(password === null ? [] : ['-autopass'])];
+    const args = [
+      `${listen.includes(':') ? `[${listen}]` : listen}:${port - FIRST_VNC_PORT}`,
+      ...(password === null ? [] : ['-autopass']),
+    ];
     const child = spawn('vncviewer', args, {
       detached: true,
       stdio: [password === null ? 'ignore' : 'pipe', 'ignore', 'ignore'],

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { diskJson, parseDisk, vdevNumber } from './disk.ts';
-import { parseVfb } from './framebuffer.ts';
+import { parseVfb, vncPlace } from './framebuffer.ts';
 import { parseVif, vifJson } from './network-interface.ts';
 
 const disk = (...specs: string[]): unknown => JSON.parse(JSON.stringify(diskJson(parseDisk('f.cfg', ...specs))));
@@ -184,20 +184,55 @@ test('a screen has what was said of it; what nobody knows is passed over', () =>
     password: null,
     display: 0,
     findUnused: null,
+    websocket: false,
     keymap: null,
     sdl: null,
   };
-  expect(parseVfb('', 0)).toEqual(nothing);
-  expect(parseVfb('vnc=1,vnclisten=0.0.0.0,vncpasswd=a b,vncdisplay=7,vncunused=0,keymap=de,sdl=0,foo=1', 2)).toEqual({
+  expect(parseVfb('f.cfg', '', 0)).toEqual(nothing);
+  expect(
+    parseVfb(
+      'f.cfg',
+      'vnc=1,vnclisten=0.0.0.0,vncpasswd=a b,vncdisplay=7,vncunused=0,vncwebsocket=1,keymap=de,sdl=0,foo=1',
+      2,
+    ),
+  ).toEqual({
     devid: 2,
     vnc: true,
     listen: '0.0.0.0',
     password: 'a b',
     display: 7,
     findUnused: false,
+    websocket: true,
     keymap: 'de',
     sdl: false,
   });
-  expect(parseVfb('vnc=0,nonsense,vncdisplay=3', 0)).toEqual({ ...nothing, vnc: false });
-  expect(parseVfb('vncdisplay=-3', 0).display).toBe(0);
+  expect(parseVfb('f.cfg', 'vnc=0,nonsense,vncdisplay=3', 0)).toEqual({ ...nothing, vnc: false });
+  expect(parseVfb('f.cfg', 'vncdisplay=-3', 0).display).toBe(0);
+});
+
+test.each([
+  ['', '127.0.0.1', 0],
+  ['vncdisplay=3', '127.0.0.1', 3],
+  ['vnclisten=127.0.0.1:1', '127.0.0.1', 1],
+  ['vnclisten=0.0.0.0:12,vncdisplay=3', '0.0.0.0', 12],
+  ['vnclisten=host.example', 'host.example', 0],
+  ['vnclisten=,vncdisplay=2', '127.0.0.1', 2],
+  ['vnclisten=:2', '127.0.0.1', 2],
+  ['vnclisten=::1,vncdisplay=5', '::1', 5],
+  ['vnclisten=[::1],vncdisplay=5', '::1', 5],
+  ['vnclisten=[fe80::1%eth0]:7', 'fe80::1%eth0', 7],
+  ['vncdisplay=59635', '127.0.0.1', 59635],
+])('a VNC server of %j listens at %s, display %i', (spec, address, display) => {
+  expect(vncPlace(parseVfb('f.cfg', spec, 0))).toEqual({ address, display });
+});
+
+test.each([
+  ['vncdisplay=59636', 'f.cfg: vfb: VNC display 59636: expected 0 to 59635 (its port is 5900 and that)'],
+  ['vncdisplay=70000,vncunused=0', 'f.cfg: vfb: VNC display 70000: expected 0 to 59635'],
+  ['vnclisten=127.0.0.1:65000', 'f.cfg: vfb: VNC display 65000: expected 0 to 59635'],
+  ['vnclisten=127.0.0.1:x', 'f.cfg: vfb: vnclisten=127.0.0.1:x: expected ADDRESS or ADDRESS:DISPLAY'],
+  ['vnclisten=[::1', 'f.cfg: vfb: vnclisten=[::1: expected ADDRESS or ADDRESS:DISPLAY'],
+  ['vnclisten=[::1]:', 'f.cfg: vfb: vnclisten=[::1]:: expected ADDRESS or ADDRESS:DISPLAY'],
+])('a screen with %s is refused', (spec, error) => {
+  expect(() => parseVfb('f.cfg', spec, 0)).toThrow(error);
 });

@@ -242,7 +242,7 @@ export function readStated(source: string, text: string, options: ReadOptions): 
     cpuid,
     disks: readStrings(config, 'disk').map((spec) => parseDisk(source, spec)),
     vifs: readStrings(config, 'vif').map((spec, devid) => parseVif(source, spec, devid, options.warn)),
-    vfbs: readStrings(config, 'vfb').map(parseVfb),
+    vfbs: readStrings(config, 'vfb').map((spec, devid) => parseVfb(source, spec, devid)),
     engineMayChange: (config.getLong('engine_may_change') ?? 0n) !== 0n,
     driverDomain: (config.getLong('driver_domain') ?? 0n) !== 0n,
     channels: readStrings(config, 'channel').map((spec, index) => parseChannel(spec, index, options.warn)),
