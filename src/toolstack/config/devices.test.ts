@@ -133,6 +133,15 @@ test('an interface has what was said of it', () => {
   expect(vif('trusted').json).toEqual({ trusted: 'True' });
 });
 
+test.each(['ff:ff:ff:ff:ff:ff', '01:00:5e:00:00:01', '33:33:00:00:00:01'])(
+  'an address of a group is refused: %s',
+  (mac) => {
+    expect(() => vif(`mac=${mac}`)).toThrow(
+      `f.cfg: vif: mac=${mac}: expected the address of one interface, found one of a group`,
+    );
+  },
+);
+
 test('only frames from its own address, for whom the back end is ours', () => {
   expect(vif('macfilter=1').json).toEqual({ macfilter: 'True' });
   expect(vif('macfilter=0').json).toEqual({});

@@ -2,7 +2,7 @@
  * `vif = [ "SPEC", ... ]`: what one specification says.
  *
  * As in xl, a key that nobody knows and a bad MAC address are told and passed over: the interface is there without them. A bad rate
- * or number ends the program.
+ * or number ends the program; so does, unlike there, a MAC address of a group, with which no guest brings its interface up.
  *
  * `forward` and `loopback` are Domus's own, for NAT; so is `macfilter`, for every network.
  *
@@ -87,6 +87,10 @@ export function parseVif(source: string, spec: string, devid: number, warn: (lin
     macFilter: false,
   };
   for (const part of spec.split(',')) if (part !== '') setParameter(vif, source, part.replace(/^ +/, ''), warn);
+  if (vif.mac !== null && (vif.mac[0] & 1) !== 0)
+    throw new ConfigError(
+      `${source}: vif: mac=${formatMac(vif.mac)}: expected the address of one interface, found one of a group`,
+    );
   if (vif.macFilter && vif.backendDomain !== null)
     throw new ConfigError(`${source}: vif: macfilter=1: not with backend=, whose domain filters as it likes`);
   return vif;
