@@ -28,6 +28,7 @@ import { endDomains } from '../test/boot/domains.ts';
 import { freePort } from '../test/boot/free-port.ts';
 import { untilListening } from '../test/boot/listening.ts';
 import { packagesRoot } from '../test/boot/packages-root.ts';
+import { doorOf, whereItIs } from '../test/boot/where-it-is.ts';
 
 const XL = fileURLToPath(new URL('../src/cli/xl/main.ts', import.meta.url));
 const LIMIT_MS = 15 * 60_000;
@@ -213,44 +214,7 @@ function plugCable(): { unplug(): void } {
   };
 }
 
-/** The process that takes migrations for a daemon. Source: proc(5), /proc/pid/task/tid/children. */
-function doorOf(root: string): number {
-  const daemon = pidIn(root);
-  const children = readFileSync(`/proc/${daemon}/task/${daemon}/children`, 'latin1').trim().split(' ');
-  const door = children.find((pid) => readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes('migration-door'));
-  if (door === undefined) throw new Error(`the daemon of ${root} has no door`);
-  return Number(door);
-}
-
-/** Names and states of the domains of a folder. */
-async function domains(root: string): Promise<string[]> {
-  const lines = (await xl(root, 'list')).split('\n').slice(2, -1);
-  return lines.map((line) => line.replace(/^(\S+) .* (\S{6}) +\S+$/, '$1 $2'));
-}
-
 const VICTIMS = ['xl migrate killed', 'door killed', 'xl migrate stopped', 'door stopped', 'daemon killed'] as const;
-
-/** Where the guest is after a migration that was cut; what was left of it elsewhere is taken away. Throws when that is not in one place. */
-async function whereItIs(from: number): Promise<{ readonly at: number; readonly how: string }> {
-  const endMs = performance.now() + GIVEN_UP_MS;
-  let how = '';
-  for (;;) {
-    const source = (await domains(roots[from])).filter((one) => one.startsWith('mover'));
-    const target = (await domains(roots[1 - from])).filter((one) => one.startsWith('mover'));
-    const [there] = target;
-    const [here] = source;
-    const isWaiting = there?.startsWith('mover--incoming') || /^mover--migratedaway .{3}[^s]/.test(here ?? '');
-    if (!isWaiting && /^mover--migratedaway .{3}s/.test(here ?? '')) {
-      const act = there === undefined ? 'resume' : 'destroy';
-      await xl(roots[from], act, 'mover--migratedaway');
-      how = `, after xl ${act}`;
-    } else if (!isWaiting && source.length + target.length === 1)
-      return { at: there === undefined ? from : 1 - from, how };
-    if (performance.now() > endMs)
-      throw new Error(`the guest is not in one place: ${JSON.stringify({ source, target })}`);
-    await sleep(500);
-  }
-}
 
 async function main(): Promise<void> {
   const tree = await packagesRoot(['gcc', 'libc6-dev']);
@@ -368,11 +332,11 @@ async function main(): Promise<void> {
         process.kill(pid, 'SIGCONT');
       }
       await ended;
-      const { at, how } = await whereItIs(from);
+      const { at, how } = await whereItIs({ roots, name: 'mover', xl, limitMs: GIVEN_UP_MS }, from);
       // Without a daemon nobody listens for a moment.
       const mustMove = victim.endsWith('stopped');
       if (mustMove && at === from) throw new Error(`${victim}: it has not moved`);
-      const outcome = `${victim}: ${at === from ? 'stayed' : 'moved'}${how}`;
+      const outcome = `${victim}: ${at === from ? 'stayed' : 'moved'}${how === null ? '' : `, after xl ${how}`}`;
       outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
       say(outcome);
       moved(at);

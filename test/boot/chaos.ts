@@ -15,6 +15,7 @@ import { domainLogPath, pidIn } from '../../src/host/state-dir.ts';
 import { openXenstored } from '../../src/host/xenstored.ts';
 import { XenstoreClient } from '../../src/xenstore/client.ts';
 import { heartbeat, lastBeat } from '../guests/heartbeat.ts';
+import { randomOf } from './random.ts';
 
 const XL = fileURLToPath(new URL('../../src/cli/xl/main.ts', import.meta.url));
 const COMMAND_LIMIT_MS = 120_000;
@@ -59,17 +60,6 @@ interface Seen {
   readonly domid: number;
   readonly pid: number;
   readonly beat: number;
-}
-
-/** A generator of the same numbers for the same seed. Source: mulberry32. */
-function randomOf(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 class Chaos {

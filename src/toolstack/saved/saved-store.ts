@@ -104,14 +104,16 @@ export async function changeDomainNodes(
   const wanted = new Set(after.map(([path]) => path));
   const gone = [...old.keys()].filter((path) => !wanted.has(path));
   const stays = (path: string): boolean => isName(path) && old.has(path);
-  const changed = after.filter((node) => !stays(node[0]) && old.get(node[0]) !== JSON.stringify(node));
+  const changed = after.filter((node) => old.get(node[0]) !== JSON.stringify(node));
   if (gone.length === 0 && changed.length === 0) return;
   await store.transaction(async (nodes: XenstoreNodes) => {
     const made: Promise<unknown>[] = [];
     // Children first: a node goes with all below it.
     for (const path of gone.reverse()) made.push(nodes.remove(path));
-    for (const [path, value, permissions] of changed)
-      made.push(nodes.write(path, textToBytes(value)), nodes.setPermissions(path, permissions));
+    for (const [path, value, permissions] of changed) {
+      if (!stays(path)) made.push(nodes.write(path, textToBytes(value)));
+      made.push(nodes.setPermissions(path, permissions));
+    }
     await Promise.all(made);
   });
 }
