@@ -263,6 +263,14 @@ async function kill(id: ProcessId): Promise<void> {
   }
 }
 
+/** Why there is no record (domain-record.ts) of a domain that was found. */
+export function whyNoRecord(domid: number, root: string = stateRoot()): string {
+  const id = processIdOf(root, domid);
+  return id !== null && processLives(id)
+    ? `Domain ${domid}: it has been handed over to another host, and may run there`
+    : `Domain ${domid}: its process is gone`;
+}
+
 /** SHUTDOWN_* of a domain that is kept though its process is gone; null for others. */
 export function endedReasonOf(domid: number, root: string = stateRoot()): number | null {
   try {

@@ -7,9 +7,10 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { readDomainConfig } from '../toolstack/config/domain-config.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import { LineReader } from './control-protocol.ts';
-import { recordOf, writeRecord } from './domain-record.ts';
+import { forgetRecord, recordOf, writeRecord } from './domain-record.ts';
 import { copyFolder, type Forked, forkCopies } from './fork-domain.ts';
 import { listenLocally } from './local-socket.ts';
+import { formatProcessId, thisProcess } from './process-id.ts';
 import type { EarlyProcess } from './start-domain.ts';
 import { controlPath, domainFolder } from './state-dir.ts';
 
@@ -124,4 +125,11 @@ test('nothing is copied, and nothing left, when all copies fail', async () => {
   answer = null;
   await expect(copies('fails')).rejects.toThrow('its process is gone');
   expect(existsSync(copyFolder(root, 'fails'))).toBe(false);
+});
+
+test('a domain that may run at another host by now is not copied, and that is said', async () => {
+  writeFileSync(join(domainFolder(root, 1), 'pid'), formatProcessId(thisProcess()));
+  forgetRecord(root, 1);
+  await expect(copies('runs')).rejects.toThrow('Domain 1: it has been handed over to another host, and may run there');
+  expect(existsSync(copyFolder(root, 'runs'))).toBe(false);
 });

@@ -20,7 +20,7 @@ import { makeUpGeneration } from '../toolstack/saved/forked-nodes.ts';
 import { completeConfig } from '../toolstack/saved/saved-config.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import type { FrozenDisk } from './disk-layers.ts';
-import { DomainClientError, endFork, forkDomain, outlineOf } from './domain-client.ts';
+import { DomainClientError, endFork, forkDomain, outlineOf, whyNoRecord } from './domain-client.ts';
 import type { Fork } from './domain-copies.ts';
 import { type DomainRecord, readRecord } from './domain-record.ts';
 import type { ForkRequest, Outline } from './forked-domain.ts';
@@ -73,7 +73,7 @@ export async function forkCopies(options: ForkOptions): Promise<Forked> {
   const { root, store, domid, names } = options;
   const record = readRecord(root, domid);
   const outline = await outlineOf(domid, root);
-  if (record === null || outline === null) throw new DomainClientError(`Domain ${domid}: its process is gone`);
+  if (record === null || outline === null) throw new DomainClientError(whyNoRecord(domid, root));
   const vifs = (await store.directory(`/local/domain/${domid}/device/vif`)) ?? [];
   const copies = names.map((name) => planCopy(root, record, name, vifs.map(Number)));
   for (const { folder } of copies)

@@ -5,6 +5,7 @@
  */
 
 import { resolve } from 'node:path';
+import { whyNoRecord } from '../../host/domain-client.ts';
 import { readRecord, writeRecord } from '../../host/domain-record.ts';
 import { stateRoot } from '../../host/state-dir.ts';
 import { configJson, readStated, withDefaults } from '../../toolstack/config/domain-config.ts';
@@ -53,7 +54,7 @@ export const configUpdate: Command = {
         if (context.dryRun || parsed.options.some(({ key }) => key === 'd')) context.out(configJson(stated));
         if (context.dryRun) return 0;
         const record = readRecord(stateRoot(), domid);
-        if (record === null) throw new CommandError(`libxl: error: Domain ${domid}:its process is gone`);
+        if (record === null) throw new CommandError(`libxl: error: ${whyNoRecord(domid)}`);
         const config = withDefaults(stated);
         // Its files are found where the command is given, not where the domain was created.
         const { kernel, ramdisk, bootloader } = config;
