@@ -46,36 +46,50 @@ function run(root: string, name: 'xl' | 'domus', words: readonly string[]): Prom
   });
 }
 
-test('a name, a config and disks that change while a guest moves go with it', async () => {
-  const kernel = join(folder, 'heartbeat');
-  const disk = join(folder, 'disk.img');
-  writeFileSync(kernel, heartbeat().elf());
+const kernel = join(folder, 'heartbeat');
+writeFileSync(kernel, heartbeat().elf());
+
+/** Creates a guest that counts; its settings but for its name, and the file of its disk. */
+async function boot(name: string): Promise<{ readonly settings: string; readonly disk: string }> {
+  const disk = join(folder, `${name}.img`);
   writeFileSync(disk, new Uint8Array(1 << 20));
   const settings = `kernel="${kernel}"\nmemory=16\nextra="earlyprintk=xen"\nengine="wasm"\ndisk=["${disk},raw,xvda,w"]\n`;
-  const [config, updated] = ['first.cfg', 'updated.cfg'].map((name) => join(folder, name));
-  writeFileSync(config, `name="first"\n${settings}`);
-  writeFileSync(updated, `name="first"\non_crash="restart"\n${settings}`);
+  const config = join(folder, `${name}.cfg`);
+  writeFileSync(config, `name="${name}"\n${settings}`);
   await run(here, 'xl', ['create', '-q', config]);
-  await consoleSays(here, 'first', /^[0-9a-f]{16}$/m, LIMIT_MS);
+  await consoleSays(here, name, /^[0-9a-f]{16}$/m, LIMIT_MS);
+  return { settings, disk };
+}
 
-  // The source waits in the middle of its rounds until the answers come.
-  const [held, goOn] = ['held', 'go-on'].map((name) => join(folder, name));
-  const answers = `while IFS= read -r line; do echo "$line"; [ "$line" = '${ACCEPTED}' ] && break; done; : >${held}; until [ -e ${goOn} ]; do sleep 0.05; done; exec cat`;
+/** Begins to move it; the source waits in the middle of its rounds, for answers that come when `goOn` is called. */
+async function beginToMove(name: string): Promise<{ readonly moved: Promise<string>; readonly goOn: () => void }> {
+  const [held, free] = ['held', 'free'].map((what) => join(folder, `${name}.${what}`));
+  const answers = `while IFS= read -r line; do echo "$line"; [ "$line" = '${ACCEPTED}' ] && break; done; : >${held}; until [ -e ${free} ]; do sleep 0.05; done; exec cat`;
   const receive = `DOMUS_STATE_DIR=${there} ${process.execPath} ${program('xl')} migrate-receive | { ${answers}; }`;
-  const moving = run(here, 'xl', ['migrate', '-s', '', 'first', receive]);
-  await Promise.race([moving, until(held)]);
+  const moved = run(here, 'xl', ['migrate', '-s', '', name, receive]);
+  moved.catch(() => undefined);
+  await Promise.race([moved, until(held)]);
+  return { moved, goOn: () => writeFileSync(free, '') };
+}
+
+const names = async (root: string): Promise<string[]> =>
+  (await run(root, 'xl', ['list']))
+    .split('\n')
+    .slice(2, -1)
+    .map((line) => line.split(' ')[0]);
+
+test('a name, a config and disks that change while a guest moves go with it', async () => {
+  const { settings, disk } = await boot('first');
+  const updated = join(folder, 'updated.cfg');
+  writeFileSync(updated, `name="first"\non_crash="restart"\n${settings}`);
+  const { moved, goOn } = await beginToMove('first');
   await run(here, 'xl', ['rename', 'first', 'second']);
   await run(here, 'xl', ['config-update', 'second', updated]);
   await run(here, 'domus', ['snapshot', 'second', 's1']);
-  writeFileSync(goOn, '');
-  expect(await moving).toMatch(/^Migration successful\.$/m);
+  goOn();
+  expect(await moved).toMatch(/^Migration successful\.$/m);
 
-  const names = async (): Promise<string[]> =>
-    (await run(there, 'xl', ['list']))
-      .split('\n')
-      .slice(2, -1)
-      .map((line) => line.split(' ')[0]);
-  expect(await names()).toEqual(['second']);
+  expect(await names(there)).toEqual(['second']);
   const [domid] = domidsIn(there);
   const record = readRecord(there, domid);
   expect(record?.config).toMatchObject({ name: 'second', onCrash: 'restart' });
@@ -90,7 +104,20 @@ test('a name, a config and disks that change while a guest moves go with it', as
     await sleep(50);
   }
   await consoleSays(there, 'second', /^0000000000000000$/m, LIMIT_MS);
-  expect(await names()).toEqual(['second']);
+  expect(await names(there)).toEqual(['second']);
+});
+
+test('of a guest that is destroyed while it moves, xl says so, and it is nowhere', async () => {
+  await boot('third');
+  const { moved, goOn } = await beginToMove('third');
+  await run(here, 'xl', ['destroy', 'third']);
+  goOn();
+  await expect(moved).rejects.toThrow(
+    /libxl: error: Domain (\d+): it has been destroyed\nlibxl: error: Domain \1: it has ended here meanwhile; the target had no permission to start, and throws its copy away\n/,
+  );
+  expect(await names(here)).toEqual([]);
+  for (const endMs = performance.now() + LIMIT_MS; (await names(there)).some((name) => name.startsWith('third')); )
+    if (performance.now() > endMs) throw new Error('the target keeps its copy');
 });
 
 async function until(path: string): Promise<void> {
