@@ -395,7 +395,7 @@ async function numbersIn(store: XenstoreClient, path: string): Promise<number[]>
 }
 
 /** Processes of domains of a state folder. */
-function processesOf(root: string): number[] {
+export function processesOf(root: string): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map(Number)
