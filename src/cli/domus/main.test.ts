@@ -83,8 +83,11 @@ describe('domus', () => {
     [['fork', 'web', '--frob'], /^domus: fork: Unknown option '--frob'/],
     [['snapshot'], /^domus: snapshot: expected "snapshot DOMAIN \[SNAPSHOT\]"/],
     [['snapshot', 'web', '-x'], /^domus: snapshot: unknown option "-x"/],
-    [['snapshots'], /^domus: snapshots: expected "snapshots DOMAIN" or "snapshots remove DOMAIN SNAPSHOT"/],
-    [['snapshots', 'remove', 'web'], /^domus: snapshots: expected/],
+    [['snapshots', '-x'], /^domus: snapshots: unknown option "-x"/],
+    [
+      ['snapshots', 'remove', 'web'],
+      /^domus: snapshots: expected "snapshots \[DOMAIN\]" or "snapshots remove DOMAIN SNAPSHOT"/,
+    ],
     [['revert', 'web'], /^domus: revert: expected "revert DOMAIN SNAPSHOT \[-p\]"/],
     [['completion', 'fish'], /^domus: unknown command "completion fish"/],
     [['daemon', 'stop', '--force'], /^domus: daemon: expected "daemon" or "daemon stop"/],

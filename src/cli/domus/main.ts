@@ -30,8 +30,8 @@ Commands:
                  number of a copy (default DOMAIN-fork-%d); -p leaves them paused
   snapshot DOMAIN [SNAPSHOT]
                  keep a running domain as it is now, memory and disks; it goes on
-  snapshots DOMAIN
-                 list the snapshots of a domain
+  snapshots [DOMAIN]
+                 list the snapshots of a domain, or of all
   snapshots remove DOMAIN SNAPSHOT
                  forget one
   revert DOMAIN SNAPSHOT [-p]
@@ -208,16 +208,17 @@ async function copying(argv: readonly string[]): Promise<number> {
   const [domain, name] = operands;
   const option = operands.find((word) => word.startsWith('-'));
   if (option !== undefined) return fail(`${command}: unknown option "${option}"`);
-  const { listSnapshots, removeOne, revert, snapshot } = await import('./snapshot.ts');
+  const { listAllSnapshots, listSnapshots, removeOne, revert, snapshot } = await import('./snapshot.ts');
   if (command === 'snapshot' && domain !== undefined && operands.length <= 2)
     return await snapshot(domain, name ?? null);
-  if (command === 'snapshots' && domain !== undefined && operands.length === 1) return await listSnapshots(domain);
+  if (command === 'snapshots' && domain === undefined) return await listAllSnapshots();
+  if (command === 'snapshots' && operands.length === 1) return await listSnapshots(domain);
   if (command === 'snapshots' && domain === 'remove' && operands.length === 3)
     return await removeOne(name, operands[2]);
   if (command === 'revert' && domain !== undefined && operands.length === 2) return await revert(domain, name, paused);
   const expected: Readonly<Record<string, string>> = {
     snapshot: '"snapshot DOMAIN [SNAPSHOT]"',
-    snapshots: '"snapshots DOMAIN" or "snapshots remove DOMAIN SNAPSHOT"',
+    snapshots: '"snapshots [DOMAIN]" or "snapshots remove DOMAIN SNAPSHOT"',
     revert: '"revert DOMAIN SNAPSHOT [-p]"',
   };
   return fail(`${command}: expected ${expected[command]}`);

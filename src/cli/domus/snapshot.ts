@@ -1,8 +1,16 @@
 /** `domus snapshot`, `snapshots` and `revert`. */
 
-import { removeSnapshot, revertTo, type StoredSnapshot, snapshotsOf, takeSnapshot } from '../../host/snapshots.ts';
+import {
+  allSnapshots,
+  removeSnapshot,
+  revertTo,
+  type StoredSnapshot,
+  snapshotsOf,
+  takeSnapshot,
+} from '../../host/snapshots.ts';
 import { stateRoot } from '../../host/state-dir.ts';
 import type { XenstoreClient } from '../../xenstore/client.ts';
+import { allDomains } from '../xl/domains.ts';
 import { DomusError, findDomain, lookUpDomain, type RunningDomain, withStore } from './running.ts';
 
 const say = (line: string): void => void process.stderr.write(`domus: ${line}\n`);
@@ -23,23 +31,46 @@ export async function snapshot(domain: string, name: string | null): Promise<num
 export async function listSnapshots(domain: string): Promise<number> {
   return await withStore(async (store) => {
     const { all } = await find(store, domain);
-    const rows = all.map(({ name, taken, memoryBytes, disks }) => [
-      name,
-      `${taken.slice(0, 19).replace('T', ' ')} UTC`,
-      `${Math.ceil(memoryBytes / 2 ** 20)} MiB`,
-      disks.map(({ vdev }) => vdev).join(' ') || '-',
-    ]);
-    const table = [['Name', 'Taken', 'Memory', 'Disks'], ...rows];
-    const widths = [0, 1, 2].map((column) => Math.max(...table.map((row) => row[column].length)));
-    for (const row of table)
-      process.stdout.write(
-        `${row
-          .map((text, column) => text.padEnd(widths[column] ?? 0))
-          .join('  ')
-          .trimEnd()}\n`,
-      );
+    printTable([HEADINGS, ...all.map(cells)]);
     return 0;
   });
+}
+
+/** Those of all domains, by the names that they have now, or had. */
+export async function listAllSnapshots(): Promise<number> {
+  return await withStore(async (store) => {
+    const names = new Map<string, string>();
+    for (const { domid, name } of await allDomains(store)) {
+      const uuid = await uuidOf(store, domid);
+      if (uuid !== null) names.set(uuid, name);
+    }
+    const rows = allSnapshots(stateRoot())
+      .map((one) => [names.get(one.uuid) ?? one.domain, ...cells(one)])
+      // Oldest first, as they come, within a domain.
+      .sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+    printTable([['Domain', ...HEADINGS], ...rows]);
+    return 0;
+  });
+}
+
+const HEADINGS = ['Name', 'Taken', 'Memory', 'Disks'];
+
+function cells({ name, taken, memoryBytes, disks }: StoredSnapshot): string[] {
+  const at = `${taken.slice(0, 19).replace('T', ' ')} UTC`;
+  const memory = `${Math.ceil(memoryBytes / 2 ** 20)} MiB`;
+  return [name, at, memory, disks.map(({ vdev }) => vdev).join(' ') || '-'];
+}
+
+function printTable(rows: readonly (readonly string[])[]): void {
+  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)));
+  for (const row of rows) {
+    const line = row.map((text, column) => text.padEnd(widths[column])).join('  ');
+    process.stdout.write(`${line.trimEnd()}\n`);
+  }
+}
+
+async function uuidOf(store: XenstoreClient, domid: number): Promise<string | null> {
+  return (await store.read(`/local/domain/${domid}/vm`))?.replace(/^\/vm\//, '') ?? null;
 }
 
 export async function removeOne(domain: string, name: string): Promise<number> {
@@ -69,8 +100,7 @@ interface Found {
 /** A domain that runs, or has snapshots. @throws DomusError */
 async function find(store: XenstoreClient, domain: string): Promise<Found> {
   const running = await lookUpDomain(store, domain);
-  const vm = running === null ? null : await store.read(`/local/domain/${running.domid}/vm`);
-  const all = snapshotsOf(stateRoot(), domain, vm === null ? null : vm.replace(/^\/vm\//, ''));
+  const all = snapshotsOf(stateRoot(), domain, running === null ? null : await uuidOf(store, running.domid));
   if (running === null && all.length === 0)
     throw new DomusError(`there is no domain "${domain}", and no snapshot of one`);
   if (new Set(all.map(({ uuid }) => uuid)).size > 1)
