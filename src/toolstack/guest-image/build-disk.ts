@@ -9,7 +9,6 @@
  * Kernel upgrades inside the guest work: its grub.cfg names /vmlinuz and /initrd.img, which Debian keeps pointing at the newest.
  * A disk that is there is never written over unless the user says so: a guest may have worked with it.
  */
-import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { copyFile, mkdir, mkdtemp, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -22,6 +21,7 @@ import { cacheRoot, temporaryBeside, writeFileAtomic } from '../cache.ts';
 import { type Apt, openApt } from './apt.ts';
 import { DEFAULT_KERNEL_PACKAGE, GuestBuildError } from './build.ts';
 import { debianTool, installedTool } from './debian-tool.ts';
+import { runTool } from './run-tool.ts';
 
 export type GuestDiskFormat = 'raw' | 'qcow2';
 
@@ -143,7 +143,7 @@ async function makeTree(apt: Apt, options: TreeOptions): Promise<void> {
     '--customize-hook=chroot "$1" passwd --delete root',
     ...[suite, target, sources],
   ];
-  await run(mmdebstrap.path, words, mmdebstrap.env, (line) => {
+  await runTool(mmdebstrap.path, words, mmdebstrap.env, (line) => {
     const step = /^I: (.*)$/.exec(line)?.[1];
     if (step !== undefined) onProgress?.('mmdebstrap', step);
   });
@@ -164,8 +164,8 @@ async function makeFileSystem(tree: string, target: string, sizeMiB: number, wor
   await truncate(target, sizeMiB * 2 ** 20);
   const script = 'tar -x -p --numeric-owner -C "$1" -f "$2" && exec "$3" -q -F -t ext4 -L root -d "$1" "$4"';
   const words = ['sh', '-c', script, 'sh', root, tree, mke2fs.path, target];
-  if (fakeroot === undefined) await run('sh', words.slice(1), mke2fs.env);
-  else await run(fakeroot, ['--', ...words], mke2fs.env);
+  if (fakeroot === undefined) await runTool('sh', words.slice(1), mke2fs.env);
+  else await runTool(fakeroot, ['--', ...words], mke2fs.env);
 }
 
 /** Copies what is not zero. */
@@ -275,7 +275,7 @@ async function hostCodename(): Promise<string> {
 /** The host's proxies, as lines of apt.conf: a guest behind them would reach nothing. Other settings stay the host's. */
 async function hostProxies(): Promise<string[]> {
   const lines: string[] = [];
-  await run('apt-config', ['dump'], process.env, undefined, (line) => {
+  await runTool('apt-config', ['dump'], process.env, undefined, (line) => {
     if (/^Acquire::(http|https)::Proxy "[^"]+";$/i.test(line)) lines.push(line);
   });
   return lines;
@@ -290,42 +290,4 @@ async function isThere(path: string): Promise<boolean> {
 
 function sha256(text: string): string {
   return createHash('sha256').update(text).digest('hex');
-}
-
-/** Runs a program to its end. @throws GuestBuildError with its last words */
-function run(
-  path: string,
-  words: readonly string[],
-  env: NodeJS.ProcessEnv,
-  onError?: (line: string) => void,
-  onOutput?: (line: string) => void,
-): Promise<void> {
-  return new Promise((done, failed) => {
-    const child = spawn(path, words, { env: { ...env, LC_ALL: 'C' }, stdio: ['ignore', 'pipe', 'pipe'] });
-    let last = '';
-    const lines = (use: (line: string) => void): ((text: string) => void) => {
-      let rest = '';
-      return (text) => {
-        const parts = (rest + text).split(/\r?\n/);
-        rest = parts.pop() ?? '';
-        for (const line of parts) use(line);
-      };
-    };
-    child.stdout.setEncoding('utf8').on(
-      'data',
-      lines((line) => onOutput?.(line)),
-    );
-    child.stderr.setEncoding('utf8').on(
-      'data',
-      lines((line) => {
-        if (line.startsWith('E: ') || (line !== '' && !last.startsWith('E: ') && !line.startsWith('I: '))) last = line;
-        onError?.(line);
-      }),
-    );
-    child.on('error', (error) => failed(new GuestBuildError(`${path}: ${error.message}`)));
-    child.on('close', (code) => {
-      if (code === 0) done();
-      else failed(new GuestBuildError(`${path}: ${last || `ended with ${code}`}`));
-    });
-  });
 }
