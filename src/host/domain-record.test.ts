@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { readDomainConfig } from '../toolstack/config/domain-config.ts';
-import { forgetRecord, readRecord, recordOf, writeRecord } from './domain-record.ts';
+import { forgetRecord, nextConfigOf, readRecord, recordOf, writeRecord } from './domain-record.ts';
 import { formatProcessId, parseProcessId, processLives, thisProcess } from './process-id.ts';
 import { domainFolder } from './state-dir.ts';
 
@@ -37,6 +37,18 @@ test('there is none where none was written, where it was forgotten, and where it
     writeFileSync(join(domainFolder(root, 1), 'record.json'), text);
     expect(readRecord(root, 1), text).toBeNull();
   }
+});
+
+test('a domain is started again with the devices that it has, or with what it has been given to be started with', () => {
+  const config = readDomainConfig('c', CFG, { warn: () => {} });
+  const record = recordOf({ config, configText: CFG, quiet: true, preserve: false });
+  expect(nextConfigOf(record, null)).toEqual({ config, text: CFG });
+  const none = nextConfigOf(record, { disks: [], vifs: [] });
+  expect(none.config).toEqual({ ...config, disks: [], vifs: [] });
+  writeRecord(root, 1, { ...record, next: none });
+  expect(nextConfigOf(readRecord(root, 1)!, null)).toEqual(none);
+  const updated = { config, text: CFG };
+  expect(nextConfigOf({ ...record, next: updated }, { disks: [], vifs: [] })).toBe(updated);
 });
 
 test('a process is told from another one of the same number', () => {

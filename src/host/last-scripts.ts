@@ -1,6 +1,8 @@
 /**
  * The scripts of a domain's devices, run for the last time: for a domain whose process is gone, and could not do it itself. What they were
  * given by `add` and `online` is there still, and whoever starts the domain again has it given once more.
+ *
+ * Deviation: libxl runs them when the domain is destroyed, which may be later: nothing uses the devices any more.
  */
 
 import { XenbusStateClosed } from '../abi/io/xenbus.ts';
