@@ -93,7 +93,7 @@ export class TestHost {
     this.#controls.push(
       await openControlServer(
         controlPath(this.root, domid),
-        controlHandlers(this.#live(domid), () => {}),
+        controlHandlers(this.#live(domid), { leave: () => {}, comeBack: () => {}, gone: () => {} }, () => {}),
       ),
     );
     const text = `name="${name}"\nuuid="${uuid}"\n${cfg}`;
@@ -129,7 +129,7 @@ export class TestHost {
       destroy: () => {},
       nmi: () => true,
       resume: () => true,
-      save: async () => {},
+      save: async () => null,
       dumpCore: async () => {},
       migrate: () => Promise.reject(new Error('no such thing here')),
       copies: {

@@ -7,9 +7,8 @@
  *   resume           -> null, of a guest that has suspended itself; an error if it has not
  *   wait             -> SHUTDOWN_*, when the domain has shut down; no answer if it never does
  *   destroy          -> null; the connection ends when the domain is gone
- *   save             { path, absolute; then: 'end', 'pause' or 'run'; config?: text that goes with it instead of its own } -> null, when it is
- *                    written. After 'end' the connection ends when
- *                    the domain is gone. An error leaves the domain as it was.
+ *   save             { path, absolute; then: 'end', 'pause' or 'run'; config?: text that goes with it instead of its own } -> ControlSaved,
+ *                    when it is written. After 'end' the connection ends when the domain is gone. An error leaves the domain as it was.
  *   dump-core        { path, absolute } -> null, when it is written
  *   outline          -> Outline: what a process has to know to get ready for a copy of the domain
  *   fork             { ticket } -> Fork: the domain has been copied as it is now; its disks have got a layer each. It goes on
@@ -55,13 +54,19 @@ export interface ControlDevices {
   readonly vifs: readonly (NetworkTraffic & { readonly id: number })[];
 }
 
-export interface ControlSnapshot {
+export interface ControlSaved {
+  /** One line about a guest that was asked to suspend in vain; null: there is nothing to say. */
+  readonly remark: string | null;
+}
+
+export interface ControlSnapshot extends ControlSaved {
   readonly disks: readonly FrozenDisk[];
 }
 
 export type ControlAnswer =
   | ControlState
   | ControlDevices
+  | ControlSaved
   | ControlSnapshot
   | Outline
   | Fork

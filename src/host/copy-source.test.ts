@@ -58,10 +58,17 @@ test('a copy hears of the state first, makes its disks, and hears of the memory'
   await ready.promise;
   const base = { path: raw, format: 'raw', sizeBytes: 1 << 16 } as const;
   const disks = [{ id: 51712, vdev: 'xvda', top: '/t', base }];
-  start.resolve({ state: '/s', hasPages: false, askedNs: 1, stoppedNs: 2, disks });
+  start.resolve({ state: '/s', hasPages: false, askedNs: 1, stoppedNs: 2, describedNs: 3, disks });
   const { memory: frozen, ...state } = await taken;
   const overlay = join(root, 'xvda.qcow2');
-  expect(state).toEqual({ state: '/s', hasPages: false, askedNs: 1, stoppedNs: 2, disks: { 51712: overlay } });
+  expect(state).toEqual({
+    state: '/s',
+    hasPages: false,
+    askedNs: 1,
+    stoppedNs: 2,
+    describedNs: 3,
+    disks: { 51712: overlay },
+  });
   expect(existsSync(overlay)).toBe(true);
   expect(asked).toEqual(['abc', 'abc']);
   memory.resolve({ base: '/b', changes: '/c' });

@@ -8,6 +8,7 @@ import {
   type ControlDevices,
   type ControlMethod,
   type ControlParameters,
+  type ControlSaved,
   type ControlSnapshot,
   type ControlState,
   LineReader,
@@ -23,6 +24,16 @@ import { consolePath, controlPath, domainFolder, endedPath, pidIn, stateRoot } f
 /** The domain's process does not answer as it should. One line. */
 export class DomainClientError extends Error {
   override readonly name = 'DomainClientError';
+}
+
+/** It has ended without an answer; so whatever it was asked to do, the domain does not go on in it. */
+export class DomainProcessEnded extends DomainClientError {
+  readonly pid: number;
+
+  constructor(domid: number, pid: number) {
+    super(`Domain ${domid}: its process has ended meanwhile`);
+    this.pid = pid;
+  }
 }
 
 const ANSWER_LIMIT_MS = 10_000;
@@ -146,8 +157,8 @@ export async function waitForShutdown(domid: number, root: string = stateRoot())
 }
 
 /**
- * Writes a domain to a file, an absolute path; after 'end' it is gone when this resolves. `config`: text that goes with it instead of its own. False if there is none. Throws
- * DomainClientError when it cannot be saved; then it is as it was.
+ * Writes a domain to a file, an absolute path; after 'end' it is gone when this resolves. `config`: text that goes with it instead of its own. Null if there is none.
+ * Throws DomainClientError when it cannot be saved; then it is as it was, but for DomainProcessEnded.
  */
 export async function saveDomain(
   domid: number,
@@ -155,16 +166,16 @@ export async function saveDomain(
   then: AfterSave,
   config: string | null = null,
   root: string = stateRoot(),
-): Promise<boolean> {
-  const known = pidOf(root, domid) !== null;
+): Promise<ControlSaved | null> {
+  const pid = pidOf(root, domid);
   const answer = await ask(root, domid, 'save', null, { path, then, config });
   if (answer === null) {
-    if (known) throw new DomainClientError(`Domain ${domid}: its process has ended meanwhile`);
-    return false;
+    if (pid !== null) throw new DomainProcessEnded(domid, pid);
+    return null;
   }
   if (then === 'end') await closed(answer.socket);
   answer.socket.destroy();
-  return true;
+  return answer.result as ControlSaved;
 }
 
 /** Writes a core dump of a domain to a file, an absolute path. False if there is none. Throws DomainClientError. */

@@ -5,9 +5,14 @@ import { WEIGHT_MAX } from '../toolstack/config/domain-config.ts';
 import type { ControlParameters, ControlState } from './control-protocol.ts';
 import { ControlError, type ControlHandlers } from './control-server.ts';
 import { HostError } from './host-error.ts';
-import type { LiveDomain } from './live-domain.ts';
+import type { LiveDomain, RecordDeparture } from './live-domain.ts';
 
-export function controlHandlers(live: LiveDomain, log: (line: string) => void): ControlHandlers {
+/** `departure`: what a domain that ends in a file gives up. */
+export function controlHandlers(
+  live: LiveDomain,
+  departure: RecordDeparture,
+  log: (line: string) => void,
+): ControlHandlers {
   const acting = (act: (parameters: ControlParameters) => void) => (parameters: ControlParameters) => {
     try {
       act(parameters);
@@ -49,8 +54,7 @@ export function controlHandlers(live: LiveDomain, log: (line: string) => void): 
       if (then !== 'end' && then !== 'pause' && then !== 'run')
         throw new ControlError('save: expected end, pause or run');
       if (config !== null && typeof config !== 'string') throw new ControlError('save: expected the text of a config');
-      await writing(path, (checked) => live.save(checked, then, config));
-      return null;
+      return { remark: await writing(path, (checked) => live.save(checked, then, config, departure)) };
     },
     'dump-core': async ({ path }) => {
       await writing(path, (checked) => live.dumpCore(checked));
@@ -65,7 +69,7 @@ export function controlHandlers(live: LiveDomain, log: (line: string) => void): 
       const key = numberFor(parameters, 'key', 1, Number.MAX_SAFE_INTEGER, 'key');
       if (key !== null) live.copies.release(key);
     }),
-    snapshot: async ({ path }) => ({ disks: await writing(path, (checked) => live.copies.snapshot(checked)) }),
+    snapshot: ({ path }) => writing(path, (checked) => live.copies.snapshot(checked)),
     schedule: acting((parameters) => {
       const { weight, cap, vcpus } = live.state();
       live.setSchedule(

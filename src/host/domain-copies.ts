@@ -12,15 +12,17 @@ import type { Sink } from '../toolstack/saved/save-file.ts';
 import { encodeM2p, encodePages } from '../toolstack/saved/saved-memory.ts';
 import { encodeDomain, NotSavable } from '../toolstack/saved/saved-state.ts';
 import { monotonicNs } from './clock.ts';
+import type { ControlSnapshot } from './control-protocol.ts';
 import { type CopiedMemory, type FrozenMemory, frozenDomain, type LookedAt, type Release } from './copied-memory.ts';
 import { DiskLayers, type FrozenDisk } from './disk-layers.ts';
 import type { DomainWriterOptions } from './domain-writer.ts';
 import { ForkTickets } from './fork-tickets.ts';
 import type { ForkState, Outline } from './forked-domain.ts';
+import { GuestSuspension } from './guest-suspension.ts';
 import { HostError } from './host-error.ts';
 import { KnownNodes } from './known-nodes.ts';
 import { hostCalls } from './libc.ts';
-import { type SavableDomain, type WriteOptions, writeDomain } from './save-domain.ts';
+import { type SavableDomain, type Suspend, type WriteOptions, writeDomain } from './save-domain.ts';
 import { PLAIN_CODEC, writeWhole } from './save-stream.ts';
 import { disksFolder, domainFolder } from './state-dir.ts';
 
@@ -64,7 +66,7 @@ interface HandOut {
   readonly nodes: Pick<WriteOptions, 'nodes'>;
   /** What is made for the copies is added. */
   readonly releases: Release[];
-  readonly started: Omit<ForkStart, 'state' | 'hasPages'>;
+  readonly started: Omit<ForkStart, 'state' | 'hasPages' | 'describedNs'>;
 }
 
 /** Where a stream goes that is read by `path`. */
@@ -258,6 +260,8 @@ export class DomainCopies {
     const { memory, isShared } = this.#options;
     const awaited = this.#tickets.of(ticket);
     const pages = memory === null ? {} : { pages: [] };
+    // It looks at the guest's clock first.
+    const describedNs = monotonicNs();
     const written = writeDomain(saved, target.sink, { codec: PLAIN_CODEC, ...nodes, ...pages });
     written.catch(() => undefined);
     let changed: LookedAt = null;
@@ -270,7 +274,7 @@ export class DomainCopies {
     }
     await written;
     target.end();
-    awaited.start.resolve({ state: target.path, hasPages: memory === null, ...started });
+    awaited.start.resolve({ state: target.path, hasPages: memory === null, describedNs, ...started });
     // They read that while the memory is set aside, and hear of the memory before the guest wants a CPU again.
     await setImmediate();
     if (memory === null) awaited.memory.resolve(null);
@@ -289,16 +293,24 @@ export class DomainCopies {
     release?.();
   }
 
-  /** Writes the domain to a file, to be restored with disks as they are in the bases; it goes on. @throws NotSavable, and what writing throws */
-  async snapshot(path: string): Promise<readonly FrozenDisk[]> {
-    const { memory } = this.#options;
-    if (memory !== null) return await this.#snapshotOfCopy(path, memory);
+  /**
+   * Writes the domain to a file, to be restored with disks as they are in the bases; it goes on. The guest is asked to suspend itself for it, where it offers that.
+   * @throws NotSavable, and what writing throws
+   */
+  async snapshot(path: string): Promise<ControlSnapshot> {
+    const { memory, freezable, store, isEnding } = this.#options;
+    const suspension = new GuestSuspension({ domain: freezable.domain, store, isEnding });
+    const suspend: Suspend = (isUnwanted) => suspension.ask(isUnwanted);
     const write = (saved: SavableDomain): Promise<void> => writeWhole(path, (sink) => writeDomain(saved, sink));
-    return (await this.#inTurn(() => this.#withLayers('written', write))).disks;
+    const disks =
+      memory !== null
+        ? await this.#snapshotOfCopy(path, memory, suspend)
+        : (await this.#inTurn(() => this.#withLayers('written', write, suspend))).disks;
+    return { disks, remark: suspension.remark };
   }
 
   /** Its pages are written when the domain goes on: they are those of a copy of its memory. */
-  async #snapshotOfCopy(path: string, memory: CopiedMemory): Promise<readonly FrozenDisk[]> {
+  async #snapshotOfCopy(path: string, memory: CopiedMemory, suspend: Suspend): Promise<readonly FrozenDisk[]> {
     const { isShared, freezable } = this.#options;
     const stateIsWritten = Promise.withResolvers<void>();
     const copy = Promise.withResolvers<Domain>();
@@ -317,14 +329,15 @@ export class DomainCopies {
           const known = await this.#takeReady();
           close = () => known?.close();
           const options = { pages: pages(), ...(known === null ? {} : { nodes: () => known.current() }) };
-          return await this.#withLayers('written', async (saved) => {
+          const write = async (saved: SavableDomain): Promise<void> => {
             writing = writeWhole(path, (sink) => writeDomain(saved, sink, options));
             await Promise.race([stateIsWritten.promise, writing]);
             const m2p = encodeM2p(freezable.domain.machine);
             const { memory: at, release } = memory.freeze(isShared());
             letGo = release;
             frozen = () => frozenDomain(freezable.domain, at, m2p);
-          });
+          };
+          return await this.#withLayers('written', write, suspend);
         } finally {
           this.#leaveRoom();
         }
@@ -369,8 +382,12 @@ export class DomainCopies {
     }
   }
 
-  /** Calls `take` when the domain is frozen and its disks have their layers. */
-  async #withLayers(what: string, take: (saved: SavableDomain, taken: Taken) => Promise<void>): Promise<Taken> {
+  /** Calls `take` when the domain is frozen and its disks have their layers. `suspend`: before that. */
+  async #withLayers(
+    what: string,
+    take: (saved: SavableDomain, taken: Taken) => Promise<void>,
+    suspend: Suspend | null = null,
+  ): Promise<Taken> {
     const { freezable, freezer, store, config, root, onDiskMoved, note } = this.#options;
     const { domain, devices } = freezable;
     if (config('') === null) throw new NotSavable('it was made without a config that could be saved');
@@ -384,14 +401,19 @@ export class DomainCopies {
     };
     const layers = await DiskLayers.prepare(devices.disks, { domid, store, elsewhere, onMoved: onDiskMoved });
     let disks: FrozenDisk[] | null = null;
-    const stoppedNs = monotonicNs();
+    let stoppedNs = monotonicNs();
+    const suspended: Suspend = async (isUnwanted) => {
+      const has = (await suspend?.(isUnwanted)) ?? false;
+      stoppedNs = monotonicNs();
+      return has;
+    };
     try {
       await freezer.whileFrozen(async () => {
         this.#mustBeAlone();
         disks = await layers.commit();
         await take(saved, { disks, stoppedNs });
         return 'as before';
-      });
+      }, suspended);
     } catch (error) {
       if (disks === null) await layers.abandon();
       throw error instanceof HostError ? new NotSavable(error.message) : error;

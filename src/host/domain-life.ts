@@ -3,6 +3,7 @@
  * in this thread while its vCPUs run in theirs, and lets others act on it.
  */
 
+import { cpus } from 'node:os';
 import { resolve as resolvePath } from 'node:path';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { SHUTDOWN_crash } from '../abi/xen.ts';
@@ -19,7 +20,7 @@ import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
 import { type DomainConfig, formatUuid } from '../toolstack/config/domain-config.ts';
 import { type PluggedDevices, readPlugged } from '../toolstack/plugged-devices.ts';
 import { renameDomain } from '../toolstack/rename-domain.ts';
-import { completeConfig } from '../toolstack/saved/saved-config.ts';
+import { completeConfig, type RunningSchedule } from '../toolstack/saved/saved-config.ts';
 import { NotSavable } from '../toolstack/saved/saved-state.ts';
 import { DomainNameTaken, introduceDomain } from '../toolstack/xenstore-nodes.ts';
 import { DomidAlias } from '../xenstore/domid-alias.ts';
@@ -217,6 +218,7 @@ class DomainLife {
     const writing = {
       ...{ freezable, freezer: this.#freezer, workers, store: xenstore.client, note: this.#note },
       isMapped: () => this.#peers?.isMapped ?? false,
+      isEnding: () => this.#isStopped,
       facts: {
         knownDomid: restoring?.saved.outline.knownDomid ?? domid,
         engine: handle.kind,
@@ -225,11 +227,19 @@ class DomainLife {
         cmdline: built.cmdline,
       },
       tracker: new DirtyTracker({ domain, engine: handle, kicker: this.#kicker, ringFrames }),
-      config: (name: string, other?: string | null) => {
-        const now = options.written?.();
-        if (now === undefined) return null;
-        const { kernel, ramdisk } = now.config;
-        return completeConfig(other ?? now.text, { ...config, kernel, ramdisk }, name, (file) => resolvePath(file));
+      config: (name: string, other?: string | null, moves = false) => {
+        const written = options.written?.();
+        if (written === undefined) return null;
+        const { kernel, ramdisk } = written.config;
+        // Another text says itself how it is to be scheduled.
+        const schedule = (other ?? null) !== null ? null : this.#scheduleNow(moves);
+        return completeConfig(
+          other ?? written.text,
+          { ...config, kernel, ramdisk },
+          name,
+          (file) => resolvePath(file),
+          schedule,
+        );
       },
     };
     this.#writer = new DomainWriter(writing);
@@ -442,7 +452,7 @@ class DomainLife {
     const { domid, domain } = this.#options;
     return {
       domid,
-      save: (path, then, config) => this.#save(path, then, config),
+      save: (path, then, config, departure) => this.#save(path, then, config, departure),
       migrate: (link, migration, departure) => this.#migrate(link, migration, departure),
       dumpCore: (path) => this.#writer.dumpCore(path),
       copies: this.#copies,
@@ -460,12 +470,29 @@ class DomainLife {
     };
   }
 
-  async #save(...[path, then, config]: Parameters<LiveDomain['save']>): Promise<void> {
+  async #save(...[path, then, config, departure]: Parameters<LiveDomain['save']>): Promise<string | null> {
     this.#mustBeSavable();
-    await this.#writer.save(path, then, config);
-    if (then !== 'end') return;
+    // Whoever finds this process killed must not start what is in a file.
+    const remark = await this.#writer.save(path, then, config, {
+      leave: async () => {
+        departure.leave();
+        await this.#devices.release(this.#options.config);
+      },
+      comeBack: () => departure.comeBack(),
+    });
+    if (remark !== null) this.#note(`Domain ${this.#options.domid}: ${remark}`);
+    if (then !== 'end') return remark;
     this.#note(`Domain ${this.#options.domid} has been saved.`);
     this.#destroy();
+    return remark;
+  }
+
+  /** `moves`: to a host with other CPUs. */
+  #scheduleNow(moves: boolean): RunningSchedule {
+    const { weight, cap } = domainState(this.#options.domain);
+    const places = this.#placement.places();
+    const pinned = { cpus: places.map(({ hard }) => hard), cpusSoft: places.map(({ soft }) => soft) };
+    return { cpuWeight: weight, cap, places: moves ? null : pinned, hostCpus: cpus().length };
   }
 
   #mustBeSavable(): void {

@@ -237,7 +237,11 @@ async function run(request: ToDomainProcess): Promise<void> {
           gone: () => lowerPriority(true),
         };
         const sockets = new UnseenSockets();
-        control = await openControlServer(controlPath(root, domid), controlHandlers(live, log), sockets.listen);
+        control = await openControlServer(
+          controlPath(root, domid),
+          controlHandlers(live, departure, log),
+          sockets.listen,
+        );
         migration = await openMigrationServer(
           migrationPath(root, domid),
           (link, options) => live.migrate(link, options, departure),

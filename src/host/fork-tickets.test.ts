@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { ForkTickets } from './fork-tickets.ts';
 
-const START = { state: '/a', hasPages: false, askedNs: 1, stoppedNs: 2, disks: [] };
+const START = { state: '/a', hasPages: false, askedNs: 1, stoppedNs: 2, describedNs: 3, disks: [] };
 
 test('who has a ticket gets what belongs to it, asked for before or after', async () => {
   const tickets = new ForkTickets();

@@ -8,6 +8,7 @@ import type { Description } from '../toolstack/saved/saved-description.ts';
 import type { SavedShape } from '../toolstack/saved/saved-state.ts';
 import { readDomainNodes, renumberNodes, type SavedNode } from '../toolstack/saved/saved-store.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
+import { monotonicNs } from './clock.ts';
 import type { CopiedMemory, FrozenMemory } from './copied-memory.ts';
 import { type CodePreparer, openSaved, SavedDomain } from './restore-domain.ts';
 import { sourceOfFile } from './save-stream.ts';
@@ -43,6 +44,9 @@ export interface RestorableDomain {
   ): Promise<void>;
 }
 
+/** A copy that takes longer begins with the time that it was for the guest: no such leap can be meant. */
+const LATE_MAX_NS = 2e9;
+
 /** A domain at one moment. */
 export interface ForkState {
   /** As in a file of `xl save`. */
@@ -52,6 +56,8 @@ export interface ForkState {
   /** When the copy was asked for, and the domain stopped for it: the host's monotonic clock, ns. */
   readonly askedNs: number;
   readonly stoppedNs: number;
+  /** The moment of which the state tells what time it was for the guest: the same clock. */
+  readonly describedNs: number;
 }
 
 /** What a process is told of a copy before there is one. */
@@ -151,8 +157,11 @@ export class ForkedDomain implements RestorableDomain {
     return this.#description;
   }
 
+  /** What it took to get here has passed for the guest too. */
   lateNs(): number {
-    return 0;
+    if (this.#from === null) throw new Error('bug: a copy goes on before it has arrived');
+    const lateNs = monotonicNs() - this.#from.describedNs;
+    return lateNs > 0 && lateNs < LATE_MAX_NS ? lateNs : 0;
   }
 
   async load(machine: MachineMemory, domain: Domain, ready: Promise<void>, copied: CopiedMemory | null): Promise<void> {

@@ -36,8 +36,11 @@ export interface LiveDomain {
   readonly ended: Promise<number>;
   /** Ends it at once, and for good. */
   destroy(): void;
-  /** Writes it to a file, after which it does `then`. Rejects with one line, and the domain goes on. */
-  save(path: string, then: AfterSave, config: string | null): Promise<void>;
+  /**
+   * Writes it to a file, after which it does `then`. `departure`: what is to be given up beyond this process when that is its end. Resolves with a line about a guest
+   * that did not do its part, or null. Rejects with one line, and the domain goes on.
+   */
+  save(path: string, then: AfterSave, config: string | null, departure: RecordDeparture): Promise<string | null>;
   /** Sends it to where it goes on; resolves when it does, or goes on here. `departure`: what is to be given up beyond this process. */
   migrate(link: MigrationLink, options: MigrationOptions, departure: RecordDeparture): Promise<void>;
   /** Writes a core dump to a file; it stands still meanwhile. Rejects with one line. */

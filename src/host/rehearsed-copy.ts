@@ -41,7 +41,7 @@ export async function rehearseCopy(request: ForkRequest, nodes: readonly SavedNo
     const outline = { ...request.outline, shape: { ramPages, maxPages, vcpus: from.vcpus.length } };
     const fork = {
       ...{ state: `/proc/self/fd/${state}`, hasPages: false, memory: Promise.resolve(memory) },
-      ...{ askedNs: 0, stoppedNs: 0, disks: {} },
+      ...{ askedNs: 0, stoppedNs: 0, describedNs: 0, disks: {} },
     };
     try {
       for (let time = 0; time < TIMES; time++) {

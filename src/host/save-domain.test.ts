@@ -2,11 +2,13 @@
 
 import { expect, test } from 'vitest';
 import { createDomain, DOMAIN } from '../hypervisor/domain.ts';
+import { suspendDomain } from '../hypervisor/domain-state.ts';
 import { createMachineMemory } from '../machine/memory.ts';
 import { NotSavable } from '../toolstack/saved/saved-state.ts';
+import { monotonicNs } from './clock.ts';
 import { createEngineDomain, createKicker } from './engines.ts';
 import { HostError } from './host-error.ts';
-import { type FreezableDomain, Freezer } from './save-domain.ts';
+import { type FreezableDomain, Freezer, type Suspend } from './save-domain.ts';
 
 /** Whose vCPU is parked, and goes on when nothing is paused. */
 function parkedDomain() {
@@ -62,4 +64,47 @@ test('one that has left is neither woken nor frozen nor parked, by those who wai
   expect(isPaused()).toBe(true);
   expect(acts).toEqual([]);
   expect(events).toEqual(['detached']);
+});
+
+test('one that suspends itself for it goes on with the time of the host, and stays paused where that is asked for', async () => {
+  const { domain, freezer, isPaused } = parkedDomain();
+  const wallclock = (): number => {
+    const wc = (domain.machine.layout.sharedInfoOffset + 0xc00) >>> 2;
+    return domain.machine.u32[wc + 1];
+  };
+  const suspended = (): number => domain.i32[DOMAIN.suspended >> 2];
+  const suspend = async (): Promise<boolean> => {
+    suspendDomain(domain, createKicker(createEngineDomain('wasm', domain.machine, 1)));
+    return true;
+  };
+  // Its system time is the host's monotonic clock.
+  const atLeast = Math.floor(Date.now() / 1000 - monotonicNs() / 1e9) - 1;
+  await freezer.whileFrozen(async () => 'as before', suspend);
+  expect([isPaused(), suspended()]).toEqual([false, 0]);
+  expect(wallclock()).toBeGreaterThanOrEqual(atLeast);
+
+  await freezer.whileFrozen(async () => 'pause', suspend);
+  expect([isPaused(), suspended()]).toEqual([true, 0]);
+  freezer.unpause();
+  expect(isPaused()).toBe(false);
+
+  const failing = freezer.whileFrozen(async () => {
+    throw new Error('the disk is full');
+  }, suspend);
+  await expect(failing).rejects.toThrow('the disk is full');
+  expect([isPaused(), suspended()]).toEqual([false, 0]);
+});
+
+test('one that is paused, or is paused meanwhile, is asked for nothing', async () => {
+  const { freezer, isPaused } = parkedDomain();
+  const asked: boolean[] = [];
+  const suspend: Suspend = async (isUnwanted) => {
+    freezer.pause();
+    asked.push(isUnwanted());
+    return false;
+  };
+  await freezer.whileFrozen(async () => 'as before', suspend);
+  expect(isPaused()).toBe(true);
+  await freezer.whileFrozen(async () => 'as before', suspend);
+  expect(asked).toEqual([true]);
 });

@@ -1,6 +1,6 @@
 /**
- * Saves a domain that runs, without its help: its vCPUs are parked between two instructions, its backends answer what is under way
- * and let go of it, and what is left is memory and registers.
+ * Saves a domain that runs: its vCPUs are parked between two instructions, its backends answer what is under way and let go of it, and what is left
+ * is memory and registers. That needs no help of the guest's; with its help (guest-suspension.ts), its clock is right when it goes on.
  *
  *   1. park all vCPUs (hypervisor/run-vcpu.ts)
  *   2. wait until no message to or from xenstore is half way; if the guest has to run for that, let it, and begin again
@@ -16,6 +16,7 @@ import type { CpuFeatures } from '../hypervisor/cpu-features.ts';
 import { DOMAIN, type Domain } from '../hypervisor/domain.ts';
 import { isSuspended, pauseDomain, resumeDomain, unpauseDomain, untilParked } from '../hypervisor/domain-state.ts';
 import type { PageArrivals } from '../hypervisor/page-transfer.ts';
+import { setWallclock } from '../hypervisor/time.ts';
 import {
   type Codec,
   PART_DESCRIPTION,
@@ -104,6 +105,9 @@ async function thaw(saved: FreezableDomain, paused: boolean): Promise<void> {
   if (!paused) unpauseDomain(saved.domain);
 }
 
+/** Resolves with true when the guest has suspended itself. `isUnwanted`: somebody has paused it. */
+export type Suspend = (isUnwanted: () => boolean) => Promise<boolean>;
+
 /** What becomes of a domain that was frozen. */
 export type AfterFreeze = 'as before' | 'pause' | 'stay';
 
@@ -152,6 +156,7 @@ export class Freezer {
     if (this.#hasLeft) return false;
     const { domain } = this.#domain;
     const was = isSuspended(domain);
+    if (was) tellWallclock(domain);
     if (this.#pausedAfter === null) resumeDomain(domain);
     else if (was) {
       this.#pausedAfter = false;
@@ -161,18 +166,32 @@ export class Freezer {
     return was;
   }
 
-  /** Calls `act` when all devices have let go of the domain. @throws NotSavable, and what `act` throws; it goes on as before then */
-  whileFrozen(act: () => Promise<AfterFreeze>): Promise<void> {
+  /**
+   * Calls `act` when all devices have let go of the domain. `suspend`: has the guest suspend itself before, if it is not paused; it goes on as from a suspend that
+   * was cancelled.
+   * @throws NotSavable, and what `act` and `suspend` throw; it goes on as before then
+   */
+  whileFrozen(act: () => Promise<AfterFreeze>, suspend: Suspend | null = null): Promise<void> {
     return this.#inTurn(async (wasPaused) => {
+      const hasSuspended = !wasPaused && suspend !== null && (await this.#suspend(suspend));
       await freeze(this.#domain, wasPaused);
       let after: AfterFreeze = 'as before';
       try {
         after = await act();
       } finally {
+        if (hasSuspended) tellWallclock(this.#domain.domain);
         if (after === 'stay') this.#hasLeft = true;
         else await thaw(this.#domain, this.#pausedAfter === true || after === 'pause');
       }
     });
+  }
+
+  /** It is paused then, and no more. */
+  async #suspend(suspend: Suspend): Promise<boolean> {
+    const { domain } = this.#domain;
+    if (!(await suspend(() => this.#pausedAfter === true))) return false;
+    Atomics.store(domain.i32, DOMAIN.suspended >> 2, 0);
+    return true;
   }
 
   /** Calls `act` when all vCPUs are parked. @throws NotSavable, and what `act` throws */
@@ -264,6 +283,11 @@ export async function writeVcpus(writer: SaveWriter, domain: Domain): Promise<vo
 /** What the guest would read off its clock now. */
 export function systemTimeNs({ f64 }: Domain): number {
   return monotonicNs() - f64[DOMAIN.bootNs >> 3] + f64[DOMAIN.driftNs >> 3];
+}
+
+/** A guest that goes on from a suspend looks at it, and the host's clock may have been set. */
+function tellWallclock(domain: Domain): void {
+  setWallclock(domain, Date.now() * 1e6 - systemTimeNs(domain));
 }
 
 /** What it would read off its TSC, by the line on which its clock runs. */

@@ -1,9 +1,11 @@
 /** Saved domains as files of this host: zstd and CRC-32 of Node, and files that are there whole or not at all. */
 
 import { createReadStream, readFileSync } from 'node:fs';
-import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
+import { type FileHandle, open, realpath, rename, rm, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { constants, crc32, zstdCompress, zstdCompressSync, zstdDecompress, zstdDecompressSync } from 'node:zlib';
+import { syncFolder } from '../storage/host/overlay.ts';
 import type { Codec, Sink, Source } from '../toolstack/saved/save-file.ts';
 
 const compress = promisify(zstdCompress);
@@ -36,24 +38,74 @@ export const NODE_CODEC: Codec = {
 /** For what is read at once, by another process of this host. */
 export const PLAIN_CODEC: Codec = { ...NODE_CODEC, compress: async (bytes) => bytes };
 
+/** What is to be so from the moment on at which a file is there. */
+export interface BeforeShown {
+  /** All of it is written; it appears next. */
+  leave(): Promise<void>;
+  /** It does not appear. */
+  comeBack(): void;
+}
+
 /**
  * Calls `body` with where the bytes go. A regular file appears under its name, and on the disk, when `body` has succeeded; what was
- * there stays until then. Anything else, a pipe or a device, is written to as it is.
+ * there stays until then. A symbolic link leads where it did. Anything else, a pipe or a device, is written to as it is.
  */
-export async function writeWhole(path: string, body: (sink: Sink) => Promise<void>): Promise<void> {
+export async function writeWhole(
+  path: string,
+  body: (sink: Sink) => Promise<void>,
+  before: BeforeShown | null = null,
+): Promise<void> {
   const isFile = await isRegular(path);
-  const partial = isFile ? `${path}.${process.pid}.part` : path;
+  const real = isFile ? await targetOf(path) : path;
+  const partial = isFile ? partialPath(real, process.pid) : real;
   // Nobody else may read the memory of a guest.
   const file = await open(partial, 'w', 0o600);
   try {
     await body((bytes) => writeAll(file, bytes));
     if (isFile) await file.sync();
     await file.close();
-    if (isFile) await rename(partial, path);
+    await leaveAndShow(before, async () => {
+      if (isFile) await show(partial, real);
+    });
   } catch (error) {
     await file.close();
     if (isFile) await rm(partial, { force: true });
     throw error;
+  }
+}
+
+/** What a file is called that the process writes, until it is whole. */
+export function partialPath(path: string, pid: number): string {
+  return `${path}.${pid}.part`;
+}
+
+async function leaveAndShow(before: BeforeShown | null, show: () => Promise<void>): Promise<void> {
+  try {
+    await before?.leave();
+    await show();
+  } catch (error) {
+    before?.comeBack();
+    throw error;
+  }
+}
+
+async function show(partial: string, path: string): Promise<void> {
+  await rename(partial, path);
+  try {
+    await syncFolder(dirname(path));
+  } catch (error) {
+    // Whoever wrote it goes on as if it were not there.
+    await rm(path, { force: true });
+    throw error;
+  }
+}
+
+/** Of a link that leads nowhere: itself. */
+async function targetOf(path: string): Promise<string> {
+  try {
+    return await realpath(path);
+  } catch {
+    return path;
   }
 }
 

@@ -18,6 +18,7 @@ import { formatGeneration, GENERATION_NODE, makeUpGeneration } from '../toolstac
 import { PART_END, SaveFileError, SaveReader } from '../toolstack/saved/save-file.ts';
 import { decodeDescription } from '../toolstack/saved/saved-description.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
+import type { ControlSaved } from './control-protocol.ts';
 import type { FrozenDisk } from './disk-layers.ts';
 import { DomainClientError, destroyDomain, snapshotDomain } from './domain-client.ts';
 import { type DomainRecord, readRecord } from './domain-record.ts';
@@ -97,7 +98,7 @@ export async function takeSnapshot(
   domid: number,
   domain: string,
   name: string | null,
-): Promise<Snapshot> {
+): Promise<Snapshot & ControlSaved> {
   if (name !== null && !NAME.test(name))
     throw new SnapshotError(
       `expected a name of letters, digits and "_.+:-" for the snapshot, found ${JSON.stringify(name)}`,
@@ -119,7 +120,7 @@ export async function takeSnapshot(
     const start = { quiet, preserve, cwd, environment };
     const snapshot = { name: chosen, domain, uuid, taken: new Date().toISOString(), disks: written.disks, start };
     await writeDurably(join(folder, 'snapshot.json'), JSON.stringify({ version: VERSION, ...snapshot }));
-    return snapshot;
+    return { ...snapshot, remark: written.remark };
   } catch (error) {
     rmSync(folder, { recursive: true, force: true });
     throw error;

@@ -54,15 +54,23 @@ export function startClock(domain: Domain, engine: Engine, nowNs: number, bootNs
   domain.i32[DOMAIN.tscShift >> 2] = shift;
   domain.u32[DOMAIN.tscKhz >> 2] = engine.facts.tscKhz;
   domain.u32[DOMAIN.tscStable >> 2] = engine.facts.tscStable ? 1 : 0;
-  const wallclockNs = nowNs - systemTimeNs;
+  setWallclock(domain, nowNs - systemTimeNs);
+}
+
+/** Tells the guest what time it was when its system time was 0: ns since 1970. The version is odd while the rest changes. */
+export function setWallclock(domain: Domain, wallclockNs: number): void {
   domain.f64[DOMAIN.wallclockNs >> 3] = wallclockNs;
   const sec = Math.floor(wallclockNs / 1e9);
-  const u32 = domain.machine.u32;
-  const wc = (domain.machine.layout.sharedInfoOffset + WC_VERSION) >>> 2;
-  u32[wc] = 2;
+  const { u32, layout, dirty } = domain.machine;
+  const offset = layout.sharedInfoOffset + WC_VERSION;
+  const wc = offset >>> 2;
+  const version = Atomics.load(u32, wc) & ~1;
+  Atomics.store(u32, wc, version + 1);
   u32[wc + 1] = sec >>> 0;
   u32[wc + 2] = Math.floor(wallclockNs - sec * 1e9);
   u32[wc + 3] = Math.floor(sec / 4294967296);
+  Atomics.store(u32, wc, version + 2);
+  dirty.mark(offset >>> 12);
 }
 
 /** A point of the domain's line: TSC and system time, two words each. */

@@ -28,6 +28,36 @@ export async function requestShutdown(store: XenstoreClient, domid: number, requ
   await store.write(`${domainPath(domid)}/control/shutdown`, request);
 }
 
+/** Does the guest's kernel say that it can be asked to suspend? */
+export async function offersSuspend(store: XenstoreClient, domid: number): Promise<boolean> {
+  return (await store.read(`${domainPath(domid)}/control/feature-suspend`)) === '1';
+}
+
+/** Asks the guest to suspend, and gives null; or gives what it was asked for before and has not taken. */
+export async function asksForSuspend(store: XenstoreClient, domid: number): Promise<string | null> {
+  const node = `${domainPath(domid)}/control/shutdown`;
+  return await store.transaction(async (t) => {
+    const before = (await t.read(node)) ?? '';
+    if (before !== '') return before;
+    await t.write(node, 'suspend');
+    return null;
+  });
+}
+
+/** Takes a request back that the guest has not taken. What was found there: empty if it has. */
+export async function takeBackShutdown(
+  store: XenstoreClient,
+  domid: number,
+  request: ShutdownRequest,
+): Promise<string> {
+  const node = `${domainPath(domid)}/control/shutdown`;
+  return await store.transaction(async (t) => {
+    const found = (await t.read(node)) ?? '';
+    if (found === request) await t.write(node, '');
+    return found;
+  });
+}
+
 /** Has the guest taken the last request? */
 export async function isShutdownTaken(store: XenstoreClient, domid: number): Promise<boolean> {
   return ((await store.read(`${domainPath(domid)}/control/shutdown`)) ?? '') === '';

@@ -21,6 +21,7 @@ export async function snapshot(domain: string, name: string | null): Promise<num
     const { domid, name: called } = await findDomain(store, domain);
     const taken = await takeSnapshot(stateRoot(), domid, called, name);
     process.stdout.write(`snapshot ${taken.name} of ${called} is taken\n`);
+    if (taken.remark !== null) say(`${called}: ${taken.remark}`);
     for (const { vdev, base, top } of taken.disks)
       if (base.format !== 'qcow2')
         say(`${vdev} of ${called} goes on in ${top}; ${base.path} is what it is based on, and must not change`);

@@ -1,7 +1,8 @@
 /** `xl save`: a domain to a file. Source: xl(1); recorded output of xl 4.17. */
 
+import { existsSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { DomainClientError, saveDomain } from '../../host/domain-client.ts';
+import { DomainClientError, DomainProcessEnded, saveDomain } from '../../host/domain-client.ts';
 import { readDomainConfig } from '../../toolstack/config/domain-config.ts';
 import { ConfigError } from '../../toolstack/config/xl-cfg.ts';
 import { type Command, type Context, readWords } from './command.ts';
@@ -37,16 +38,46 @@ export const save: Command = {
       context.err(`Saving to ${file}`);
       if (domid === 0) throw new CommandError('libxl: error: Domain 0: the host cannot be saved');
       const then = given.has('c') ? 'run' : given.has('p') ? 'pause' : 'end';
+      const before = whatIs(file);
       try {
-        if (await saveDomain(domid, resolve(file), then, config)) return 0;
+        const saved = await saveDomain(domid, resolve(file), then, config);
+        if (saved === null)
+          throw new CommandError(`libxl: error: Domain ${domid}:Failed to save domain: No such process`);
+        if (saved.remark !== null) context.err(`xl: Domain ${domid}: ${saved.remark}`);
+        return 0;
       } catch (error) {
+        if (error instanceof DomainProcessEnded) return await ended(error, file, before, then === 'end', context);
         if (!(error instanceof DomainClientError)) throw error;
         throw new CommandError(`libxl: error: ${error.message}\nFailed to save domain, resuming domain`);
       }
-      throw new CommandError(`libxl: error: Domain ${domid}:Failed to save domain: No such process`);
     });
   },
 };
+
+/** Tells one file from another that has taken its name; null: there is none. */
+function whatIs(file: string): string | null {
+  const found = statSync(file, { throwIfNoEntry: false });
+  return found === undefined ? null : `${found.dev}:${found.ino}:${found.ctimeMs}`;
+}
+
+/** Its process was killed. The exit code: where a domain was to end, and its file is there, it has been saved. */
+async function ended(
+  { message, pid }: DomainProcessEnded,
+  file: string,
+  before: string | null,
+  wasToEnd: boolean,
+  context: Context,
+): Promise<number> {
+  const now = whatIs(file);
+  if (now !== null && now !== before && statSync(file).isFile()) {
+    context.err(`libxl: error: ${message}; ${file} is whole, and the domain is in it`);
+    return wasToEnd ? 0 : 1;
+  }
+  const { partialPath } = await import('../../host/save-stream.ts');
+  const partial = partialPath(resolve(file), pid);
+  const left = existsSync(partial) ? `; what there is of it is ${partial}` : '';
+  throw new CommandError(`libxl: error: ${message}; ${file} has not been written${left}\nFailed to save domain`);
+}
 
 /** A request to the domain's process is at most 64 KiB, as JSON. */
 const CONFIG_BYTES_MAX = 60_000;

@@ -187,4 +187,16 @@ describe('appendOverrides()', () => {
     expect(appendOverrides('a = 1', [])).toBe('a = 1');
     expect(parse(appendOverrides('a = 1\nb = 2', ['a=3', 'c="x"']))).toEqual({ a: '3', b: '2', c: 'x' });
   });
+
+  it('leaves out what was appended before and is set again, and nothing else', () => {
+    const own = 'a = 1\nb=2\n';
+    const once = appendOverrides(own, ['a=3', 'c=["x=1"]']);
+    expect(appendOverrides(once, ['a=3', 'c=["x=1"]'])).toBe(once);
+    const twice = appendOverrides(appendOverrides(once, ['d=5']), ['a=4']);
+    expect(twice).toBe('a = 1\nb=2\n\nc=["x=1"]\nd=5\na=4\n\n');
+    expect(appendOverrides(twice, ['a=4', 'c=7', 'd=6']).length).toBeLessThan(twice.length);
+    // What adds to what was before is none of that.
+    const added = appendOverrides('a="x"', ['a+="y"', 'b=1']);
+    expect(parse(appendOverrides(added, ['b=2']))).toEqual({ a: 'xy', b: '2' });
+  });
 });

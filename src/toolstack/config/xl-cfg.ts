@@ -451,7 +451,23 @@ export function parseXlConfig(source: string, text: string, warn: (line: string)
   return new XlConfig(source, new Parser(source, text).parse(), warn);
 }
 
-/** Config data with the command line's `key=value` words behind it, each a line, as xl joins them. */
+/** Words that were appended before, as `appendOverrides` puts them: none goes over several lines. */
+const APPENDED = /(?<!\\)\n((?:[a-z]\w*=[^\n]*\n)+)\n$/;
+
+/**
+ * Config data with the command line's `key=value` words behind it, each a line, as xl joins them. Words that were appended before and mean nothing any more, because
+ * one of these sets the same, are left out: what is saved and restored again and again does not grow.
+ */
 export function appendOverrides(text: string, overrides: readonly string[]): string {
-  return overrides.length === 0 ? text : `${text}\n${overrides.map((word) => `${word}\n`).join('')}\n`;
+  if (overrides.length === 0) return text;
+  const keyOf = (word: string): string => word.slice(0, word.indexOf('=')).trim();
+  const keys = new Set(overrides.map(keyOf));
+  let before = text;
+  let kept: string[] = [];
+  for (let found = APPENDED.exec(before); found !== null; found = APPENDED.exec(before)) {
+    before = before.slice(0, found.index);
+    kept = [...found[1].split('\n').filter((word) => word !== '' && !keys.has(keyOf(word))), ...kept];
+  }
+  // Those of the text itself stay as they are, where nothing was left out.
+  return `${before}\n${[...kept, ...overrides].map((word) => `${word}\n`).join('')}\n`;
 }
