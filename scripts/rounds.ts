@@ -44,7 +44,9 @@ const DISK_BYTES = 1_000_000;
  * Source: Linux drivers/block/xen-blkfront.c blkfront_connect, kernel/time/clocksource.c.
  */
 const EXPECTED =
-  'drop_caches: 3|crng init done|Setting capacity to|clocksource: (Long readout|timekeeping watchdog|.*wd-.*read-back|Checking clocksource)|hrtimer: interrupt took';
+  'drop_caches: 3|crng init done|Setting capacity to|clocksource: (Long readout|timekeeping watchdog|.*wd-.*read-back|Checking clocksource)|hrtimer: interrupt took' +
+  // `xl save` asks it to suspend. Source: Linux kernel/power/process.c, drivers/xen/manage.c, drivers/xen/grant-table.c gnttab_resume.
+  '|Freezing (user space processes|remaining freezable tasks)|OOM killer (dis|en)abled|suspending xenstore|Restarting tasks|xen:grant_table: Grant tables using version';
 
 /** KVM cannot set the TSC everywhere: it is the host's, and goes on while a domain moves (docs/quirks.md). Linux looks at it and does not use it. */
 const EXPECTED_ON_KVM = "|clocksource: +'(xen|tsc)' |tsc: Marking TSC unstable";

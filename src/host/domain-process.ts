@@ -23,7 +23,7 @@ import {
 import { EarlyThreads } from './early-threads.ts';
 import type { CopySource, ForkRequest, ForkSource } from './forked-domain.ts';
 import type { IncomingDomain } from './incoming-domain.ts';
-import { openLogFile, rotateLog } from './log-file.ts';
+import { OLD_LOGS, openLogFile, rotateLog } from './log-file.ts';
 import { lowerPriority } from './low-priority.ts';
 import type { MigrationServer } from './migration-server.ts';
 import { formatProcessId, thisProcess } from './process-id.ts';
@@ -41,8 +41,6 @@ import {
 import { heedWasmHints } from './wasm-hints.ts';
 
 const CONSOLE_LOG_BYTES = 1 << 20;
-/** Kept of the logs of domains of one name. */
-const OLD_LOGS = 10;
 const HYPERVISOR_LOG_BYTES = 1 << 20;
 /** How long a copy's process lets V8 compile what it has rehearsed: on a host of few CPUs that would be in its own way. */
 const REST_LIMIT_MS = 300;

@@ -5,6 +5,9 @@
 import { appendFileSync, mkdirSync, renameSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 
+/** Kept of the logs of domains of one name. */
+export const OLD_LOGS = 10;
+
 /** Makes room for a new file: `path` becomes `path.1`, that `path.2`, ...; the last one goes. */
 export function rotateLog(path: string, keep: number): void {
   for (let i = keep - 1; i >= 0; i--) {

@@ -2,14 +2,16 @@
  * Starts a domain in a process of its own (domain-process.ts), which goes on when this one ends.
  */
 import { type ChildProcess, fork as forkProcess } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { dirname } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { compileCacheFolderOf } from '../toolstack/compile-cache.ts';
 import type { DomainConfig } from '../toolstack/config/domain-config.ts';
 import type { ForkRequest } from './forked-domain.ts';
+import { OLD_LOGS } from './log-file.ts';
+import { processLives } from './process-id.ts';
 import { domainLogPath, stateRoot } from './state-dir.ts';
 
 /** The only message to a domain's process. */
@@ -142,6 +144,17 @@ function incomingEnds(incoming: StartOptions['incoming']): (number | 'pipe')[] {
   return incoming === true ? [0, 1] : ['pipe', 'pipe'];
 }
 
+/** Those of domains that have not become any, of processes that were killed. */
+function removeOldLogs(path: string): void {
+  const name = `${basename(path)}.`;
+  for (const entry of readdirSync(dirname(path))) {
+    const pid = entry.startsWith(name) ? Number(entry.slice(name.length)) : Number.NaN;
+    // A domain of that name has kept logs with smaller numbers (log-file.ts).
+    if (Number.isSafeInteger(pid) && pid > OLD_LOGS && !processLives({ pid, startTime: '' }))
+      rmSync(join(dirname(path), entry), { force: true });
+  }
+}
+
 /** A process that gets ready to run a domain, and has not been told which. */
 export interface EarlyProcess {
   readonly child: ChildProcess;
@@ -161,6 +174,7 @@ export function startProcess(
   const root = options.root ?? stateRoot();
   const path = `${domainLogPath(root, 'xl', name)}.${process.pid}`;
   const logFile = openLog(path);
+  removeOldLogs(domainLogPath(root, 'xl', name));
   const program = new URL(
     import.meta.url.endsWith('.ts') ? './domain-process.ts' : './domain-process.js',
     import.meta.url,

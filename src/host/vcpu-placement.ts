@@ -34,8 +34,10 @@ export class VcpuPlacement {
     this.#domain = domain;
     const all = cpus().map((_, cpu) => cpu);
     this.#all = all;
-    this.#hard = domain.vcpus.map((_, vcpu) => hard[vcpu] ?? all);
-    this.#soft = domain.vcpus.map((_, vcpu) => soft[vcpu] ?? all);
+    // A config may name more CPUs than the host has.
+    const here = (set: CpuSet = all): CpuSet => (all.every((cpu) => set.includes(cpu)) ? all : set);
+    this.#hard = domain.vcpus.map((_, vcpu) => here(hard[vcpu]));
+    this.#soft = domain.vcpus.map((_, vcpu) => here(soft[vcpu]));
     for (const { vcpuId } of domain.vcpus) this.#note(vcpuId);
   }
 

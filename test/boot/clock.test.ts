@@ -122,6 +122,9 @@ test('a guest that does not take what it is asked for is saved without its help,
   const domid = (await xl('domid', name)).console.trim();
   const store = new XenstoreClient(await openXenstored(root));
   const node = `/local/domain/${domid}/control/shutdown`;
+  // What has been changed since it was made goes with it.
+  expect((await xl('sched-credit2', '-d', name, '-w', '300', '-c', '150')).code).toBe(0);
+  expect((await xl('vcpu-pin', name, '0', '-', '0')).code).toBe(0);
   // Linux takes what it knows only.
   await store.write(node, 'nonsense');
   expect(await xl('save', name, file)).toEqual(
@@ -131,6 +134,8 @@ test('a guest that does not take what it is asked for is saved without its help,
   );
   expect((await xl('restore', file)).code).toBe(0);
   expect((await goesOn(name)).suspended).toBe(0);
+  expect((await xl('sched-credit2', '-d', name)).console).toMatch(/ 300 +150\n$/);
+  expect((await xl('vcpu-list', name)).console).toMatch(/ \/ 0\n$/);
   expect(await store.read(node)).toBe('nonsense');
   store.close();
 });

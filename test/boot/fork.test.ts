@@ -27,6 +27,8 @@ import { endDomains, killDomain } from './domains.ts';
 import { type GuestRun, xl as runXl } from './guest.ts';
 
 const LIMIT_MS = 120_000;
+/** How long a snapshot is old before a guest goes back to it. */
+const AWAY_MS = 3000;
 const DOMUS = fileURLToPath(new URL('../../src/cli/domus/main.ts', import.meta.url));
 const qemu = await qemuTools();
 const root = mkdtempSync(join(tmpdir(), 'domus-fork-'));
@@ -215,9 +217,14 @@ for (const engine of ENGINES)
     // A snapshot, and back.
     expect(await domus('snapshot', name, 'one')).toMatchObject({ code: 0, out: `snapshot one of ${name} is taken\n` });
     await change(parent, 20, 'later');
+    await sleep(AWAY_MS);
     const reverted = await domus('revert', name, 'one');
     expect(reverted.code, reverted.err).toBe(0);
     expect(await stateOf(domidOf(name))).toBe('n=10 a=own0 b=own0');
+    // Its clock is that of its host: what it says has come later than it was asked for.
+    const askedSeconds = Math.floor(Date.now() / 1000);
+    const said = await tell(domidOf(name), 'echo "<clock $(date +%s)>"', /<clock \d+>/);
+    expect(Number(/\d+/.exec(said)?.[0])).toBeGreaterThanOrEqual(askedSeconds - 1);
     await endDomains(root);
     await checkDisks(images());
   });

@@ -41,6 +41,10 @@ test('weight, cap and pins are those that the domain has now, each time anew', (
     cpus: asMade.places?.cpus,
     cpusSoft: asMade.places?.cpusSoft,
   });
+  // A config may have been read for any host.
+  const everywhere = `${OWN}cpus="all"\n`;
+  const anyHost = readDomainConfig('f.cfg', everywhere, { warn: () => {} });
+  expect(completeConfig(everywhere, anyHost, 'a', absolute, asMade)).toMatch(/\nkernel="[^"]*"\n\n$/);
   // Where it moves there are other CPUs.
   expect(read(completeConfig(OWN, read(OWN), 'a', absolute, { ...changed, places: null }))).toMatchObject({
     ...{ cpuWeight: 512, cap: 50, cpus: [], cpusSoft: [] },

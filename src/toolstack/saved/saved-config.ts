@@ -54,8 +54,8 @@ function scheduleSettings(config: DomainConfig, { cpuWeight, cap, places, hostCp
 
 /** As a config has it. A vCPU that none is stated for may use all. */
 function setText(set: CpuSet | undefined, hostCpus: number): string {
-  if (set === undefined) return 'all';
-  return set.length === 0 ? '' : formatCpuSet(set, hostCpus);
+  const isAll = set === undefined || Array.from({ length: hostCpus }).every((_, cpu) => set.includes(cpu));
+  return isAll ? 'all' : set.length === 0 ? '' : formatCpuSet(set, hostCpus);
 }
 
 /** A string of xl.cfg. */
