@@ -127,11 +127,12 @@ export function* coreDump(domain: Domain): Generator<Uint8Array> {
     const notesAt = append(registers, 8);
     const headersEnd = offset + (1 + found.length) * PROGRAM_HEADER_BYTES;
     const pagesAt = Math.ceil(headersEnd / PAGE_SIZE) * PAGE_SIZE;
-    const indexOf = new Map(pfns.map((pfn, i) => [pfn, i]));
+    const indexOf = new Uint32Array(layout.maxPages);
+    for (const [i, pfn] of pfns.entries()) indexOf[pfn] = i;
     const headers = programHeaders(
       { offset: notesAt, bytes: registers.length },
       found,
-      (pfn) => pagesAt + (indexOf.get(pfn) ?? 0) * PAGE_SIZE,
+      (pfn) => pagesAt + indexOf[pfn] * PAGE_SIZE,
     );
     view.setBigUint64(32, BigInt(append(headers, 8)), true);
     view.setUint16(54, PROGRAM_HEADER_BYTES, true);
