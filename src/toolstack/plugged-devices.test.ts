@@ -93,6 +93,28 @@ test('what was plugged is there, what was unplugged is not, and another one in i
   expect((await now(next)).config.disks.map(({ vdev }) => vdev)).toEqual(['xvda', 'xvdc']);
 });
 
+test.each(['loopback=0', 'forward=tcp::8022-:22', 'macfilter=1', 'bridge=xenbr0', 'mtu=1400', 'rate=1Mb/s'])(
+  'an interface that was plugged in the place of another one is all that was said of it: %s',
+  async (spec) => {
+    await add(vif(spec));
+    const [again] = (await now(configOf([], ['']))).config.vifs;
+    expect(again).toEqual({ ...vifConfig(spec), mac: MAC, script: '/etc/xen/scripts/vif-bridge' });
+    const [plain] = (await now(configOf([], [`mac=${formatMac(MAC)},${spec}`]))).config.vifs;
+    expect(plain).toMatchObject(vifConfig(`mac=${formatMac(MAC)},${spec}`));
+    await removeDeviceNodes(store, DOMID, vif(spec));
+    await add(vif(''));
+    const [other] = (await now(configOf([], [spec]))).config.vifs;
+    expect(other).toEqual({ ...vifConfig(''), mac: MAC, script: '/etc/xen/scripts/vif-bridge' });
+  },
+);
+
+test('what the nodes of an older Domus do not say of an interface is what the config says', async () => {
+  const spec = 'forward=tcp::8022-:22,loopback=0,mtu=1400';
+  await add(vif(''));
+  await store.remove(`/libxl/${DOMID}/device/vif/0/default-bridge`);
+  expect((await now(configOf([], [spec]))).config.vifs).toEqual([{ ...vifConfig(spec), mac: MAC }]);
+});
+
 test('a device of a driver domain is that domain`s, by its name', async () => {
   await store.write('/local/domain/9/name', 'storage');
   await add({ ...disk('/dev/vg/a,raw,xvda,w'), backendDomid: 9 });

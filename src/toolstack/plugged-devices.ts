@@ -111,12 +111,13 @@ function diskOf(
 }
 
 function vifOf({ nodes, frontend, backendDomain }: PluggedDevice, configured: VifConfig | null): VifConfig | null {
-  const vif = vifFromNodes(nodes);
+  const vif = vifFromNodes(nodes, configured);
   if (vif === null || vif.mac === null) return configured;
-  if (configured !== null && isMadeOf(vifNodes(configured, configured.mac ?? vif.mac).backend, nodes))
+  const made = configured === null ? null : vifFromNodes(vifNodes(configured, configured.mac ?? vif.mac).backend);
+  // What the nodes say beyond the config counts as much: `loopback=0` of one that was plugged in its place.
+  if (configured !== null && made !== null && formatVif(made) === formatVif(vif))
     return { ...configured, mac: vif.mac };
-  const mtu = /^\d{1,5}$/.test(frontend['mtu'] ?? '') ? Number(frontend['mtu']) : 1500;
-  return { ...vif, mtu: mtu === 1500 ? null : mtu, backendDomain, trusted: trustIn(frontend) };
+  return { ...vif, macFilter: vif.macFilter && backendDomain === null, backendDomain, trusted: trustIn(frontend) };
 }
 
 function isMadeOf(made: Nodes, nodes: Nodes): boolean {

@@ -59,6 +59,8 @@ export class RfbServer {
       socket.setNoDelay(true);
       this.#accept(socket);
     });
+    // A connection that cannot be had is somebody else's trouble.
+    this.#server.on('error', () => {});
     options.framebuffer.viewer = {
       onDamage: (x, y, width, height) => {
         for (const session of this.#sessions.values()) session.damage(x, y, width, height);

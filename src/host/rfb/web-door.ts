@@ -56,6 +56,8 @@ export async function openWebDoor({ listen, port, hasPassword, accept }: WebDoor
     verifyClient: ({ req }: { req: IncomingMessage }, done) =>
       done(hasPassword || isOwnOrigin(req.headers.origin ?? null, req.socket.localAddress ?? ''), 403),
   });
+  // A connection that cannot be had is somebody else's trouble.
+  server.on('error', () => {});
   server.on('connection', (socket) => {
     const stream = createWebSocketStream(socket);
     // There is no half of a WebSocket.
