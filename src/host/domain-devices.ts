@@ -402,6 +402,8 @@ export class DomainDevices {
       if (!(error instanceof Error)) throw error;
       log(`${path}: ${error.message}`);
       await store.write(errorNode(path), error.message.slice(0, 1024));
+      // It will not come, whether or not somebody is there to take its nodes away.
+      await store.write(`${path}/online`, '0');
       await store.write(`${path}/state`, String(XenbusStateClosed));
     }
   }

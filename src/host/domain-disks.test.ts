@@ -112,6 +112,21 @@ describe.skipIf(process.platform === 'win32')('a script', () => {
     },
   );
 
+  test('that fails leaves no disk, and nobody takes it for one while its nodes are there', async () => {
+    const { nodes, path } = nodesOf(`vdev=xvdb,script=/bin/false,target=${image}`);
+    const devices = devicesOf();
+    await devices.watch();
+    const online: (string | null)[] = [];
+    await store.watch(`${path}/online`, 'test', async () => void online.push(await store.read(`${path}/online`)));
+    await expect(plugDevice(store, DOMID, nodes)).rejects.toThrow(
+      /unable to add device vbd 51728: \/bin\/false add .*exited/,
+    );
+    expect(await store.read(`${path}/params`)).toBeNull();
+    expect(online).toContain('0');
+    expect(devices.disks).toEqual([]);
+    await devices.close();
+  });
+
   test('that works on a disk of another format than raw is refused', async () => {
     const devices = devicesOf();
     const { disk } = nodesOf(`vdev=xvdb,format=qcow2,script=/bin/true,target=${image}`);

@@ -6,7 +6,14 @@ import type { ConfigAndText } from './config/device-specs.ts';
 import { FORMATS, parseDisk, vdevNumber } from './config/disk.ts';
 import { readDomainConfig } from './config/domain-config.ts';
 import { formatMac, parseVif, type VifConfig } from './config/network-interface.ts';
-import { addDeviceNodes, type DeviceNodes, diskNodes, removeDeviceNodes, vifNodes } from './device-nodes.ts';
+import {
+  addDeviceNodes,
+  type DeviceNodes,
+  diskNodes,
+  removeDeviceNodes,
+  unplugDevice,
+  vifNodes,
+} from './device-nodes.ts';
 import { readPlugged, withPlugged } from './plugged-devices.ts';
 
 const DOMID = 5;
@@ -113,6 +120,13 @@ test('what the nodes of an older Domus do not say of an interface is what the co
   await add(vif(''));
   await store.remove(`/libxl/${DOMID}/device/vif/0/default-bridge`);
   expect((await now(configOf([], [spec]))).config.vifs).toEqual([{ ...vifConfig(spec), mac: MAC }]);
+});
+
+test('what is on its way out is gone', async () => {
+  const spec = '/a,raw,xvda,w';
+  await add(disk(spec));
+  await unplugDevice(store, DOMID, disk(spec));
+  expect((await now(configOf([spec], []))).config.disks).toEqual([]);
 });
 
 test('a device of a driver domain is that domain`s, by its name', async () => {

@@ -34,7 +34,7 @@ export interface PluggedDevices {
   readonly vifs: readonly PluggedDevice[];
 }
 
-/** By number. Null when the store has no such domain. */
+/** By number. Those that are being unplugged, or could not be plugged, are left out. Null when the store has no such domain. */
 export async function readPlugged(
   store: Pick<XenstoreClient, 'directory' | 'read'>,
   domid: number,
@@ -52,15 +52,18 @@ export async function readPlugged(
   const devicesOf = async (kind: string): Promise<PluggedDevice[]> => {
     const folder = `/libxl/${domid}/device/${kind}`;
     const ids = ((await store.directory(folder)) ?? []).filter((id) => /^\d{1,9}$/.test(id)).map(Number);
-    return await Promise.all(
+    const devices = await Promise.all(
       ids
         .sort((a, b) => a - b)
         .map(async (id) => {
           const nodes = await nodesOf(`${folder}/${id}`);
+          const backend = nodes['backend'] ?? '';
+          if ((await store.read(`${backend}/online`)) === '0') return null;
           const frontend = await nodesOf(`/local/domain/${domid}/device/${kind}/${id}`);
-          return { id, nodes, frontend, backendDomain: await backendDomainOf(nodes['backend'] ?? '') };
+          return { id, nodes, frontend, backendDomain: await backendDomainOf(backend) };
         }),
     );
+    return devices.filter((device) => device !== null);
   };
   return { disks: await devicesOf('vbd'), vifs: await devicesOf('vif') };
 }
