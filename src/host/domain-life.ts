@@ -15,14 +15,13 @@ import { notifyVcpu } from '../hypervisor/event-channels.ts';
 import { GrantMappings } from '../hypervisor/grant-mappings.ts';
 import { takeConsoleIo } from '../hypervisor/hypercalls/console-io.ts';
 import { PageArrivals } from '../hypervisor/page-transfer.ts';
-import { MFN_BASE } from '../machine/memory.ts';
 import { FLAG_STOP, VCPU, VCPU_STATE_UP } from '../machine/vcpu-block.ts';
-import { type DomainConfig, formatUuid } from '../toolstack/config/domain-config.ts';
+import type { DomainConfig } from '../toolstack/config/domain-config.ts';
 import { type PluggedDevices, readPlugged } from '../toolstack/plugged-devices.ts';
 import { renameDomain } from '../toolstack/rename-domain.ts';
 import { completeConfig, type RunningSchedule } from '../toolstack/saved/saved-config.ts';
 import { NotSavable } from '../toolstack/saved/saved-state.ts';
-import { DomainNameTaken, introduceDomain } from '../toolstack/xenstore-nodes.ts';
+import { DomainNameTaken } from '../toolstack/xenstore-nodes.ts';
 import { DomidAlias } from '../xenstore/domid-alias.ts';
 import type { LinkConnection } from '../xenstore/link-connection.ts';
 import { monotonicNs } from './clock.ts';
@@ -40,6 +39,7 @@ import type { RestorableDomain } from './forked-domain.ts';
 import { createGuestPort } from './guest-port.ts';
 import { GuestRings } from './guest-rings.ts';
 import { HostError } from './host-error.ts';
+import { hostErrorOf, introduce } from './introduced-domain.ts';
 import type { LiveDomain, LiveHooks, RecordDeparture } from './live-domain.ts';
 import { UnseenSockets } from './local-socket.ts';
 import type { MigrationOptions } from './migration-frames.ts';
@@ -91,16 +91,6 @@ export interface LifeOptions {
   readonly restoring: Restoring | null;
 }
 
-/** A name that is taken is the user's to solve. */
-export async function hostErrorOf<T>(done: Promise<T>): Promise<T> {
-  try {
-    return await done;
-  } catch (error) {
-    if (error instanceof DomainNameTaken) throw new HostError(error.message);
-    throw error;
-  }
-}
-
 /** Resolves when it has ended, as nothing or as what is to be started again. Throws HostError. */
 export async function live(options: LifeOptions): Promise<EndReason> {
   const { xenstore, domid, restoring } = options;
@@ -108,30 +98,6 @@ export async function live(options: LifeOptions): Promise<EndReason> {
   const knownDomid = restoring?.saved.outline.knownDomid ?? domid;
   const alias = knownDomid === domid ? null : new DomidAlias(knownDomid, domid);
   return await new DomainLife(options, await xenstore.connect(domid, alias)).untilEnd();
-}
-
-async function introduce({ config, xenstore, domid, built, restoring }: LifeOptions): Promise<void> {
-  const storeMfn = built.storePfn + MFN_BASE;
-  if (restoring !== null) {
-    await xenstore.client.introduce(domid, storeMfn, restoring.saved.outline.store.port);
-    return;
-  }
-  const introduced = introduceDomain(xenstore.client, {
-    domid,
-    uuid: formatUuid(config.uuid),
-    name: config.name,
-    memoryKiB: config.memoryMiB * 1024,
-    maxMemKiB: config.maxmemMiB * 1024,
-    vcpus: config.vcpus,
-    vcpusMax: config.maxvcpus,
-    storePort: STORE_PORT,
-    storeMfn,
-    consolePort: CONSOLE_PORT,
-    consoleMfn: built.consolePfn + MFN_BASE,
-    startTimeSeconds: Date.now() / 1000,
-    driverDomain: config.driverDomain,
-  });
-  await hostErrorOf(introduced);
 }
 
 class DomainLife {

@@ -12,7 +12,7 @@ import { introduceControlDomain, nameMustBeFree } from '../toolstack/xenstore-no
 import type { BootFiles } from './boot-files.ts';
 import { CopiedMemory } from './copied-memory.ts';
 import { build, cpuidOf, load, type TakeBootFiles } from './domain-content.ts';
-import { hostErrorOf, live } from './domain-life.ts';
+import { live } from './domain-life.ts';
 import { type DomainXenstore, openDomainXenstore } from './domain-xenstore.ts';
 import { Doorbell } from './doorbell.ts';
 import {
@@ -26,6 +26,7 @@ import {
 import type { RestorableDomain } from './forked-domain.ts';
 import { HostError } from './host-error.ts';
 import { mustHaveMemory } from './host-memory.ts';
+import { hostErrorOf } from './introduced-domain.ts';
 import { hostCalls } from './libc.ts';
 import { RestoredNodes } from './restored-nodes.ts';
 import { actionFor, type DomainEnd, type EndReason, type RunOptions, restarts } from './run-options.ts';

@@ -7,6 +7,7 @@ import { promisify } from 'node:util';
 import { constants, crc32, zstdCompress, zstdCompressSync, zstdDecompress, zstdDecompressSync } from 'node:zlib';
 import { syncFolder } from '../storage/host/overlay.ts';
 import type { Codec, Sink, Source } from '../toolstack/saved/save-file.ts';
+import { partialPath } from './state-dir.ts';
 
 const compress = promisify(zstdCompress);
 const decompress = promisify(zstdDecompress);
@@ -72,11 +73,6 @@ export async function writeWhole(
     if (isFile) await rm(partial, { force: true });
     throw error;
   }
-}
-
-/** What a file is called that the process writes, until it is whole. */
-export function partialPath(path: string, pid: number): string {
-  return `${path}.${pid}.part`;
 }
 
 async function leaveAndShow(before: BeforeShown | null, show: () => Promise<void>): Promise<void> {

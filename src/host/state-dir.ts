@@ -142,3 +142,8 @@ export function pidIn(root: string): number | null {
     return null;
   }
 }
+
+/** What a file of a saved domain is called that the process writes, until it is whole. */
+export function partialPath(path: string, pid: number): string {
+  return `${path}.${pid}.part`;
+}

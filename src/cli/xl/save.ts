@@ -3,6 +3,7 @@
 import { existsSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { DomainClientError, DomainProcessEnded, saveDomain } from '../../host/domain-client.ts';
+import { partialPath } from '../../host/state-dir.ts';
 import { readDomainConfig } from '../../toolstack/config/domain-config.ts';
 import { ConfigError } from '../../toolstack/config/xl-cfg.ts';
 import { type Command, type Context, readWords } from './command.ts';
@@ -46,7 +47,7 @@ export const save: Command = {
         if (saved.remark !== null) context.err(`xl: Domain ${domid}: ${saved.remark}`);
         return 0;
       } catch (error) {
-        if (error instanceof DomainProcessEnded) return await ended(error, file, before, then === 'end', context);
+        if (error instanceof DomainProcessEnded) return ended(error, file, before, then === 'end', context);
         if (!(error instanceof DomainClientError)) throw error;
         throw new CommandError(`libxl: error: ${error.message}\nFailed to save domain, resuming domain`);
       }
@@ -61,19 +62,18 @@ function whatIs(file: string): string | null {
 }
 
 /** Its process was killed. The exit code: where a domain was to end, and its file is there, it has been saved. */
-async function ended(
+function ended(
   { message, pid }: DomainProcessEnded,
   file: string,
   before: string | null,
   wasToEnd: boolean,
   context: Context,
-): Promise<number> {
+): number {
   const now = whatIs(file);
   if (now !== null && now !== before && statSync(file).isFile()) {
     context.err(`libxl: error: ${message}; ${file} is whole, and the domain is in it`);
     return wasToEnd ? 0 : 1;
   }
-  const { partialPath } = await import('../../host/save-stream.ts');
   const partial = partialPath(resolve(file), pid);
   const left = existsSync(partial) ? `; what there is of it is ${partial}` : '';
   throw new CommandError(`libxl: error: ${message}; ${file} has not been written${left}\nFailed to save domain`);
