@@ -39,6 +39,8 @@ export class GuestRings {
 
   /** Nothing is served before. @throws HostError if the guest has no such ports */
   bind(channels: Dom0Channels, storePort: number, consolePort: number): void {
+    // A guest that moves here has gone on while this was made.
+    this.store.takeUp();
     this.#storeChannel = bindFirst(channels, storePort, () => this.store.service());
     this.#consoleChannel = bindFirst(channels, consolePort, () => this.console.service());
   }

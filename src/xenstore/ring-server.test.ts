@@ -53,6 +53,23 @@ test('the page says what the server can do, and leaves `connection` 0', () => {
   expect(guest.word(XSDI.connection)).toBe(0);
 });
 
+test('a page that comes when its server has been made is taken up as it is then', () => {
+  guest.write(request(XS.WATCH, 'device\0tok\0'));
+  ring.service();
+  guest.read();
+  const come = guest.page.slice();
+  guest = new TestGuest();
+  attach();
+  guest.page.set(come);
+  ring.takeUp();
+  connection.submit({ type: XS.WATCH, reqId: 0, txId: 0, payload: textToBytes('device\0tok\0') });
+  ring.service();
+  expect(guest.word(XSDI.error)).toBe(0);
+  guest.read();
+  store.write('/local/domain/5/device/vbd', '');
+  expect(guest.read().map(eventText)).toEqual(['device/vbd tok']);
+});
+
 test('a part of a message is consumed, and the guest notified of the space', () => {
   const bytes = request(XS.WRITE, 'x\0hello');
   guest.write(bytes.subarray(0, 3));

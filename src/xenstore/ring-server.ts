@@ -99,18 +99,23 @@ export class RingServer {
     this.#req = page.subarray(XSDI.req, XSDI.req + XENSTORE_RING_SIZE);
     this.#rsp = page.subarray(XSDI.rsp, XSDI.rsp + XENSTORE_RING_SIZE);
     this.#words = new Uint32Array(page.buffer, page.byteOffset + XSDI.req_cons, (XSDI.SIZE - XSDI.req_cons) / 4);
-    this.#reqCons = this.#load(XSDI.req_cons);
-    this.#rspProd = this.#load(XSDI.rsp_prod);
-    this.#store(
-      XSDI.server_features,
-      XENSTORE_SERVER_FEATURE_RECONNECTION | XENSTORE_SERVER_FEATURE_ERROR | XENSTORE_SERVER_FEATURE_WATCHDEPTH,
-    );
+    this.takeUp();
     connection.onEvent = () => {
       if (this.#isServing || this.#failed || this.#isHeld) return;
       // Only writes: handling requests here would run them in the middle of another client's request.
       if (this.#writeResponses()) this.#notify();
       if (this.#isThrottled && connection.repliesWaiting < REPLIES_MAX) this.#serveLater();
     };
+  }
+
+  /** Takes up the indices that stand in the page: again, when the page has come since. Nothing has been served yet. */
+  takeUp(): void {
+    this.#reqCons = this.#load(XSDI.req_cons);
+    this.#rspProd = this.#load(XSDI.rsp_prod);
+    this.#store(
+      XSDI.server_features,
+      XENSTORE_SERVER_FEATURE_RECONNECTION | XENSTORE_SERVER_FEATURE_ERROR | XENSTORE_SERVER_FEATURE_WATCHDEPTH,
+    );
   }
 
   /** Has the guest broken the protocol? It can start over by XENSTORE_RECONNECT. */

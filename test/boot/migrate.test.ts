@@ -24,7 +24,9 @@ import { stopDaemon } from '../../src/host/domusd.ts';
 import { createKeys, forget, trust } from '../../src/host/keys/host-keys.ts';
 import { PROTOCOL_VERSION, READY } from '../../src/host/migration-protocol.ts';
 import { pidIn } from '../../src/host/state-dir.ts';
+import { openXenstored } from '../../src/host/xenstored.ts';
 import { buildGuest } from '../../src/toolstack/guest-image/build.ts';
+import { XenstoreClient } from '../../src/xenstore/client.ts';
 import { ENGINES, whyUnusable } from '../guests/engines.ts';
 import { checkedRounds } from './checked-rounds.ts';
 import { endDomains } from './domains.ts';
@@ -135,6 +137,22 @@ const states = async (root: string): Promise<string[]> =>
     .slice(2, -1)
     .map((line) => line.replace(/^(\S+) .* (\S{6}) +\S+$/, '$1 $2'));
 
+/** Its kernel does what a node says that it watches, and empties it. */
+async function hearsXenstore(root: string, name: string): Promise<void> {
+  const store = new XenstoreClient(await openXenstored(root));
+  try {
+    const [domid] = domidsIn(root);
+    expect((await xl(root, 'sysrq', name, 'h')).code).toBe(0);
+    const endMs = performance.now() + LIMIT_MS;
+    while ((await store.read(`/local/domain/${domid}/control/sysrq`)) !== '') {
+      if (performance.now() > endMs) throw new Error('the guest does not take what xenstore says');
+      await sleep(20);
+    }
+  } finally {
+    store.close();
+  }
+}
+
 const SAID = [
   'Saving to migration stream',
   'migration target: Ready to receive domain.',
@@ -168,6 +186,7 @@ for (const engine of ENGINES)
     expect(await states(here)).toEqual([]);
     expect(await states(there)).toEqual([expect.stringMatching(/^moves-\w+ [r-][b-]----$/)]);
     await rounds.goOn();
+    await hearsXenstore(there, name);
 
     // Back by TLS, though the daemon was killed meanwhile; and it waits there.
     process.kill(pidIn(here) ?? NaN, 'SIGKILL');
