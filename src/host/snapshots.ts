@@ -20,7 +20,7 @@ import { decodeDescription } from '../toolstack/saved/saved-description.ts';
 import type { XenstoreClient } from '../xenstore/client.ts';
 import type { ControlSaved } from './control-protocol.ts';
 import type { FrozenDisk } from './disk-layers.ts';
-import { DomainClientError, destroyDomain, snapshotDomain } from './domain-client.ts';
+import { DomainClientError, destroyDomain, snapshotDomain, whyNoRecord } from './domain-client.ts';
 import { type DomainRecord, readRecord } from './domain-record.ts';
 import { NODE_CODEC, openSource } from './save-stream.ts';
 import { startDomain } from './start-domain.ts';
@@ -104,7 +104,7 @@ export async function takeSnapshot(
       `expected a name of letters, digits and "_.+:-" for the snapshot, found ${JSON.stringify(name)}`,
     );
   const record = readRecord(root, domid);
-  if (record === null) throw new DomainClientError(`Domain ${domid}: its process is gone`);
+  if (record === null) throw new DomainClientError(whyNoRecord(domid, root));
   const uuid = formatUuid(record.config.uuid);
   const all = join(snapshotsFolder(root), uuid);
   const chosen = name ?? freeNumber(all);
