@@ -399,7 +399,8 @@ export class DomainCopies {
       const name = (await store.read(`/local/domain/${domid}/name`)) ?? String(domid);
       return join(disksFolder(root, name), `${vdev}.${Date.now().toString(36)}.qcow2`);
     };
-    const layers = await DiskLayers.prepare(devices.disks, { domid, store, elsewhere, onMoved: onDiskMoved });
+    const before = devices.disks;
+    const layers = await DiskLayers.prepare(before, { domid, store, elsewhere, onMoved: onDiskMoved });
     let disks: FrozenDisk[] | null = null;
     let stoppedNs = monotonicNs();
     const suspended: Suspend = async (isUnwanted) => {
@@ -410,6 +411,9 @@ export class DomainCopies {
     try {
       await freezer.whileFrozen(async () => {
         this.#mustBeAlone();
+        const { disks: now } = devices;
+        if (now.length !== before.length || !now.every((disk) => before.includes(disk)))
+          throw new NotSavable('a disk has been plugged or unplugged meanwhile');
         disks = await layers.commit();
         await take(saved, { disks, stoppedNs });
         return 'as before';

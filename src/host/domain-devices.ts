@@ -84,6 +84,7 @@ export class DomainDevices {
   /** What was plugged when all was closed (`release`), until it goes on; and whether it is open again. */
   #released: DomainConfig | null = null;
   #isReopened = false;
+  #hasEnded = false;
 
   constructor(options: DomainDevicesOptions) {
     this.#options = options;
@@ -325,7 +326,7 @@ export class DomainDevices {
 
   /** After `release`: opens all again; nothing if nothing was released. @throws HostError when one cannot be had any more; all are closed then */
   async reopen(): Promise<void> {
-    if (this.#released === null || this.#isReopened) return;
+    if (this.#released === null || this.#isReopened || this.#hasEnded) return;
     try {
       await this.restore(this.#released);
     } catch (error) {
@@ -338,6 +339,7 @@ export class DomainDevices {
   /** After `detach`, or `release`: all go on where they were. @throws HostError when what was released cannot be had any more */
   async attach(): Promise<void> {
     await this.reopen();
+    if (this.#hasEnded) return;
     if (this.#released === null) await Promise.all([...this.#devices.values()].map((backend) => backend.attach()));
     this.#released = null;
     if (this.#watcher !== null) {
@@ -460,7 +462,13 @@ export class DomainDevices {
     return { disks: disks.sort((a, b) => a.id - b.id), vifs: vifs.sort((a, b) => a.id - b.id) };
   }
 
-  /** The domain has ended: nothing of it is used any more when this resolves. Its nodes go with all others of the domain. */
+  /** The domain has ended: nothing of it is used any more when this resolves, or will be. Its nodes go with all others of the domain. */
+  async end(): Promise<void> {
+    this.#hasEnded = true;
+    await this.close();
+  }
+
+  /** Nothing of the domain is used any more when this resolves. */
   async close(): Promise<void> {
     const watcher = this.#watcher;
     this.#watcher = null;

@@ -253,7 +253,7 @@ class DomainLife {
       this.#peers?.close();
       this.#copies.close();
       this.#shareable?.close();
-      await this.#devices.close();
+      await this.#devices.end();
       this.#connection.onEnd = null;
       this.#hooks?.onEnding(this.#startsAgain, this.#startsAgain ? await this.#plugged() : null);
       await xenstore.remove(domid);
@@ -441,8 +441,8 @@ class DomainLife {
     // Whoever finds this process killed must not start what is in a file.
     const remark = await this.#writer.save(path, then, config, {
       leave: async () => {
-        departure.leave();
         await this.#devices.release(this.#options.config);
+        departure.leave();
       },
       comeBack: () => departure.comeBack(),
     });

@@ -177,8 +177,10 @@ async function run(request: ToDomainProcess): Promise<void> {
     const { exitCode } = await runDomain(config, {
       written: () => {
         // `xl config-update` may have changed it.
-        const now = readRecord(root, domid) ?? { config, configText };
-        return { config: now.config, text: now.configText };
+        const record = readRecord(root, domid);
+        return (
+          record?.next ?? { config: record?.config ?? config, text: record === null ? configText : record.configText }
+        );
       },
       ...(restore === null ? {} : { restore, force }),
       ...(arriving === null ? {} : { incoming: arriving }),

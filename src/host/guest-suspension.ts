@@ -15,7 +15,7 @@ import type { XenstoreClient } from '../xenstore/client.ts';
 
 /** How long a guest may take to take the request, and then to do what it says. Linux gives its programs 20 s to be frozen, or goes on without. */
 const TAKE_LIMIT_MS = 10_000;
-const SUSPEND_LIMIT_MS = 30_000;
+const SUSPEND_LIMIT_MS = 60_000;
 /** How often the domain's state is looked at, and, in as many looks, the node. */
 const POLL_MS = 2;
 const LOOKS_PER_READ = 25;
@@ -44,7 +44,7 @@ export class GuestSuspension {
 
   /**
    * Resolves when the guest has suspended itself, with true, or with false when that is not to be. `isUnwanted`: it is to be paused, and cannot do what it is asked.
-   * @throws NotSavable when the domain has shut down instead
+   * @throws NotSavable when the domain has shut down instead, or does not end what it has begun
    */
   async ask(isUnwanted: () => boolean): Promise<boolean> {
     const { domain, store, isEnding, takeLimitMs = TAKE_LIMIT_MS, suspendLimitMs = SUSPEND_LIMIT_MS } = this.#options;
@@ -66,7 +66,11 @@ export class GuestSuspension {
           return isUnwanted() ? false : this.#inVain(`it did not answer within ${takeLimitMs / 1000} s`);
         if (found !== '') return this.#inVain(`it was asked for something else meanwhile: ${found}`);
       }
-      if (ms > suspendLimitMs) return this.#inVain(`it did not suspend itself within ${suspendLimitMs / 1000} s`);
+      // It may do so yet, when nobody waits for it any more.
+      if (ms > suspendLimitMs)
+        throw new NotSavable(
+          `the guest has begun to suspend itself, and has not done so within ${suspendLimitMs / 1000} s; when it has, xl resume ${domid}`,
+        );
     }
   }
 

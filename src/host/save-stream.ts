@@ -75,6 +75,15 @@ export async function writeWhole(
   }
 }
 
+const FOLDER_NOT_SYNCED: ReadonlySet<string | undefined> = new Set([
+  'EACCES',
+  'EPERM',
+  'EINVAL',
+  'ENOTSUP',
+  'EOPNOTSUPP',
+  'ENOSYS',
+]);
+
 async function leaveAndShow(before: BeforeShown | null, show: () => Promise<void>): Promise<void> {
   try {
     await before?.leave();
@@ -90,6 +99,8 @@ async function show(partial: string, path: string): Promise<void> {
   try {
     await syncFolder(dirname(path));
   } catch (error) {
+    // It may be written to but not read, or lie on a file system that does not do this for folders.
+    if (FOLDER_NOT_SYNCED.has((error as NodeJS.ErrnoException).code)) return;
     // Whoever wrote it goes on as if it were not there.
     await rm(path, { force: true });
     throw error;

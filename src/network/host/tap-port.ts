@@ -11,6 +11,7 @@ import { TAP_RING, TAP_WRAP, type TapWorkerData } from './tap-ring.ts';
 
 const PRODUCER = TAP_RING.producer >> 2;
 const CONSUMER = TAP_RING.consumer >> 2;
+const STOP = TAP_RING.stop >> 2;
 /** Frames handed on in one turn of the event loop. */
 const FRAMES_PER_TURN = 256;
 
@@ -48,6 +49,9 @@ export class TapPort implements NetworkEnd {
     this.#worker.unref();
     this.#gone = new Promise((resolve) => {
       this.#worker.on('exit', () => {
+        // Somebody else may have taken the interface away; the numbers are others' soon.
+        this.#open = false;
+        this.#device = null;
         closeSync(this.#fd);
         closeSync(stopFd);
         closeSync(wakeFd);
@@ -62,13 +66,15 @@ export class TapPort implements NetworkEnd {
   }
 
   async close(): Promise<void> {
-    if (!this.#open) return await this.#gone;
+    const told = this.onClose?.();
+    this.onClose = null;
+    if (!this.#open) return void (await Promise.all([told, this.#gone]));
     this.#open = false;
     this.#device = null;
-    const told = this.onClose?.();
     // Somebody waits for its end.
     this.#worker.ref();
     writeSync(this.#stopFd, Uint8Array.of(1));
+    Atomics.store(this.#words, STOP, 1);
     // Both sides may sleep on the ring.
     Atomics.store(this.#words, CONSUMER, Atomics.load(this.#words, PRODUCER));
     Atomics.notify(this.#words, CONSUMER);

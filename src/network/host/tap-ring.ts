@@ -8,6 +8,8 @@ export const TAP_RING = {
   producer: 0,
   /** Index of the next byte to be taken. */
   consumer: 4,
+  /** Not 0: nothing is taken any more, and the reader of the device ends. */
+  stop: 8,
   data: 64,
   /** A power of two. */
   size: 1 << 20,
